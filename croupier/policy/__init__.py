@@ -1,0 +1,1 @@
+"""What a decision is: events, exploration, sampling, oracles and generations, without I/O."""

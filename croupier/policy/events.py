@@ -1,0 +1,239 @@
+"""The events that make up the log, and their one encoding.
+
+The same bytes go to SQLite, to Kafka and into tests. An event carries the version of its layout;
+:func:`decode_event` refuses a version that it does not know instead of guessing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from croupier.policy.errors import InvalidInputError
+
+__all__ = (
+    "EVENT_VERSION",
+    "MAX_ID_LENGTH",
+    "Action",
+    "Activation",
+    "Decision",
+    "Event",
+    "Features",
+    "Judgement",
+    "LearningMode",
+    "MixComponent",
+    "Outcome",
+    "decode_event",
+    "encode_event",
+)
+
+EVENT_VERSION = 1
+MAX_ID_LENGTH = 256
+
+Features: TypeAlias = dict[str, Any]
+"""A JSON object of numbers, strings, booleans, nulls, lists and further objects."""
+
+LearningMode: TypeAlias = Literal["online", "apprentice", "logging_only"]
+
+
+class Action(msgspec.Struct, frozen=True):
+    """One of the things that could be done.
+
+    Attributes
+    ----------
+    id
+        Unique within a decision, at most 256 characters.
+    features
+        Describes the action to the oracle; may be empty, since the id is a feature too.
+    """
+
+    id: str
+    features: Features = {}
+
+
+class MixComponent(msgspec.Struct, frozen=True):
+    """One policy in the mixture that drew a decision.
+
+    Attributes
+    ----------
+    source
+        ``generation:<number>``, ``baseline`` or ``uniform``.
+    weight
+        Its share of the mixture, in (0, 1]; the weights of a decision sum to 1.
+    """
+
+    source: str
+    weight: float
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_field="type"):
+    """What was asked, what was answered, and with which probability.
+
+    Attributes
+    ----------
+    decision_id
+        The caller's id or a UUIDv7, at most 256 characters.
+    loop
+        The decision problem it belongs to.
+    ts
+        When it was made, in microseconds since the Unix epoch, UTC.
+    generation
+        Number of the policy generation that was being served; 0 is the cold start.
+    learning_mode
+        How the loop was set to act.
+    context, actions, excluded
+        The request: shared features, candidate actions, ids that must not be chosen.
+    pmf
+        Probability of every action, in the order of `actions`; 0 for excluded ones; sums to 1.
+    chosen
+        Index into `actions` of the action that was returned.
+    propensity
+        ``pmf[chosen]``: the probability with which that action was really drawn.
+    baseline
+        Index into `actions` of the application's own choice.
+    scores
+        The oracle's reward estimates in the order of `actions`; None if no oracle was asked.
+    deferred
+        True if rewards count only once the decision is activated.
+    slot
+        Slot id of a multi-slot decision.
+    mix
+        Which policies the draw was a mixture of.
+    keep_prob
+        Probability with which this row was kept in the log, 1 unless it is subsampled.
+    draw_key
+        16 hexadecimal digits from which the draw can be replayed bit for bit.
+    audit
+        Attributes for audits only, never features.
+    version
+        Layout of this event.
+    """
+
+    decision_id: str
+    loop: str
+    ts: int
+    generation: int
+    learning_mode: LearningMode
+    context: Features
+    actions: list[Action]
+    excluded: list[str]
+    pmf: list[float]
+    chosen: int
+    propensity: float
+    baseline: int
+    scores: list[float] | None
+    mix: list[MixComponent]
+    draw_key: str
+    deferred: bool = False
+    slot: str | None = None
+    keep_prob: float = 1.0
+    audit: Features = {}
+    version: int = EVENT_VERSION
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome", tag_field="type"):
+    """A reward for a decision, maybe delayed.
+
+    Attributes
+    ----------
+    decision_id, loop, slot
+        The decision (and slot) that is rewarded.
+    outcome_id
+        The caller's idempotency key or a UUIDv7: the same outcome_id counts once.
+    reward
+        The objective; finite.
+    guardrails
+        Further named rewards that are watched but not maximised.
+    ts
+        When it was received, in microseconds since the Unix epoch, UTC.
+    version
+        Layout of this event.
+    """
+
+    decision_id: str
+    loop: str
+    outcome_id: str
+    reward: float
+    ts: int
+    slot: str | None = None
+    guardrails: dict[str, float] = {}
+    version: int = EVENT_VERSION
+
+
+class Activation(msgspec.Struct, frozen=True, kw_only=True, tag="activation", tag_field="type"):
+    """Says that a deferred decision was really shown.
+
+    Attributes
+    ----------
+    decision_id, loop
+        The decision that was activated.
+    ts
+        When, in microseconds since the Unix epoch, UTC.
+    version
+        Layout of this event.
+    """
+
+    decision_id: str
+    loop: str
+    ts: int
+    version: int = EVENT_VERSION
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, tag="judgement", tag_field="type"):
+    """An auditor's verdict on whether two decisions should have been treated alike.
+
+    Attributes
+    ----------
+    judgement_id
+        Unique; a repeated id counts once.
+    loop, decision_id, other_decision_id
+        The pair that was judged.
+    auditor
+        Who judged.
+    distance
+        How different the two may be treated, in [0, 1].
+    ts
+        When, in microseconds since the Unix epoch, UTC.
+    version
+        Layout of this event.
+    """
+
+    judgement_id: str
+    loop: str
+    decision_id: str
+    other_decision_id: str
+    auditor: str
+    distance: float
+    ts: int
+    version: int = EVENT_VERSION
+
+
+Event: TypeAlias = Decision | Outcome | Activation | Judgement
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Event)
+
+
+def encode_event(event: Event) -> bytes:
+    """Encode an event as the bytes that every log stores."""
+    return _encoder.encode(event)
+
+
+def decode_event(payload: bytes) -> Event:
+    """Decode the bytes of one event.
+
+    Raises
+    ------
+    InvalidInputError
+        If the bytes are not an event, or one of a later layout than this code knows.
+    """
+    try:
+        event: Event = _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise InvalidInputError("event", f"expected a Croupier event: {error}") from error
+    if event.version > EVENT_VERSION:
+        raise InvalidInputError(
+            "event.version", f"expected at most {EVENT_VERSION}, got {event.version}"
+        )
+    return event
