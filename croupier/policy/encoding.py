@@ -1,0 +1,241 @@
+"""Feature encoding: from JSON features to hashed indices and values, written once.
+
+The scorer, training, evaluation and the simulators all encode through :class:`FeatureEncoder`.
+Features live in two groups, the context and the action; a linear oracle sees both and their
+product. Indices and products follow Vowpal Wabbit's conventions (murmur3 hashes seeded with the
+group's hash; the product of features i and j is ``(16777619 · i) xor j``), so that a weight vector
+that Vowpal Wabbit learned can be read by NumPy, index for index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import mmh3
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from croupier.policy.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from croupier.policy.events import Action, Features
+
+__all__ = (
+    "INTERACTION_PRIME",
+    "EncodedDecision",
+    "EncodedFeatures",
+    "EncoderConfig",
+    "FeatureEncoder",
+)
+
+INTERACTION_PRIME = 16777619
+MAX_DEPTH = 8
+
+IndexArray: TypeAlias = NDArray[np.uint64]
+ValueArray: TypeAlias = NDArray[np.float32]
+
+_CONTEXT_SEED = mmh3.hash("context", 0, signed=False)
+_ACTION_SEED = mmh3.hash("action", 0, signed=False)
+_CONSTANT = "constant"
+_CACHED_HASHES = 100_000
+_LARGEST = float(np.finfo(np.float32).max)
+_TOO_LARGE = f"expected finite numbers within ±{_LARGEST:.3g}"
+
+
+class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How features become indices.
+
+    Attributes
+    ----------
+    bits
+        The weight table has ``2**bits`` entries; 10 to 26.
+    action_id
+        Whether the action's id is itself a feature.
+    """
+
+    bits: int = 18
+    action_id: bool = True
+
+    def __post_init__(self) -> None:
+        if not 10 <= self.bits <= 26:
+            raise ValueError(f"bits must be in [10, 26], got {self.bits}")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFeatures:
+    """Features of one group: hashed indices (not yet masked) and values, both of shape (m,)."""
+
+    indices: IndexArray
+    values: ValueArray
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDecision:
+    """The features of a decision: those of the context, and those of each of the K actions."""
+
+    context: EncodedFeatures
+    actions: Sequence[EncodedFeatures]
+
+
+class FeatureEncoder:
+    """Encodes contexts and actions.
+
+    Numbers and booleans become one feature with that value, strings one feature named
+    ``path=value`` with value 1, nulls nothing; objects and lists are walked, a list of numbers by
+    position (``pixels[3]``), strings in a list as a set (``tags=new``).
+
+    Parameters
+    ----------
+    config
+        Size of the weight table and what counts as a feature.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+        self.mask = np.uint64((1 << config.bits) - 1)
+        self._hashes: dict[tuple[int, str], int] = {}
+        self._vectors: dict[tuple[int, str, int], list[int]] = {}
+
+    def encode(self, context: Features, actions: Sequence[Action]) -> EncodedDecision:
+        """Encode a decision's context and all of its actions.
+
+        Raises
+        ------
+        InvalidInputError
+            If a feature is nested deeper than 8 levels or is of an unknown type.
+        """
+        return EncodedDecision(
+            self.encode_context(context), [self.encode_action(action) for action in actions]
+        )
+
+    def encode_context(self, context: Features) -> EncodedFeatures:
+        """Encode shared features and a constant, which gives each action a weight of its own."""
+        group = _Group(_CONTEXT_SEED, [self._hash(_CONTEXT_SEED, _CONSTANT)], [1.0])
+        self._walk(group, "", context, depth=0)
+        return group.encoded("context")
+
+    def encode_action(self, action: Action) -> EncodedFeatures:
+        """Encode one action's features, and its id unless the configuration says otherwise."""
+        group = _Group(_ACTION_SEED, [], [])
+        if self.config.action_id:
+            group.add(self._hash(_ACTION_SEED, f"id={action.id}"), 1.0)
+        if action.features:
+            self._walk(group, "", action.features, depth=0)
+        return group.encoded(f"actions[id={action.id}].features")
+
+    def columns(self, decision: EncodedFeatures, action: EncodedFeatures) -> EncodedFeatures:
+        """All features a linear oracle sees for one action: context, action and their products.
+
+        Indices are masked to the weight table; an index can occur more than once, and its values
+        then add up.
+        """
+        products = interact(decision.indices, action.indices)
+        return EncodedFeatures(
+            np.concatenate([decision.indices, action.indices, products]) & self.mask,
+            np.concatenate(
+                [decision.values, action.values, np.outer(action.values, decision.values).ravel()]
+            ),
+        )
+
+    def linear_scores(
+        self, weights: NDArray[np.float32], decision: EncodedDecision
+    ) -> NDArray[np.float64]:
+        """Dot product of a weight table with the columns of every action, shape (K,), in float64.
+
+        Equal to summing ``weights[columns.indices] * columns.values`` per action, without building
+        the columns.
+        """
+        context, mask = decision.context, self.mask
+        shared = _dot(weights[context.indices & mask], context.values)
+        scores = np.empty(len(decision.actions))
+        hashed = context.indices * np.uint64(INTERACTION_PRIME)
+        for k, action in enumerate(decision.actions):
+            own = _dot(weights[action.indices & mask], action.values)
+            table = weights[(hashed ^ action.indices[:, None]) & mask]
+            crossed = table.astype(np.float64) @ context.values.astype(np.float64)
+            scores[k] = shared + own + _dot(crossed, action.values)
+        return scores
+
+    def _walk(self, group: _Group, path: str, value: Any, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise InvalidInputError(path, f"expected at most {MAX_DEPTH} levels of nesting")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self._walk(group, f"{path}.{key}" if path else key, item, depth + 1)
+        elif isinstance(value, list | tuple):
+            self._walk_list(group, path, value, depth)
+        elif isinstance(value, str):
+            group.add(self._hash(group.seed, f"{path}={value}"), 1.0)
+        elif isinstance(value, int | float):
+            group.add(self._hash(group.seed, path), value)
+        elif value is not None:
+            raise InvalidInputError(path, f"expected a JSON value, got {type(value).__name__}")
+
+    def _walk_list(self, group: _Group, path: str, items: Sequence[Any], depth: int) -> None:
+        if all(type(item) is float or type(item) is int for item in items):
+            group.indices.extend(self._vector(group.seed, path, len(items)))
+            group.values.extend(items)
+            return
+        for position, item in enumerate(items):
+            name = path if isinstance(item, str) else f"{path}[{position}]"
+            self._walk(group, name, item, depth + 1)
+
+    def _hash(self, seed: int, name: str) -> int:
+        key = (seed, name)
+        index = self._hashes.get(key)
+        if index is None:
+            index = mmh3.hash(name, seed, signed=False)
+            # Bounded: free-text features must not grow the process without end.
+            if len(self._hashes) >= _CACHED_HASHES:
+                self._hashes.clear()
+            self._hashes[key] = index
+        return index
+
+    def _vector(self, seed: int, path: str, length: int) -> list[int]:
+        key = (seed, path, length)
+        vector = self._vectors.get(key)
+        if vector is None:
+            vector = [
+                mmh3.hash(f"{path}[{position}]", seed, signed=False) for position in range(length)
+            ]
+            if len(self._vectors) >= _CACHED_HASHES // 100:
+                self._vectors.clear()
+            self._vectors[key] = vector
+        return vector
+
+
+def interact(context: IndexArray, action: IndexArray) -> IndexArray:
+    """Indices of all products, shape (#action * #context,), action by action, not masked."""
+    return np.asarray(
+        ((context * np.uint64(INTERACTION_PRIME)) ^ action[:, None]).ravel(), dtype=np.uint64
+    )
+
+
+@dataclass(slots=True)
+class _Group:
+    """Features of one group while they are being collected."""
+
+    seed: int
+    indices: list[int]
+    values: list[float]
+
+    def add(self, index: int, value: float) -> None:
+        self.indices.append(index)
+        self.values.append(value)
+
+    def encoded(self, field: str) -> EncodedFeatures:
+        try:
+            values = np.array(self.values, dtype=np.float64)
+        except OverflowError as error:
+            raise InvalidInputError(field, _TOO_LARGE) from error
+        if values.size and not np.abs(values).max() <= _LARGEST:
+            raise InvalidInputError(field, _TOO_LARGE)
+        return EncodedFeatures(np.array(self.indices, dtype=np.uint64), values.astype(np.float32))
+
+
+def _dot(left: NDArray[Any], right: NDArray[Any]) -> float:
+    return float(left.astype(np.float64) @ right.astype(np.float64))

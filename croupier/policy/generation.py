@@ -1,0 +1,201 @@
+"""Generations: immutable, numbered policies that save to and load from a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+
+from croupier.policy.errors import GenerationError, ScoringError
+from croupier.policy.exploration import Exploration, Uniform
+from croupier.policy.oracle import load_oracle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from croupier.policy.events import Action, Features
+
+__all__ = ("Generation", "Provenance", "cold_start", "registered_model_name")
+
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+_ORACLE = "oracle"
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a generation comes from: with the lake, enough to make the same one again.
+
+    Attributes
+    ----------
+    parent
+        Number of the champion when it was trained.
+    lake_version
+        Version of the interactions table it was trained on.
+    code_version
+        Croupier's version.
+    loop_config
+        SHA-256 of the loop's configuration in canonical JSON.
+    seed
+        Seed of everything random in its training.
+    training_rows
+        Interactions it learned from.
+    created_us
+        When it was trained, in microseconds since the Unix epoch, UTC.
+    """
+
+    parent: int
+    lake_version: int
+    code_version: str
+    loop_config: str
+    seed: int
+    training_rows: int
+    created_us: int
+
+
+class _Scores(Protocol):
+    """The part of an oracle that a generation needs."""
+
+    def score(self, context: Features, actions: Sequence[Action]) -> NDArray[np.float64]: ...
+
+    def save(self, directory: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An immutable policy: an oracle, an exploration and where they come from.
+
+    Attributes
+    ----------
+    loop
+        The loop it belongs to.
+    number
+        Its place in the loop's history; 0 is the cold start, without an oracle.
+    exploration
+        Turns scores into probabilities.
+    oracle
+        Estimates rewards; None for the cold start.
+    provenance
+        None for the cold start.
+    """
+
+    loop: str
+    number: int
+    exploration: Exploration
+    oracle: _Scores | None
+    provenance: Provenance | None
+
+    def pmf(
+        self,
+        context: Features,
+        actions: Sequence[Action],
+        eligible: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Probabilities of all actions and the scores they come from (None without an oracle).
+
+        Raises
+        ------
+        ScoringError
+            If the oracle gives scores of the wrong number or not finite, or no action is eligible.
+        """
+        if self.oracle is None:
+            return self.exploration.pmf(np.zeros(len(actions)), eligible), None
+        scores = self.oracle.score(context, actions)
+        if scores.shape != (len(actions),):
+            raise ScoringError(f"expected {len(actions)} scores, got shape {scores.shape}")
+        rows = 0 if self.provenance is None else self.provenance.training_rows
+        return self.exploration.pmf(scores, eligible, training_rows=rows), scores
+
+    def save(self, directory: Path) -> None:
+        """Write the generation to a directory that doesn't exist yet; all of it or nothing.
+
+        Raises
+        ------
+        GenerationError
+            If the directory exists: a generation is never written over.
+        """
+        if directory.exists():
+            raise GenerationError(f"{directory} exists; a generation is never written over")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        try:
+            if self.oracle is not None:
+                (staging / _ORACLE).mkdir()
+                self.oracle.save(staging / _ORACLE)
+            manifest = _Manifest(
+                format_version=FORMAT_VERSION,
+                loop=self.loop,
+                number=self.number,
+                exploration=self.exploration,
+                provenance=self.provenance,
+                files=_digests(staging),
+            )
+            (staging / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+            staging.chmod(0o755)
+            os.rename(staging, directory)  # noqa: PTH104 - unlike Path.rename, never replaces
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, directory: Path) -> Generation:
+        """Read a generation back and check that no file was altered.
+
+        Raises
+        ------
+        GenerationError
+            If something is missing, altered or of a later format.
+        """
+        try:
+            manifest = msgspec.json.decode((directory / _MANIFEST).read_bytes(), type=_Manifest)
+        except (OSError, msgspec.DecodeError) as error:
+            raise GenerationError(f"{directory / _MANIFEST} can't be read: {error}") from error
+        if manifest.format_version > FORMAT_VERSION:
+            raise GenerationError(
+                f"{directory} has format {manifest.format_version}; "
+                f"this version of Croupier reads up to {FORMAT_VERSION}"
+            )
+        altered = _digests(directory).items() ^ manifest.files.items()
+        if altered:
+            names = ", ".join(sorted({name for name, _ in altered}))
+            raise GenerationError(f"{directory} was altered after it was saved: {names}")
+        oracle = load_oracle(directory / _ORACLE) if manifest.files else None
+        return cls(
+            manifest.loop, manifest.number, manifest.exploration, oracle, manifest.provenance
+        )
+
+
+def cold_start(loop: str) -> Generation:
+    """Generation 0: uniform over the eligible actions, for a loop that has learned nothing yet."""
+    return Generation(loop, 0, Uniform(), None, None)
+
+
+def registered_model_name(loop: str) -> str:
+    """Name under which the registry holds a loop's generations."""
+    return f"croupier-{loop}"
+
+
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    format_version: int
+    loop: str
+    number: int
+    exploration: Exploration
+    provenance: Provenance | None
+    files: dict[str, str]
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file below a directory but the manifest itself, by relative path."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != _MANIFEST
+    }

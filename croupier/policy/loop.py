@@ -1,0 +1,94 @@
+"""Configuration of a loop: one decision problem with its own log, oracle and generations."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from croupier.policy.events import LearningMode
+from croupier.policy.exploration import Exploration, SquareCB
+from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
+
+__all__ = ("Aggregation", "LoopConfig", "parse_duration", "valid_loop_name")
+
+Aggregation: TypeAlias = Literal["earliest", "latest", "sum", "mean", "min", "max"]
+
+_LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)")
+_MICROSECONDS = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "min": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+}
+
+
+class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that is particular to one loop.
+
+    Attributes
+    ----------
+    exploration
+        How the next generation turns scores into probabilities.
+    oracle
+        Which regression model is retrained every night.
+    attribution_window
+        How long an outcome is waited for: a number and ``ms``, ``s``, ``min``, ``h`` or ``d``.
+    default_reward
+        Reward of a decision without an outcome when its window closes.
+    aggregation
+        How several outcomes of a decision become one reward.
+    learning_mode
+        ``online`` plays the generation; ``apprentice`` and ``logging_only`` play the baseline.
+    reward_min, reward_max
+        Range of the reward. Outcomes outside it are refused, and intervals rely on it.
+    """
+
+    exploration: Exploration = SquareCB()
+    oracle: OracleConfig = VowpalWabbitConfig()
+    attribution_window: str = "10 min"
+    default_reward: float = 0.0
+    aggregation: Aggregation = "earliest"
+    learning_mode: LearningMode = "online"
+    reward_min: float = 0.0
+    reward_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        parse_duration(self.attribution_window)
+        if not self.reward_min < self.reward_max:
+            raise ValueError(
+                f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
+            )
+        if not self.reward_min <= self.default_reward <= self.reward_max:
+            raise ValueError(
+                f"default_reward must be in [reward_min, reward_max] = "
+                f"[{self.reward_min:g}, {self.reward_max:g}], got {self.default_reward}"
+            )
+
+    @property
+    def attribution_window_us(self) -> int:
+        """The attribution window in microseconds."""
+        return parse_duration(self.attribution_window)
+
+
+def parse_duration(text: str) -> int:
+    """Microseconds in a duration such as ``10 min``.
+
+    Raises
+    ------
+    ValueError
+        If the text is not a number and a unit.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        units = ", ".join(_MICROSECONDS)
+        raise ValueError(f"a duration is a number and one of {units}, got {text!r}")
+    return round(float(match[1]) * _MICROSECONDS[match[2]])
+
+
+def valid_loop_name(name: str) -> bool:
+    """Whether a name can be a loop's: it becomes a path, a topic and a registered model."""
+    return _LOOP_NAME.fullmatch(name) is not None

@@ -1,0 +1,46 @@
+"""Drawing an action: a pure function of the pmf and a draw key that can be replayed anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ("draw", "draw_key", "uniform_of_key")
+
+_KEY_DIGEST_BYTES = 8
+_PERSON = b"croupier-draw-1"
+
+
+def draw_key(loop: str, generation: int, decision_id: str, slot: str | None = None) -> str:
+    """Key of one draw: a hash of everything that names it, as 16 hexadecimal digits.
+
+    Different decisions get independent keys, also those of one user; the same decision under the
+    same generation gets the same key, so that a retried request gets the same answer. The parts
+    are length-prefixed so that no two different draws share an input.
+    """
+    parts = (loop, str(generation), decision_id, *(() if slot is None else (slot,)))
+    encoded = [part.encode() for part in parts]
+    material = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return hashlib.blake2b(material, digest_size=_KEY_DIGEST_BYTES, person=_PERSON).hexdigest()
+
+
+def uniform_of_key(key: str) -> float:
+    """Number in [0, 1) that a draw key stands for: its top 53 bits, exactly."""
+    return (int(key, 16) >> 11) * 2.0**-53
+
+
+def draw(pmf: NDArray[np.float64], key: str) -> int:
+    """Index drawn from a pmf by inverting its cumulative distribution at the key's number.
+
+    An entry of probability 0 is never drawn. The cumulative sum is scaled to end at exactly 1, so
+    that the probability of every index is its pmf entry up to rounding (below 1e-15).
+    """
+    cumulative = np.cumsum(pmf)
+    index = int(np.searchsorted(cumulative, uniform_of_key(key) * cumulative[-1], side="right"))
+    # Rounding of the product can reach the last sum itself; the last possible action owns it.
+    return min(index, int(np.flatnonzero(pmf)[-1]))

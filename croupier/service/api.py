@@ -1,0 +1,180 @@
+"""Requests and answers of the HTTP API, and the OpenAPI document made from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from croupier import __version__
+from croupier.policy.decision import DecisionRequest
+from croupier.policy.events import MAX_ID_LENGTH
+
+__all__ = (
+    "ActivateRequest",
+    "DecideResponse",
+    "ErrorBody",
+    "ErrorResponse",
+    "OutcomeRequest",
+    "Receipt",
+    "openapi_document",
+)
+
+
+class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a decision request.
+
+    Attributes
+    ----------
+    decision_id
+        To be given back with the outcome.
+    loop, generation
+        Who decided.
+    action
+        Id of the chosen action.
+    index
+        Its place among the actions of the request.
+    propensity
+        The probability with which it was drawn.
+    pmf
+        Probability of every action, in the order of the request.
+    """
+
+    decision_id: str
+    loop: str
+    generation: int
+    action: str
+    index: int
+    propensity: float
+    pmf: list[float]
+
+
+class OutcomeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A reward for a decision; a list of them can be sent at once.
+
+    Attributes
+    ----------
+    decision_id
+        Of the decision that is rewarded.
+    reward
+        In the loop's range.
+    outcome_id
+        Idempotency key: the same one counts once. Made up if left out.
+    slot
+        Of a multi-slot decision.
+    guardrails
+        Further named rewards.
+    """
+
+    decision_id: str
+    reward: float
+    outcome_id: str | None = None
+    slot: str | None = None
+    guardrails: dict[str, float] = {}
+
+
+class ActivateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Says that a deferred decision was really shown."""
+
+    decision_id: str
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """How many outcomes or activations were logged."""
+
+    accepted: int
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What was wrong: a code for programs, a message for people, and the field it is about."""
+
+    code: str
+    message: str
+    target: str | None = None
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """Envelope of every error."""
+
+    error: ErrorBody
+
+
+_ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
+    ("decide", "Choose an action", DecisionRequest, DecideResponse),
+    (
+        "reward",
+        "Report one outcome or a list of them",
+        OutcomeRequest | list[OutcomeRequest],
+        Receipt,
+    ),
+    ("activate", "Report that a deferred decision was shown", ActivateRequest, Receipt),
+)
+_ERRORS = {
+    "400": "The request is not valid; target names the field",
+    "401": "No known API key",
+    "403": "The API key is for other loops",
+    "404": "No such loop",
+    "413": "The body is too large",
+    "503": "The event log can't accept the record; nothing was recorded",
+}
+
+
+def openapi_document() -> dict[str, Any]:
+    """Describe the API as an OpenAPI 3.1 document."""
+    types = [request for _, _, request, _ in _ROUTES] + [answer for *_, answer in _ROUTES]
+    schemas, components = msgspec.json.schema_components(
+        [*types, ErrorResponse], ref_template="#/components/schemas/{name}"
+    )
+    requests, answers, error = schemas[:3], schemas[3:6], schemas[6]
+    errors: dict[str, Any] = {
+        status: {"description": text, "content": {"application/json": {"schema": error}}}
+        for status, text in _ERRORS.items()
+    }
+    paths: dict[str, Any] = {
+        f"/v1/loops/{{loop}}/{name}": {
+            "post": {
+                "operationId": name,
+                "summary": summary,
+                "parameters": [_LOOP_PARAMETER],
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": request}},
+                },
+                "responses": {
+                    "200": {
+                        "description": "Done",
+                        "content": {"application/json": {"schema": answer}},
+                    },
+                    **errors,
+                },
+            }
+        }
+        for (name, summary, _, _), request, answer in zip(_ROUTES, requests, answers, strict=True)
+    }
+    for path, summary in _PROBES.items():
+        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "Fine"}}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Croupier", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": _SECURITY},
+        "security": [{}, {"bearer": []}, {"key": []}],
+    }
+
+
+_LOOP_PARAMETER = {
+    "name": "loop",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "maxLength": MAX_ID_LENGTH},
+}
+_PROBES = {
+    "/healthz": "Is the process alive?",
+    "/readyz": "Can it decide and log?",
+    "/metrics": "Prometheus metrics",
+    "/openapi.json": "This document",
+}
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}

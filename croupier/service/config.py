@@ -1,0 +1,92 @@
+"""Configuration of the scoring service."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+
+from croupier.policy.loop import parse_duration
+
+__all__ = ("KeyConfig", "ServiceConfig")
+
+
+class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One API key and what it opens.
+
+    Attributes
+    ----------
+    key
+        The key itself. Give this or `key_sha256`.
+    key_sha256
+        SHA-256 of the key in hexadecimal, for configuration files that shouldn't hold secrets.
+    loops
+        Names of the loops that it opens; ``*`` is all of them.
+    """
+
+    key: str | None = None
+    key_sha256: str | None = None
+    loops: list[str] = ["*"]
+
+    def __post_init__(self) -> None:
+        if (self.key is None) == (self.key_sha256 is None):
+            raise ValueError("expected either key or key_sha256")
+        if self.key is not None and len(self.key) < 8:
+            raise ValueError("key must have at least 8 characters")
+        if self.key_sha256 is not None and not _is_sha256(self.key_sha256):
+            raise ValueError("key_sha256 must be 64 hexadecimal digits")
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the service listens and what it lets in.
+
+    Attributes
+    ----------
+    host, port
+        Address to listen on; port 0 takes a free one.
+    keys
+        API keys by name. Without any, the service only listens on this machine.
+    allow_anonymous
+        Listen beyond this machine without keys all the same.
+    max_body_bytes
+        Largest request body.
+    registry_poll
+        How often the registry is asked for a new champion.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    keys: dict[str, KeyConfig] = {}
+    allow_anonymous: bool = False
+    max_body_bytes: int = 1_048_576
+    registry_poll: str = "1 s"
+
+    def __post_init__(self) -> None:
+        parse_duration(self.registry_poll)
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be in [0, 65535], got {self.port}")
+        if self.max_body_bytes < 1024:
+            raise ValueError(f"max_body_bytes must be at least 1024, got {self.max_body_bytes}")
+        if not (self.keys or self.allow_anonymous or _is_loopback(self.host)):
+            raise ValueError(
+                f"expected at least one key under service.keys (or allow_anonymous = true) to "
+                f"listen on {self.host}, which other machines can reach"
+            )
+
+    @property
+    def registry_poll_s(self) -> float:
+        """The polling interval in seconds."""
+        return parse_duration(self.registry_poll) / 1e6
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in text)

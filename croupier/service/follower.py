@@ -1,0 +1,135 @@
+"""Hot swap: follows the serving directory and hands new generations to the scorer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from croupier.policy.generation import Generation, cold_start
+
+if TYPE_CHECKING:
+    from croupier.service.metrics import Metrics
+    from croupier.service.scorer import Scorer
+    from croupier.service.serving import ServingDirectory
+
+__all__ = ("Follower", "FollowerReport")
+
+_log = logging.getLogger(__name__)
+
+_STALE_AFTER_POLLS = 30
+_STALE_AT_LEAST_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerReport:
+    """What ``/readyz`` says of the registry and of each loop."""
+
+    status: str
+    registry: str
+    registry_age_s: float | None
+    loops: dict[str, dict[str, Any]]
+
+
+class Follower:
+    """Polls the serving directory from a thread; a generation is loaded there and swapped in whole.
+
+    A generation that can't be loaded is not served: the one before goes on.
+
+    Parameters
+    ----------
+    serving
+        The directory that the registry mirror keeps.
+    scorer
+        Receives the generations.
+    metrics
+        Shows which generation is served.
+    poll_s
+        Seconds between looks.
+    """
+
+    def __init__(
+        self, serving: ServingDirectory, scorer: Scorer, metrics: Metrics, *, poll_s: float
+    ) -> None:
+        self._serving = serving
+        self._scorer = scorer
+        self._metrics = metrics
+        self._poll_s = poll_s
+        self._errors: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="generation-follower", daemon=True)
+
+    def start(self) -> None:
+        """Load what is there, then go on following in the background."""
+        self.poll()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following; the scorer goes on with what it has."""
+        self._stop.set()
+        self._thread.join()
+
+    def poll(self) -> None:
+        """Look once at every loop, and swap where the champion has changed."""
+        for loop in self._scorer.loops:
+            try:
+                self._follow(loop)
+            except Exception as error:  # noqa: BLE001
+                # Whatever is wrong with the files, the last good generation goes on (invariant 5).
+                if self._errors.get(loop) != str(error):
+                    _log.exception("loop %s: the new generation can't be loaded", loop)
+                self._errors[loop] = str(error)
+            else:
+                self._errors.pop(loop, None)
+
+    def report(self) -> FollowerReport:
+        """How fresh the registry's word is, and what every loop serves."""
+        state = self._serving.state()
+        age_s = None
+        if state is not None and state.answered_us is not None:
+            age_s = (self._scorer.now() - state.answered_us) / 1e6
+        if state is None:
+            registry = "not asked yet"
+        elif state.error is not None:
+            registry = state.error
+        else:
+            registry = "ok"
+        stale = age_s is None or age_s > max(_STALE_AFTER_POLLS * self._poll_s, _STALE_AT_LEAST_S)
+        degraded = (
+            stale
+            or bool(self._errors)
+            or any(self._scorer.generation(loop) is None for loop in self._scorer.loops)
+        )
+        return FollowerReport(
+            "degraded" if degraded else "ready",
+            registry,
+            age_s,
+            {loop: self._loop_report(loop) for loop in self._scorer.loops},
+        )
+
+    def _loop_report(self, loop: str) -> dict[str, Any]:
+        generation = self._scorer.generation(loop)
+        return {
+            "generation": None if generation is None else generation.number,
+            "error": self._errors.get(loop),
+        }
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            self.poll()
+
+    def _follow(self, loop: str) -> None:
+        champion = self._serving.champion(loop)
+        if champion is None:
+            return
+        serving = self._scorer.generation(loop)
+        if serving is not None and serving.number == champion.generation:
+            return
+        if champion.generation == 0:
+            generation = cold_start(loop)
+        else:
+            generation = Generation.load(self._serving.generation_path(loop, champion.generation))
+        self._scorer.swap(generation)
+        self._metrics.generation.labels(loop).set(generation.number)
+        _log.info("loop %s: serving generation %d", loop, generation.number)
