@@ -1,0 +1,130 @@
+"""The join: decisions meet their outcomes and become interactions, each exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from croupier.offline.lake import SCHEMAS
+
+if TYPE_CHECKING:
+    from croupier.offline.lake import Lake
+    from croupier.policy.loop import Aggregation, LoopConfig
+
+__all__ = ("FOLDS", "JoinReport", "fold_of", "join")
+
+FOLDS = 1000
+"""Number of folds that decisions are divided into, by a hash of their ids."""
+
+_AGGREGATIONS: dict[Aggregation, pl.Expr] = {
+    "earliest": pl.col("reward").sort_by("ts", "offset").first(),
+    "latest": pl.col("reward").sort_by("ts", "offset").last(),
+    "sum": pl.col("reward").sort_by("ts", "offset").sum(),
+    "mean": pl.col("reward").sort_by("ts", "offset").mean(),
+    "min": pl.col("reward").min(),
+    "max": pl.col("reward").max(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReport:
+    """What one run of the join did for a loop.
+
+    Attributes
+    ----------
+    joined
+        Interactions added.
+    observed, defaulted
+        How many of them had an outcome in time, and how many took the default reward.
+    open
+        Decisions whose window has not closed yet.
+    late, orphans
+        Outcomes in the lake that came after their decision's window had closed, and outcomes
+        without a decision.
+    """
+
+    joined: int
+    observed: int
+    defaulted: int
+    open: int
+    late: int
+    orphans: int
+
+
+def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport:
+    """Add an interaction for every decision whose attribution window closed before `as_of_us`.
+
+    A deferred decision counts once it was activated in time, and not at all if it never was.
+    What an interaction holds depends on the log and the loop's configuration alone, not on when
+    or how often the join runs.
+
+    Parameters
+    ----------
+    lake
+        To read and write; hold its lock.
+    loop, config
+        Whose decisions, and how outcomes count.
+    as_of_us
+        In microseconds since the epoch: everything received before is in the lake.
+    """
+    window = pl.duration(microseconds=config.attribution_window_us)
+    as_of = pl.lit(as_of_us).cast(pl.Datetime("us", "UTC"))
+    decisions = lake.scan("decisions", loop)
+    outcomes = lake.scan("outcomes", loop).join(
+        decisions.select("decision_id", decided=pl.col("ts")), on="decision_id", how="left"
+    )
+    in_time = outcomes.filter(pl.col("ts") <= pl.col("decided") + window)
+
+    closed = decisions.filter(pl.col("ts") + window < as_of)
+    fresh = closed.join(lake.scan("interactions", loop), on="decision_id", how="anti")
+    activated = in_time.filter(pl.col("kind") == "activation").select("decision_id").unique()
+    counted = pl.concat(
+        [
+            fresh.filter(~pl.col("deferred")),
+            fresh.filter(pl.col("deferred")).join(activated, on="decision_id", how="semi"),
+        ]
+    )
+    rewards = (
+        in_time.filter(pl.col("kind") == "outcome")
+        .group_by("decision_id")
+        .agg(
+            reward=_AGGREGATIONS[config.aggregation],
+            outcomes=pl.len().cast(pl.Int64),
+            delay_s=(pl.col("ts").min() - pl.col("decided").first()).dt.total_microseconds() / 1e6,
+        )
+    )
+    rows = (
+        counted.join(rewards, on="decision_id", how="left")
+        .with_columns(
+            reward=pl.col("reward").fill_null(config.default_reward),
+            reward_source=pl.when(pl.col("reward").is_null())
+            .then(pl.lit("default"))
+            .otherwise(pl.lit("observed")),
+            outcomes=pl.col("outcomes").fill_null(0),
+        )
+        .sort("offset")
+        .collect()
+    )
+    folds = pl.Series("fold", [fold_of(each) for each in rows["decision_id"]], dtype=pl.Int64)
+    rows = rows.with_columns(folds).select(SCHEMAS["interactions"].names())
+    if len(rows):
+        lake.append("interactions", rows)
+    counts = pl.collect_all(
+        [
+            decisions.filter(pl.col("ts") + window >= as_of).select(pl.len()),
+            outcomes.filter(pl.col("ts") > pl.col("decided") + window).select(pl.len()),
+            outcomes.filter(pl.col("decided").is_null()).select(pl.len()),
+        ]
+    )
+    open_, late, orphans = (count.item() for count in counts)
+    observed = int((rows["reward_source"] == "observed").sum())
+    return JoinReport(len(rows), observed, len(rows) - observed, open_, late, orphans)
+
+
+def fold_of(decision_id: str) -> int:
+    """Fold of a decision, in [0, 1000): for ever the same, and even over any kind of ids."""
+    digest = hashlib.blake2b(decision_id.encode(), digest_size=8, person=b"croupier-fold-1")
+    return int.from_bytes(digest.digest(), "big") % FOLDS

@@ -1,0 +1,241 @@
+"""The lake: Delta tables with declared schemas, appended to exactly once."""
+
+from __future__ import annotations
+
+import fcntl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+
+from croupier.policy.errors import CroupierError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ("SCHEMAS", "Lake", "LakeLockedError", "TableName")
+
+TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generations", "audits"]
+
+_TIME = pl.Datetime("us", "UTC")
+_MIX = pl.List(pl.Struct({"source": pl.String, "weight": pl.Float64}))
+
+_DECISION: dict[str, pl.DataType | type[pl.DataType]] = {
+    "loop": pl.String,
+    "date": pl.Date,
+    "offset": pl.Int64,
+    "decision_id": pl.String,
+    "ts": _TIME,
+    "generation": pl.Int64,
+    "learning_mode": pl.String,
+    "context": pl.String,
+    "actions": pl.String,
+    "action_ids": pl.List(pl.String),
+    "excluded": pl.List(pl.String),
+    "pmf": pl.List(pl.Float64),
+    "chosen": pl.Int64,
+    "action_id": pl.String,
+    "propensity": pl.Float64,
+    "baseline": pl.Int64,
+    "scores": pl.List(pl.Float64),
+    "mix": _MIX,
+    "keep_prob": pl.Float64,
+    "draw_key": pl.String,
+    "deferred": pl.Boolean,
+    "slot": pl.String,
+    "audit": pl.String,
+}
+
+SCHEMAS: dict[TableName, pl.Schema] = {
+    "decisions": pl.Schema(_DECISION),
+    "outcomes": pl.Schema(
+        {
+            "loop": pl.String,
+            "date": pl.Date,
+            "offset": pl.Int64,
+            "kind": pl.String,
+            "decision_id": pl.String,
+            "slot": pl.String,
+            "outcome_id": pl.String,
+            "reward": pl.Float64,
+            "guardrails": pl.String,
+            "ts": _TIME,
+        }
+    ),
+    "interactions": pl.Schema(
+        {
+            **_DECISION,
+            "reward": pl.Float64,
+            "reward_source": pl.String,
+            "outcomes": pl.Int64,
+            "delay_s": pl.Float64,
+            "fold": pl.Int64,
+        }
+    ),
+    "generations": pl.Schema(
+        {
+            "loop": pl.String,
+            "generation": pl.Int64,
+            "parent": pl.Int64,
+            "created": _TIME,
+            "promoted": _TIME,
+            "status": pl.String,
+            "exploration": pl.String,
+            "oracle": pl.String,
+            "run_id": pl.String,
+            "lake_version": pl.Int64,
+            "code_version": pl.String,
+            "loop_config": pl.String,
+            "seed": pl.Int64,
+            "training_rows": pl.Int64,
+            "judged_rows": pl.Int64,
+            "estimator": pl.String,
+            "estimate": pl.Float64,
+            "lower": pl.Float64,
+            "upper": pl.Float64,
+            "ess": pl.Float64,
+            "max_weight": pl.Float64,
+            "champion_estimate": pl.Float64,
+            "difference": pl.Float64,
+            "difference_lower": pl.Float64,
+            "difference_upper": pl.Float64,
+            "verdict": pl.String,
+            "override_reason": pl.String,
+            "decisions": pl.Int64,
+            "realised_mean": pl.Float64,
+            "realised_lower": pl.Float64,
+            "realised_upper": pl.Float64,
+            "propensity_p_value": pl.Float64,
+        }
+    ),
+    "audits": pl.Schema(
+        {
+            "loop": pl.String,
+            "date": pl.Date,
+            "offset": pl.Int64,
+            "kind": pl.String,
+            "judgement_id": pl.String,
+            "decision_id": pl.String,
+            "other_decision_id": pl.String,
+            "auditor": pl.String,
+            "distance": pl.Float64,
+            "ts": _TIME,
+        }
+    ),
+}
+"""Columns of every table. JSON stands in `context`, `actions`, `audit` and `guardrails`; `pmf` and
+`scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
+[0, 1000), in the division of rows between learner and judge."""
+
+_PARTITIONS: dict[TableName, list[str]] = {
+    "decisions": ["loop", "date"],
+    "outcomes": ["loop", "date"],
+    "interactions": ["loop", "date"],
+    "generations": ["loop"],
+    "audits": ["loop", "date"],
+}
+
+
+class LakeLockedError(CroupierError):
+    """Another process is writing to the lake."""
+
+
+class Lake:
+    """Delta tables below one directory.
+
+    Parameters
+    ----------
+    root
+        Directory of the lake; made on the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def exists(self, table: TableName) -> bool:
+        """Whether anything was ever written to a table."""
+        return (self.root / table / "_delta_log").is_dir()
+
+    def scan(self, table: TableName, loop: str | None = None) -> pl.LazyFrame:
+        """Read a table lazily, as it is now; only one loop's rows if named."""
+        if not self.exists(table):
+            return pl.LazyFrame(schema=SCHEMAS[table])
+        rows = pl.scan_delta(str(self.root / table)).select(SCHEMAS[table].names())
+        return rows if loop is None else rows.filter(pl.col("loop") == loop)
+
+    def scan_version(self, table: TableName, version: int, loop: str) -> pl.LazyFrame:
+        """Read one loop's rows as they were in a version of the table."""
+        rows = pl.scan_delta(str(self.root / table), version=version)
+        return rows.select(SCHEMAS[table].names()).filter(pl.col("loop") == loop)
+
+    def version(self, table: TableName) -> int:
+        """Number of the table's latest version; -1 before the first write."""
+        return DeltaTable(self.root / table).version() if self.exists(table) else -1
+
+    def progress(self, table: TableName, app: str) -> int | None:
+        """How far an application's committed transactions on a table have come; None if nowhere."""
+        if not self.exists(table):
+            return None
+        return DeltaTable(self.root / table).transaction_version(app)
+
+    def append(
+        self, table: TableName, rows: pl.DataFrame, *, app: str | None = None, progress: int = 0
+    ) -> None:
+        """Append rows and, in the same commit, note an application's progress.
+
+        Either both are seen afterwards or neither, whatever happens to this process. An append of
+        no rows notes the progress alone.
+
+        Parameters
+        ----------
+        table
+            To append to.
+        rows
+            Of the table's schema, in any order of columns.
+        app
+            Name of the application transaction; None for an append that isn't tracked.
+        progress
+            Grows from commit to commit.
+        """
+        self._write(table, rows, "append", [] if app is None else [Transaction(app, progress)])
+
+    def replace(self, table: TableName, rows: pl.DataFrame) -> None:
+        """Put rows in the place of all of a table's; older versions stay readable."""
+        self._write(table, rows, "overwrite", [])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lake for writing, against other processes.
+
+        Raises
+        ------
+        LakeLockedError
+            At once, if another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LakeLockedError(
+                    f"another process is writing to the lake in {self.root}"
+                ) from None
+            yield
+
+    def _write(
+        self,
+        table: TableName,
+        rows: pl.DataFrame,
+        mode: Literal["append", "overwrite"],
+        transactions: list[Transaction],
+    ) -> None:
+        schema = SCHEMAS[table]
+        write_deltalake(
+            self.root / table,
+            rows.select(schema.names()).match_to_schema(schema),
+            mode=mode,
+            partition_by=_PARTITIONS[table],
+            commit_properties=CommitProperties(app_transactions=transactions),
+        )

@@ -1,0 +1,120 @@
+"""Retraining: from interactions to the next generation."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import polars as pl
+
+from croupier import __version__
+from croupier.offline.join import FOLDS
+from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.events import Action, Features
+from croupier.policy.generation import Generation, Provenance
+from croupier.policy.oracle import TrainingRow, make_oracle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from croupier.offline.lake import Lake
+    from croupier.policy.loop import LoopConfig
+
+__all__ = ("config_digest", "is_judged", "retrain", "training_rows")
+
+MIN_TRAINING_ROWS = 20
+
+_context_decoder = msgspec.json.Decoder(Features)
+_actions_decoder = msgspec.json.Decoder(list[Action])
+
+
+def retrain(
+    lake: Lake,
+    loop: str,
+    config: LoopConfig,
+    *,
+    number: int,
+    parent: int,
+    judge_share: float,
+    seed: int,
+    created_us: int,
+    lake_version: int | None = None,
+) -> Generation:
+    """Fit the loop's oracle on the learner's folds and make a generation of it.
+
+    The same version of the lake, configuration and seed give the same oracle.
+
+    Parameters
+    ----------
+    lake
+        With the loop's interactions.
+    loop, config
+        What to train, and how.
+    number, parent
+        Of the new generation and of the champion it challenges.
+    judge_share
+        Share of the decisions, in [0, 1), that are kept for judging and never learned from.
+    seed
+        Of everything random in training.
+    created_us
+        Now, in microseconds since the epoch.
+    lake_version
+        Version of the interactions table to learn from; the latest if None.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are fewer than 20 interactions to learn from, or too few kinds of reward.
+    """
+    version = lake.version("interactions") if lake_version is None else lake_version
+    if version < 0:
+        raise NotEnoughDataError(f"loop {loop!r} has no interactions yet; run the join first")
+    learned = (
+        lake.scan_version("interactions", version, loop)
+        .filter(~is_judged(judge_share))
+        .sort("offset", "decision_id")
+        .collect()
+    )
+    if len(learned) < MIN_TRAINING_ROWS:
+        raise NotEnoughDataError(
+            f"loop {loop!r} has {len(learned)} interactions to learn from; "
+            f"expected at least {MIN_TRAINING_ROWS}"
+        )
+    oracle = make_oracle(config.oracle, random_state=seed).fit(list(training_rows(learned)))
+    provenance = Provenance(
+        parent=parent,
+        lake_version=version,
+        code_version=__version__,
+        loop_config=config_digest(config),
+        seed=seed,
+        training_rows=len(learned),
+        created_us=created_us,
+    )
+    return Generation(loop, number, config.exploration, oracle, provenance)
+
+
+def is_judged(judge_share: float) -> pl.Expr:
+    """Whether an interaction belongs to the judge and must not be learned from."""
+    return pl.col("fold") < round(judge_share * FOLDS)
+
+
+def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:
+    """Decode interactions, in their order."""
+    columns = ("context", "actions", "chosen", "propensity", "reward", "keep_prob")
+    for context, actions, chosen, propensity, reward, keep in interactions.select(
+        columns
+    ).iter_rows():
+        yield TrainingRow(
+            context=_context_decoder.decode(context),
+            actions=_actions_decoder.decode(actions),
+            chosen=chosen,
+            propensity=propensity,
+            reward=reward,
+            weight=1.0 / keep,
+        )
+
+
+def config_digest(config: LoopConfig) -> str:
+    """SHA-256 of a loop's configuration in canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()

@@ -1,0 +1,193 @@
+"""The sink: from the event log into the lake, exactly once by id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+import polars as pl
+
+from croupier.offline.lake import SCHEMAS, Lake, TableName
+from croupier.policy.events import Activation, Decision, Judgement, Outcome, decode_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from croupier.eventlog.log import EventLog, LogEntry
+    from croupier.policy.events import Event
+
+    Progress: TypeAlias = Callable[[int, int], None]
+
+__all__ = ("SinkReport", "decision_row", "sink")
+
+_APP = "croupier-sink"
+_BATCH = 20_000
+_IDS: dict[TableName, str] = {
+    "decisions": "decision_id",
+    "outcomes": "outcome_id",
+    "audits": "judgement_id",
+}
+# `decisions` is committed last and with every batch, empty or not: its progress is the sink's.
+_ORDER: tuple[TableName, ...] = ("outcomes", "audits", "decisions")
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """What one run of the sink did.
+
+    Attributes
+    ----------
+    decisions, outcomes
+        Rows added to the lake.
+    duplicates
+        Records with an id that the lake had already.
+    position
+        Of the log, up to which the lake now has everything.
+    """
+
+    decisions: int
+    outcomes: int
+    duplicates: int
+    position: int
+
+
+def sink(log: EventLog, lake: Lake, progress: Progress | None = None) -> SinkReport:
+    """Bring the lake up to the log's end as it is now.
+
+    Every batch is one Delta commit per table that carries the log position reached, so a crash at
+    any point repeats nothing and leaves nothing out.
+
+    Parameters
+    ----------
+    log
+        To read from.
+    lake
+        To write to; hold its lock.
+    progress
+        Called with positions done and in all.
+
+    Raises
+    ------
+    InvalidInputError
+        If a record can't be decoded.
+    """
+    first = lake.progress("decisions", _APP) or log.start()
+    position, end = first, log.end()
+    added = dict.fromkeys(_ORDER, 0)
+    read = 0
+    while position < end:
+        entries = log.read(position, limit=min(_BATCH, end - position))
+        position = entries[-1].position + 1
+        read += len(entries)
+        for table, rows in _tables(entries).items():
+            added[table] += _append_once(lake, table, rows, position)
+        if progress is not None:
+            progress(position - first, end - first)
+    return SinkReport(
+        decisions=added["decisions"],
+        outcomes=added["outcomes"],
+        duplicates=read - sum(added.values()),
+        position=position,
+    )
+
+
+def decision_row(decision: Decision, offset: int) -> dict[str, Any]:
+    """One row of the decisions table."""
+    return {
+        "loop": decision.loop,
+        "date": _date(decision.ts),
+        "offset": offset,
+        "decision_id": decision.decision_id,
+        "ts": decision.ts,
+        "generation": decision.generation,
+        "learning_mode": decision.learning_mode,
+        "context": _json(decision.context),
+        "actions": _json(decision.actions),
+        "action_ids": [action.id for action in decision.actions],
+        "excluded": decision.excluded,
+        "pmf": decision.pmf,
+        "chosen": decision.chosen,
+        "action_id": decision.actions[decision.chosen].id,
+        "propensity": decision.propensity,
+        "baseline": decision.baseline,
+        "scores": decision.scores,
+        "mix": [msgspec.structs.asdict(component) for component in decision.mix],
+        "keep_prob": decision.keep_prob,
+        "draw_key": decision.draw_key,
+        "deferred": decision.deferred,
+        "slot": decision.slot,
+        "audit": _json(decision.audit),
+    }
+
+
+def _tables(entries: Sequence[LogEntry]) -> dict[TableName, list[dict[str, Any]]]:
+    """Rows by table, in the order in which the tables must be committed."""
+    tables: dict[TableName, list[dict[str, Any]]] = {table: [] for table in _ORDER}
+    for entry in entries:
+        table, row = _row(decode_event(entry.payload), entry.position)
+        tables[table].append(row)
+    return tables
+
+
+def _row(event: Event, offset: int) -> tuple[TableName, dict[str, Any]]:
+    match event:
+        case Decision():
+            return "decisions", decision_row(event, offset)
+        case Outcome():
+            return "outcomes", {
+                "loop": event.loop,
+                "date": _date(event.ts),
+                "offset": offset,
+                "kind": "outcome",
+                "decision_id": event.decision_id,
+                "slot": event.slot,
+                "outcome_id": event.outcome_id,
+                "reward": event.reward,
+                "guardrails": _json(event.guardrails),
+                "ts": event.ts,
+            }
+        case Activation():
+            return "outcomes", {
+                "loop": event.loop,
+                "date": _date(event.ts),
+                "offset": offset,
+                "kind": "activation",
+                "decision_id": event.decision_id,
+                "slot": None,
+                "outcome_id": f"activation:{event.decision_id}",
+                "reward": None,
+                "guardrails": "{}",
+                "ts": event.ts,
+            }
+        case Judgement():
+            row = msgspec.structs.asdict(event)
+            row.pop("version")
+            return "audits", row | {
+                "date": _date(event.ts),
+                "offset": offset,
+                "kind": "judgement",
+            }
+
+
+def _append_once(lake: Lake, table: TableName, rows: list[dict[str, Any]], position: int) -> int:
+    """Append what the table doesn't have yet; gives the number of rows added."""
+    done = lake.progress(table, _APP) or 0
+    if done >= position or (not rows and table != "decisions"):
+        return 0
+    frame = pl.DataFrame(rows, schema=SCHEMAS[table]).filter(pl.col("offset") >= done)
+    key = ["loop", _IDS[table]]
+    frame = frame.unique(key, keep="first", maintain_order=True)
+    known = lake.scan(table).select(key).join(frame.lazy().select(key), on=key, how="semi")
+    frame = frame.join(known.collect(), on=key, how="anti", maintain_order="left")
+    lake.append(table, frame, app=_APP, progress=position)
+    return len(frame)
+
+
+def _date(ts_us: int) -> int:
+    """Days since the epoch, which polars takes for a date."""
+    return ts_us // 86_400_000_000
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,1 @@
+"""User simulators, the policies that adapt to them, and the Long-Term-Satisfaction benchmark."""
