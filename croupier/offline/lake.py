@@ -22,7 +22,9 @@ TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generat
 _TIME = pl.Datetime("us", "UTC")
 _MIX = pl.List(pl.Struct({"source": pl.String, "weight": pl.Float64}))
 
-_DECISION: dict[str, pl.DataType | type[pl.DataType]] = {
+_Columns: TypeAlias = dict[str, pl.DataType | type[pl.DataType]]
+
+_DECISION: _Columns = {
     "loop": pl.String,
     "date": pl.Date,
     "offset": pl.Int64,
@@ -48,82 +50,82 @@ _DECISION: dict[str, pl.DataType | type[pl.DataType]] = {
     "audit": pl.String,
 }
 
+_OUTCOME: _Columns = {
+    "loop": pl.String,
+    "date": pl.Date,
+    "offset": pl.Int64,
+    "kind": pl.String,
+    "decision_id": pl.String,
+    "slot": pl.String,
+    "outcome_id": pl.String,
+    "reward": pl.Float64,
+    "guardrails": pl.String,
+    "ts": _TIME,
+}
+
+_INTERACTION: _Columns = {
+    **_DECISION,
+    "reward": pl.Float64,
+    "reward_source": pl.String,
+    "outcomes": pl.Int64,
+    "delay_s": pl.Float64,
+    "fold": pl.Int64,
+}
+
+_GENERATION: _Columns = {
+    "loop": pl.String,
+    "generation": pl.Int64,
+    "parent": pl.Int64,
+    "created": _TIME,
+    "promoted": _TIME,
+    "status": pl.String,
+    "exploration": pl.String,
+    "oracle": pl.String,
+    "run_id": pl.String,
+    "lake_version": pl.Int64,
+    "code_version": pl.String,
+    "loop_config": pl.String,
+    "seed": pl.Int64,
+    "training_rows": pl.Int64,
+    "judged_rows": pl.Int64,
+    "estimator": pl.String,
+    "estimate": pl.Float64,
+    "lower": pl.Float64,
+    "upper": pl.Float64,
+    "ess": pl.Float64,
+    "max_weight": pl.Float64,
+    "champion_estimate": pl.Float64,
+    "difference": pl.Float64,
+    "difference_lower": pl.Float64,
+    "difference_upper": pl.Float64,
+    "verdict": pl.String,
+    "override_reason": pl.String,
+    "decisions": pl.Int64,
+    "realised_mean": pl.Float64,
+    "realised_lower": pl.Float64,
+    "realised_upper": pl.Float64,
+    "propensity_p_value": pl.Float64,
+}
+
+_AUDIT: _Columns = {
+    "loop": pl.String,
+    "date": pl.Date,
+    "offset": pl.Int64,
+    "kind": pl.String,
+    "judgement_id": pl.String,
+    "decision_id": pl.String,
+    "other_decision_id": pl.String,
+    "auditor": pl.String,
+    "distance": pl.Float64,
+    "ts": _TIME,
+}
+
 SCHEMAS: dict[TableName, pl.Schema] = {
     "decisions": pl.Schema(_DECISION),
-    "outcomes": pl.Schema(
-        {
-            "loop": pl.String,
-            "date": pl.Date,
-            "offset": pl.Int64,
-            "kind": pl.String,
-            "decision_id": pl.String,
-            "slot": pl.String,
-            "outcome_id": pl.String,
-            "reward": pl.Float64,
-            "guardrails": pl.String,
-            "ts": _TIME,
-        }
-    ),
-    "interactions": pl.Schema(
-        {
-            **_DECISION,
-            "reward": pl.Float64,
-            "reward_source": pl.String,
-            "outcomes": pl.Int64,
-            "delay_s": pl.Float64,
-            "fold": pl.Int64,
-        }
-    ),
-    "generations": pl.Schema(
-        {
-            "loop": pl.String,
-            "generation": pl.Int64,
-            "parent": pl.Int64,
-            "created": _TIME,
-            "promoted": _TIME,
-            "status": pl.String,
-            "exploration": pl.String,
-            "oracle": pl.String,
-            "run_id": pl.String,
-            "lake_version": pl.Int64,
-            "code_version": pl.String,
-            "loop_config": pl.String,
-            "seed": pl.Int64,
-            "training_rows": pl.Int64,
-            "judged_rows": pl.Int64,
-            "estimator": pl.String,
-            "estimate": pl.Float64,
-            "lower": pl.Float64,
-            "upper": pl.Float64,
-            "ess": pl.Float64,
-            "max_weight": pl.Float64,
-            "champion_estimate": pl.Float64,
-            "difference": pl.Float64,
-            "difference_lower": pl.Float64,
-            "difference_upper": pl.Float64,
-            "verdict": pl.String,
-            "override_reason": pl.String,
-            "decisions": pl.Int64,
-            "realised_mean": pl.Float64,
-            "realised_lower": pl.Float64,
-            "realised_upper": pl.Float64,
-            "propensity_p_value": pl.Float64,
-        }
-    ),
-    "audits": pl.Schema(
-        {
-            "loop": pl.String,
-            "date": pl.Date,
-            "offset": pl.Int64,
-            "kind": pl.String,
-            "judgement_id": pl.String,
-            "decision_id": pl.String,
-            "other_decision_id": pl.String,
-            "auditor": pl.String,
-            "distance": pl.Float64,
-            "ts": _TIME,
-        }
-    ),
+    "outcomes": pl.Schema(_OUTCOME),
+    "interactions": pl.Schema(_INTERACTION),
+    "generations": pl.Schema(_GENERATION),
+    "audits": pl.Schema(_AUDIT),
 }
 """Columns of every table. JSON stands in `context`, `actions`, `audit` and `guardrails`; `pmf` and
 `scores` are null where an imported log doesn't have them; `fold` is the decision's place, in

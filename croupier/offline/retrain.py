@@ -9,24 +9,19 @@ import msgspec
 import polars as pl
 
 from croupier import __version__
+from croupier.offline.interactions import training_rows
 from croupier.offline.join import FOLDS
 from croupier.policy.errors import NotEnoughDataError
-from croupier.policy.events import Action, Features
 from croupier.policy.generation import Generation, Provenance
-from croupier.policy.oracle import TrainingRow, make_oracle
+from croupier.policy.oracle import make_oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from croupier.offline.lake import Lake
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("config_digest", "is_judged", "retrain", "training_rows")
+__all__ = ("config_digest", "is_judged", "retrain")
 
 MIN_TRAINING_ROWS = 20
-
-_context_decoder = msgspec.json.Decoder(Features)
-_actions_decoder = msgspec.json.Decoder(list[Action])
 
 
 def retrain(
@@ -97,22 +92,6 @@ def retrain(
 def is_judged(judge_share: float) -> pl.Expr:
     """Whether an interaction belongs to the judge and must not be learned from."""
     return pl.col("fold") < round(judge_share * FOLDS)
-
-
-def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:
-    """Decode interactions, in their order."""
-    columns = ("context", "actions", "chosen", "propensity", "reward", "keep_prob")
-    for context, actions, chosen, propensity, reward, keep in interactions.select(
-        columns
-    ).iter_rows():
-        yield TrainingRow(
-            context=_context_decoder.decode(context),
-            actions=_actions_decoder.decode(actions),
-            chosen=chosen,
-            propensity=propensity,
-            reward=reward,
-            weight=1.0 / keep,
-        )
 
 
 def config_digest(config: LoopConfig) -> str:

@@ -36,12 +36,16 @@ INTERACTION_PRIME = 16777619
 MAX_DEPTH = 8
 
 IndexArray: TypeAlias = NDArray[np.uint64]
-ValueArray: TypeAlias = NDArray[np.float32]
+ValueArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 _CONTEXT_SEED = mmh3.hash("context", 0, signed=False)
 _ACTION_SEED = mmh3.hash("action", 0, signed=False)
-_CONSTANT = "constant"
+# Seeds of their own: no feature that an application can name shares a hash with these by its name.
+_CONSTANT = mmh3.hash("", mmh3.hash("constant", 0, signed=False), signed=False)
+_ACTION_ID_SEED = mmh3.hash("action id", 0, signed=False)
 _CACHED_HASHES = 100_000
+_CACHED_NAME_LENGTH = 200
+_CACHED_POSITIONS = 500_000
 _LARGEST = float(np.finfo(np.float32).max)
 _TOO_LARGE = f"expected finite numbers within ±{_LARGEST:.3g}"
 
@@ -67,7 +71,11 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 @dataclass(frozen=True, slots=True)
 class EncodedFeatures:
-    """Features of one group: hashed indices (not yet masked) and values, both of shape (m,)."""
+    """Features of one group: hashed indices (not yet masked) and values, both of shape (m,).
+
+    Values are float32; those of :meth:`FeatureEncoder.columns` are float64, in which the product of
+    two float32 numbers is exact.
+    """
 
     indices: IndexArray
     values: ValueArray
@@ -86,7 +94,17 @@ class FeatureEncoder:
 
     Numbers and booleans become one feature with that value, strings one feature named
     ``path=value`` with value 1, nulls nothing; objects and lists are walked, a list of numbers by
-    position (``pixels[3]``), strings in a list as a set (``tags=new``).
+    position (``pixels[3]``), strings in a list as a set (``tags=new``). The order of an object's
+    keys makes no difference, not even in the last bit of a score: clients that retry a request
+    often serialize it anew.
+
+    Paths are joined by dots and say nothing about what they went through, as in Vowpal Wabbit's
+    JSON: ``{"a.b": 1}`` and ``{"a": {"b": 1}}`` are the same feature, and so are ``{"x=y": 1}`` and
+    ``{"x": "y"}``. That is harmless: only the names an application chooses can meet, never the
+    values its users type, and one that writes both spellings means the same thing or has two
+    features share a weight, as any two may that are hashed. Zero and false are the absence of a
+    feature to a linear oracle, as null is. The action's id and the constant are hashed apart from
+    features, so that no feature shares their weights by its name.
 
     Parameters
     ----------
@@ -99,6 +117,7 @@ class FeatureEncoder:
         self.mask = np.uint64((1 << config.bits) - 1)
         self._hashes: dict[tuple[int, str], int] = {}
         self._vectors: dict[tuple[int, str, int], list[int]] = {}
+        self._positions = 0
 
     def encode(self, context: Features, actions: Sequence[Action]) -> EncodedDecision:
         """Encode a decision's context and all of its actions.
@@ -106,7 +125,8 @@ class FeatureEncoder:
         Raises
         ------
         InvalidInputError
-            If a feature is nested deeper than 8 levels or is of an unknown type.
+            If a feature is nested deeper than 8 levels, is of an unknown type, too large for
+            float32 or not valid Unicode.
         """
         return EncodedDecision(
             self.encode_context(context), [self.encode_action(action) for action in actions]
@@ -114,18 +134,24 @@ class FeatureEncoder:
 
     def encode_context(self, context: Features) -> EncodedFeatures:
         """Encode shared features and a constant, which gives each action a weight of its own."""
-        group = _Group(_CONTEXT_SEED, [self._hash(_CONTEXT_SEED, _CONSTANT)], [1.0])
-        self._walk(group, "", context, depth=0)
-        return group.encoded("context")
+        group = _Group(_CONTEXT_SEED, [_CONSTANT], [1.0])
+        try:
+            self._walk(group, "", context, depth=0)
+            return group.encoded()
+        except _FeatureError as error:
+            raise error.located("context") from error
 
     def encode_action(self, action: Action) -> EncodedFeatures:
         """Encode one action's features, and its id unless the configuration says otherwise."""
         group = _Group(_ACTION_SEED, [], [])
-        if self.config.action_id:
-            group.add(self._hash(_ACTION_SEED, f"id={action.id}"), 1.0)
-        if action.features:
-            self._walk(group, "", action.features, depth=0)
-        return group.encoded(f"actions[id={action.id}].features")
+        try:
+            if self.config.action_id:
+                group.add(self._hash(_ACTION_ID_SEED, action.id), 1.0)
+            if action.features:
+                self._walk(group, "", action.features, depth=0)
+            return group.encoded()
+        except _FeatureError as error:
+            raise error.located(f"actions[id={action.id}].features") from error
 
     def columns(self, decision: EncodedFeatures, action: EncodedFeatures) -> EncodedFeatures:
         """All features a linear oracle sees for one action: context, action and their products.
@@ -134,11 +160,10 @@ class FeatureEncoder:
         then add up.
         """
         products = interact(decision.indices, action.indices)
+        shared, own = decision.values.astype(np.float64), action.values.astype(np.float64)
         return EncodedFeatures(
             np.concatenate([decision.indices, action.indices, products]) & self.mask,
-            np.concatenate(
-                [decision.values, action.values, np.outer(action.values, decision.values).ravel()]
-            ),
+            np.concatenate([shared, own, np.outer(own, shared).ravel()]),
         )
 
     def linear_scores(
@@ -162,10 +187,10 @@ class FeatureEncoder:
 
     def _walk(self, group: _Group, path: str, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise InvalidInputError(path, f"expected at most {MAX_DEPTH} levels of nesting")
+            raise _FeatureError(path, f"expected at most {MAX_DEPTH} levels of nesting")
         if isinstance(value, dict):
-            for key, item in value.items():
-                self._walk(group, f"{path}.{key}" if path else key, item, depth + 1)
+            for key in _sorted_keys(path, value):
+                self._walk(group, f"{path}.{key}" if path else key, value[key], depth + 1)
         elif isinstance(value, list | tuple):
             self._walk_list(group, path, value, depth)
         elif isinstance(value, str):
@@ -173,7 +198,7 @@ class FeatureEncoder:
         elif isinstance(value, int | float):
             group.add(self._hash(group.seed, path), value)
         elif value is not None:
-            raise InvalidInputError(path, f"expected a JSON value, got {type(value).__name__}")
+            raise _FeatureError(path, f"expected a JSON value, got {type(value).__name__}")
 
     def _walk_list(self, group: _Group, path: str, items: Sequence[Any], depth: int) -> None:
         if all(type(item) is float or type(item) is int for item in items):
@@ -188,23 +213,30 @@ class FeatureEncoder:
         key = (seed, name)
         index = self._hashes.get(key)
         if index is None:
-            index = mmh3.hash(name, seed, signed=False)
+            try:
+                index = mmh3.hash(name, seed, signed=False)
+            except UnicodeEncodeError as error:
+                path = name.encode(errors="backslashreplace").decode()
+                raise _FeatureError(path, f"expected valid Unicode: {error.reason}") from error
             # Bounded: free-text features must not grow the process without end.
-            if len(self._hashes) >= _CACHED_HASHES:
-                self._hashes.clear()
-            self._hashes[key] = index
+            if len(name) <= _CACHED_NAME_LENGTH:
+                if len(self._hashes) >= _CACHED_HASHES:
+                    self._hashes.clear()
+                self._hashes[key] = index
         return index
 
     def _vector(self, seed: int, path: str, length: int) -> list[int]:
         key = (seed, path, length)
         vector = self._vectors.get(key)
         if vector is None:
-            vector = [
-                mmh3.hash(f"{path}[{position}]", seed, signed=False) for position in range(length)
-            ]
-            if len(self._vectors) >= _CACHED_HASHES // 100:
-                self._vectors.clear()
-            self._vectors[key] = vector
+            vector = self._hash_positions(seed, path, length)
+            if length <= _CACHED_POSITIONS // 10:
+                # Every entry counts as 10 positions more, for its key.
+                self._positions += length + 10
+                if self._positions > _CACHED_POSITIONS:
+                    self._vectors.clear()
+                    self._positions = length + 10
+                self._vectors[key] = vector
         return vector
 
 

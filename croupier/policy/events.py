@@ -6,11 +6,16 @@ The same bytes go to SQLite, to Kafka and into tests. An event carries the versi
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+import contextlib
+import math
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from croupier.policy.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = (
     "EVENT_VERSION",
@@ -215,9 +220,41 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
 
+class _Versioned(msgspec.Struct):
+    version: int = EVENT_VERSION
+
+
+_version_decoder = msgspec.json.Decoder(_Versioned)
+
+# What msgspec raises besides its own errors: invalid UTF-8 and integers with too many digits are
+# ValueErrors, nesting without end is a RecursionError.
+_CODEC_ERRORS = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+
+
 def encode_event(event: Event) -> bytes:
-    """Encode an event as the bytes that every log stores."""
-    return _encoder.encode(event)
+    """Encode an event as the bytes that every log stores.
+
+    Raises
+    ------
+    InvalidInputError
+        If it could not be decoded again: JSON has no NaN, no infinity and no lone surrogates.
+    """
+    if not all(map(math.isfinite, _numbers(event))):
+        raise InvalidInputError("event", "expected finite numbers")
+    try:
+        return _encoder.encode(event)
+    except _CODEC_ERRORS as error:
+        raise InvalidInputError("event", f"expected JSON values: {error}") from error
+
+
+def _numbers(event: Event) -> Iterable[float]:
+    """The event's own floats, which JSON would turn into nulls if they were not finite."""
+    if isinstance(event, Decision):
+        weights = [component.weight for component in event.mix]
+        return [event.propensity, event.keep_prob, *event.pmf, *(event.scores or ()), *weights]
+    if isinstance(event, Outcome):
+        return [event.reward, *event.guardrails.values()]
+    return [event.distance] if isinstance(event, Judgement) else []
 
 
 def decode_event(payload: bytes) -> Event:
@@ -230,10 +267,17 @@ def decode_event(payload: bytes) -> Event:
     """
     try:
         event: Event = _decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except _CODEC_ERRORS as error:
+        # A later layout may not fit the types here; its version is then the better reason.
+        with contextlib.suppress(*_CODEC_ERRORS):
+            _check_version(_version_decoder.decode(payload).version)
         raise InvalidInputError("event", f"expected a Croupier event: {error}") from error
-    if event.version > EVENT_VERSION:
-        raise InvalidInputError(
-            "event.version", f"expected at most {EVENT_VERSION}, got {event.version}"
-        )
+    _check_version(event.version)
     return event
+
+
+def _check_version(version: int) -> None:
+    if not 1 <= version <= EVENT_VERSION:
+        raise InvalidInputError(
+            "event.version", f"expected at least 1 and at most {EVENT_VERSION}, got {version}"
+        )

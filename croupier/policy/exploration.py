@@ -30,6 +30,8 @@ __all__ = (
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
+_LARGEST = float(np.finfo(np.float64).max)
+
 
 class ExplorationBase(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
@@ -105,10 +107,8 @@ class ExplorationBase(
             for field in msgspec.structs.fields(self)
             if getattr(self, field.name) != field.default
         ]
-        return f"{self.__struct_config__.tag}({', '.join(named)})" if named else self._kind()
-
-    def _kind(self) -> str:
-        return str(self.__struct_config__.tag)
+        kind = str(self.__struct_config__.tag)
+        return f"{kind}({', '.join(named)})" if named else kind
 
 
 class Uniform(ExplorationBase, frozen=True, tag="uniform"):
@@ -166,7 +166,9 @@ class Softmax(ExplorationBase, frozen=True, tag="softmax"):
         _require("temperature", self.temperature, low=0.0, low_open=True)
 
     def _explore(self, scores: FloatArray, training_rows: int) -> FloatArray:  # noqa: ARG002
-        odds = np.exp((scores - scores.max()) / self.temperature)
+        # Scores may be so far apart that a gap overflows; its exponential is 0 all the same.
+        with np.errstate(over="ignore"):
+            odds = np.exp((scores - scores.max()) / self.temperature)
         return np.asarray(odds / odds.sum())
 
 
@@ -200,11 +202,13 @@ class SquareCB(ExplorationBase, frozen=True, tag="squarecb"):
 
     def gamma(self, training_rows: int) -> float:
         """Greediness γ after `training_rows` interactions."""
-        return float(self.gamma_scale * training_rows**self.gamma_exponent)
+        return min(float(self.gamma_scale * training_rows**self.gamma_exponent), _LARGEST)
 
     def _explore(self, scores: FloatArray, training_rows: int) -> FloatArray:
-        gaps = scores.max() - scores
-        pmf = 1.0 / (scores.size + self.gamma(training_rows) * gaps)
+        # An overflow means a probability of 0; only 0 * inf would be wrong, so gaps stay finite.
+        with np.errstate(over="ignore"):
+            gaps = np.minimum(scores.max() - scores, _LARGEST)
+            pmf = 1.0 / (scores.size + self.gamma(training_rows) * gaps)
         best = gaps == 0.0
         pmf[best] = (1.0 - pmf[~best].sum()) / np.count_nonzero(best)
         return np.asarray(pmf)
@@ -265,5 +269,5 @@ def _require(
 ) -> None:
     inside = (low < value if low_open else low <= value) and value <= high
     if not (math.isfinite(value) and inside):
-        bracket = "(" if low_open else "["
-        raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}], got {value!r}")
+        opening, closing = "(" if low_open else "[", "]" if math.isfinite(high) else ")"
+        raise ValueError(f"{name} must be in {opening}{low:g}, {high:g}{closing}, got {value!r}")

@@ -159,21 +159,20 @@ class LinearOracle:
     ----------
     config
         The configuration it was fitted under.
-    weights
-        Shape (2**bits,), float32; None before :meth:`fit`.
-    link
-        ``identity``, or ``logistic`` for a model of log-odds.
+    random_state
+        Seed of everything random in :meth:`fit`.
 
     Attributes
     ----------
     weights_
-        The fitted table.
+        The fitted table, shape (2**bits,), float32; None before :meth:`fit`.
     link_
-        The fitted link.
+        ``identity``, or ``logistic`` for a model of log-odds.
     """
 
-    def __init__(self, config: OracleConfig) -> None:
+    def __init__(self, config: OracleConfig, *, random_state: int = 0) -> None:
         self.config = config
+        self.random_state = random_state
         self._encoder = FeatureEncoder(config.encoder)
         self.weights_: NDArray[np.float32] | None = None
         self.link_: Link = "identity"
@@ -246,6 +245,7 @@ class VowpalWabbitOracle(LinearOracle):
             *("-b", str(config.encoder.bits)),
             *("--learning_rate", str(config.learning_rate)),
             *("--l2", str(config.l2)),
+            *("--random_seed", str(self.random_state)),
         ]
 
 
@@ -269,7 +269,7 @@ class SklearnOracle(LinearOracle):
         _require_rows(rows)
         from sklearn.base import is_classifier  # noqa: PLC0415
 
-        estimator = _linear_estimator(self.config)
+        estimator = _linear_estimator(self.config, self.random_state)
         rewards = np.array([row.reward for row in rows])
         if is_classifier(estimator):
             self._require_binary(rewards)
@@ -318,11 +318,13 @@ class _SavedOracle(msgspec.Struct, frozen=True, kw_only=True):
     link: Link
 
 
-def make_oracle(config: OracleConfig) -> VowpalWabbitOracle | SklearnOracle:
+def make_oracle(
+    config: OracleConfig, *, random_state: int = 0
+) -> VowpalWabbitOracle | SklearnOracle:
     """An oracle that is not fitted yet, as a loop's configuration asks for it."""
     if isinstance(config, VowpalWabbitConfig):
-        return VowpalWabbitOracle(config)
-    return SklearnOracle(config)
+        return VowpalWabbitOracle(config, random_state=random_state)
+    return SklearnOracle(config, random_state=random_state)
 
 
 def load_oracle(directory: Path) -> LinearOracle:
@@ -372,12 +374,14 @@ def _push(group: Any, features: EncodedFeatures) -> None:
     group.push_many_features(features.indices, features.values)
 
 
-def _linear_estimator(config: SklearnConfig) -> Any:
+def _linear_estimator(config: SklearnConfig, random_state: int) -> Any:
     """Import and build the estimator; the encoder's constant is its intercept."""
     module_name, _, class_name = config.estimator.rpartition(".")
     try:
         make = getattr(importlib.import_module(module_name), class_name)
         estimator = make(**{"fit_intercept": False, **config.params})
+        if estimator.get_params().get("random_state", 0) is None:
+            estimator.set_params(random_state=random_state)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise GenerationError(
             f"oracle.estimator: expected the dotted path of a linear scikit-learn estimator that "

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from croupier.policy.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -22,9 +24,17 @@ def draw_key(loop: str, generation: int, decision_id: str, slot: str | None = No
     Different decisions get independent keys, also those of one user; the same decision under the
     same generation gets the same key, so that a retried request gets the same answer. The parts
     are length-prefixed so that no two different draws share an input.
+
+    Raises
+    ------
+    InvalidInputError
+        If a part is not valid Unicode.
     """
     parts = (loop, str(generation), decision_id, *(() if slot is None else (slot,)))
-    encoded = [part.encode() for part in parts]
+    try:
+        encoded = [part.encode() for part in parts]
+    except UnicodeEncodeError as error:
+        raise InvalidInputError("draw key", f"expected valid Unicode: {error.reason}") from error
     material = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
     return hashlib.blake2b(material, digest_size=_KEY_DIGEST_BYTES, person=_PERSON).hexdigest()
 

@@ -26,7 +26,7 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     key: str | None = None
     key_sha256: str | None = None
-    loops: list[str] = ["*"]
+    loops: tuple[str, ...] = ("*",)
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.key_sha256 is None):

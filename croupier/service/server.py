@@ -8,7 +8,6 @@ import os
 import socket
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +26,7 @@ from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from croupier.eventlog.log import LogConfig
     from croupier.policy.loop import LoopConfig
@@ -87,20 +87,8 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
     url = _url(setup.service.host, listener)
     with ExitStack() as stack:
         stack.callback(listener.close)
-        log = stack.enter_context(
-            SqliteEventLog(
-                setup.log_dir,
-                segment_rows=setup.log.segment_rows,
-                busy_timeout_s=setup.log.busy_timeout_s,
-                synchronous="full" if setup.log.durability == "commit" else "normal",
-            )
-        )
-        appender = Appender(
-            log,
-            max_batch=setup.log.max_batch,
-            max_pending=setup.log.max_pending,
-            durability=setup.log.durability,
-        )
+        log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
+        appender = Appender.open(log, setup.log)
         stack.callback(appender.close, timeout=_DRAIN_S)
         application = stack.enter_context(_application(setup, appender))
         server = uvicorn.Server(

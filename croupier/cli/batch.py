@@ -1,0 +1,370 @@
+"""Commands of the batch side: sink, join, retrain, evaluate, promote, nightly, replay, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import polars as pl
+import typer
+
+from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
+from croupier.cli.output import interval
+from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.gate import Verdict, judge_challenger
+from croupier.offline.generations import refresh_realised
+from croupier.offline.join import join
+from croupier.offline.lake import Lake
+from croupier.offline.nightly import LoopNight
+from croupier.offline.open_bandit import import_open_bandit
+from croupier.offline.retrain import is_judged, retrain
+from croupier.offline.sink import SinkReport, sink
+from croupier.policy.errors import InvalidInputError
+from croupier.policy.loop import LoopConfig
+from croupier.service.scorer import now_us
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from croupier.offline.ope import Estimate
+
+__all__ = ("register",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("sink")(sink_command)
+    app.command("join")(join_command)
+    app.command("retrain")(retrain_command)
+    app.command("evaluate")(evaluate_command)
+    app.command()(promote)
+    app.command()(nightly)
+    app.command()(replay)
+    app.command("import")(import_command)
+
+
+def sink_command(
+    config: ConfigOption = None, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
+    """Bring what the event log holds into the lake."""
+    session = Session.open(config, data_dir, json=json)
+    with session.log() as log, session.lake.lock(), session.output.progress("sink") as progress:
+        report = sink(log, session.lake, progress)
+    session.output.result(report, lambda: _show_sink(session, report))
+
+
+def join_command(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    loop: LoopOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Join decisions with their outcomes, where the attribution window has closed."""
+    session = Session.open(config, data_dir, json=json)
+    reports = {}
+    with session.lake.lock():
+        for name in session.loops(loop):
+            reports[name] = session.nightly.join(name, now_us=now_us())
+            refresh_realised(session.lake, name)
+
+    def show() -> None:
+        columns = ["loop", "joined", "observed", "defaulted", "open", "late", "orphans"]
+        session.output.table(
+            "Join",
+            columns,
+            [
+                [name, *(getattr(report, column) for column in columns[1:])]
+                for name, report in reports.items()
+            ],
+        )
+
+    session.output.result(reports, show)
+
+
+def retrain_command(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    loop: LoopOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the next generation and register it as challenger."""
+    session = Session.open(config, data_dir, json=json)
+    trained = []
+    with session.lake.lock():
+        for name in session.loops(loop):
+            with session.output.progress(f"{name}: train") as progress:
+                generation = session.nightly.train(name, now_us=now_us())
+                session.nightly.publish(generation)
+                progress(1, 1)
+            assert generation.provenance is not None
+            trained.append(
+                {
+                    "loop": name,
+                    "generation": generation.number,
+                    "exploration": generation.exploration.describe(),
+                    "training_rows": generation.provenance.training_rows,
+                    "parent": generation.provenance.parent,
+                }
+            )
+    session.output.result(
+        trained,
+        lambda: session.output.table(
+            "Challengers", list(trained[0]), [list(row.values()) for row in trained]
+        ),
+    )
+
+
+def evaluate_command(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    loop: LoopOption = None,
+    generation: Annotated[
+        int | None, typer.Option(help="A registered generation, against the champion.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Estimate from the log what a policy is worth, with intervals.
+
+    Without --generation a policy is trained on one half of the log and evaluated on the other,
+    beside the policy that made the log.
+    """
+    session = Session.open(config, data_dir, json=json)
+    evaluations = {}
+    for name in [loop] if loop is not None else _loops_with_interactions(session):
+        with session.output.progress(f"{name}: evaluate") as progress:
+            if generation is None:
+                evaluation = _evaluate_half(session, name, progress)
+            else:
+                session.config.loop(name)
+                challenger = session.registry.load(name, generation)
+                evaluation, _ = session.nightly.judge(challenger, progress)
+        evaluations[name] = evaluation
+    verdicts = {
+        name: judge_challenger(session.config.nightly.gate, evaluation)
+        for name, evaluation in evaluations.items()
+    }
+    facts = [
+        {**msgspec.to_builtins(evaluation), "verdict": msgspec.to_builtins(verdicts[name])}
+        for name, evaluation in evaluations.items()
+    ]
+
+    def show() -> None:
+        for name, evaluation in evaluations.items():
+            _show_evaluation(session, evaluation, verdicts[name])
+
+    session.output.result(facts, show)
+
+
+def promote(
+    loop: Annotated[str, typer.Argument(help="The loop.")],
+    generation: Annotated[int, typer.Argument(help="Number of a registered generation.")],
+    override: Annotated[bool, typer.Option(help="Promote without asking the gate.")] = False,
+    reason: Annotated[str, typer.Option(help="Why the gate is overridden; recorded.")] = "",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Promote a generation to champion if the gate lets it through."""
+    session = Session.open(config, data_dir, json=json)
+    session.config.loop(loop)
+    verdict = Verdict(promote=True, reasons=[f"overridden: {reason}"])
+    with session.lake.lock():
+        if override:
+            session.nightly.override(loop, generation, now_us=now_us(), reason=reason)
+        else:
+            challenger = session.registry.load(loop, generation)
+            with session.output.progress(f"{loop}: evaluate") as progress:
+                _, verdict = session.nightly.promote_on_evidence(
+                    challenger, now_us=now_us(), progress=progress
+                )
+    word = "promoted" if verdict.promote else "not promoted"
+    session.output.result(
+        verdict,
+        lambda: session.output.remark(
+            f"generation {generation} of {loop} {word}: {'; '.join(verdict.reasons)}"
+        ),
+    )
+    raise typer.Exit(0 if verdict.promote else 1)
+
+
+def nightly(
+    config: ConfigOption = None, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
+    """Do a night's work: sink, join, retrain, evaluate, gate, register, promote."""
+    session = Session.open(config, data_dir, json=json)
+    session.loops(None)
+    with session.log() as log:
+        report = session.nightly.run(log, now_us=now_us(), steps=session.output.progress)
+
+    def show() -> None:
+        _show_sink(session, report.sink)
+        for night in report.loops:
+            _show_night(session, night)
+
+    session.output.result(report, show)
+
+
+def replay(
+    into: Annotated[Path, typer.Argument(help="Directory for the new lake; must not exist.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Build a lake anew from the event log and say whether it equals the present one."""
+    session = Session.open(config, data_dir, json=json)
+    if into.exists():
+        raise InvalidInputError("into", f"expected a directory that doesn't exist, got {into}")
+    fresh = Lake(into)
+    names = session.loops(None)
+    with session.log() as log, fresh.lock(), session.output.progress("replay") as progress:
+        sunk = sink(log, fresh, progress)
+        for name in names:
+            newest = session.lake.scan("interactions", name).select(pl.col("ts").max())
+            until = newest.select(pl.col("ts").dt.epoch("us")).collect().item()
+            if until is not None:
+                # Joined up to just after the newest interaction that the present lake has.
+                loop = session.config.loop(name)
+                join(fresh, name, loop, until + loop.attribution_window_us + 1)
+    same = {name: _same_interactions(session.lake, fresh, name) for name in names}
+    facts = {"sink": sunk, "equal": same}
+    session.output.result(
+        facts,
+        lambda: session.output.table(
+            f"Replay into {into}",
+            ["loop", "interactions equal"],
+            [[name, equal] for name, equal in same.items()],
+            note=f"{sunk.decisions:,} decisions and {sunk.outcomes:,} outcomes from the log",
+        ),
+    )
+    raise typer.Exit(0 if all(same.values()) else 1)
+
+
+def import_command(
+    path: Annotated[Path, typer.Argument(help="A file, or a directory of them.")],
+    fmt: Annotated[Literal["open-bandit"], typer.Option("--format", help="What the files are.")],
+    loop: Annotated[
+        str | None, typer.Option(help="Name of the loop; from the file's name unless given.")
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Import logs that were made elsewhere into the lake."""
+    assert fmt == "open-bandit"
+    session = Session.open(config, data_dir, json=json)
+    with session.lake.lock(), session.output.progress(f"import {path}") as progress:
+        reports = import_open_bandit(path, session.lake, loop=loop, progress=progress)
+    session.output.result(
+        reports,
+        lambda: session.output.table(
+            "Imported",
+            ["loop", "added", "already there", "with a click"],
+            [[each.loop, each.added, each.present, each.positive] for each in reports],
+        ),
+    )
+
+
+def _loops_with_interactions(session: Session) -> list[str]:
+    names = session.lake.scan("interactions").select(pl.col("loop").unique().sort()).collect()
+    if names.is_empty():
+        raise InvalidInputError(
+            "loop", f"expected interactions in {session.paths.lake}; import or join some first"
+        )
+    return names["loop"].to_list()
+
+
+def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], None]) -> Evaluation:
+    """Train on one half of a loop's log, judge on the other, against whatever made the log."""
+    loop = session.config.loops.get(name, LoopConfig())
+    half = session.lake.scan("interactions", name).filter(is_judged(0.5))
+    judged = half.sort("offset", "decision_id").collect()
+    if judged.is_empty():
+        raise InvalidInputError("loop", f"expected a loop with interactions, got {name!r}")
+    challenger = retrain(
+        session.lake,
+        name,
+        loop,
+        number=0,
+        parent=0,
+        judge_share=0.5,
+        seed=session.config.nightly.seed,
+        created_us=now_us(),
+    )
+    confidence = session.config.nightly.gate.confidence
+    evaluation = evaluate(
+        judged,
+        None,
+        challenger,
+        loop,
+        confidence=confidence,
+        progress=progress,
+    )
+    trained = f"{challenger.exploration.describe()} trained on the other half"
+    logged, policy = evaluation.policies
+    return msgspec.structs.replace(
+        evaluation, policies=(logged, msgspec.structs.replace(policy, name=trained))
+    )
+
+
+def _same_interactions(one: Lake, other: Lake, loop: str) -> bool:
+    first, second = (
+        lake.scan("interactions", loop).sort("offset").collect() for lake in (one, other)
+    )
+    return first.equals(second)
+
+
+def _show_sink(session: Session, report: SinkReport) -> None:
+    session.output.remark(
+        f"sink: {report.decisions:,} decisions and {report.outcomes:,} outcomes added, "
+        f"{report.duplicates:,} records were there already; log position {report.position:,}"
+    )
+
+
+def _show_night(session: Session, night: LoopNight) -> None:
+    joined = night.join
+    session.output.remark(
+        f"{night.loop}: {joined.joined:,} interactions joined ({joined.observed:,} observed, "
+        f"{joined.defaulted:,} by default), {joined.open:,} windows open, "
+        f"{joined.late:,} outcomes late, {joined.orphans:,} without a decision"
+    )
+    if night.evaluation is None or night.verdict is None:
+        session.output.remark(f"{night.loop}: nothing trained: {night.skipped}")
+        return
+    _show_evaluation(session, night.evaluation, night.verdict)
+    session.output.remark(f"{night.loop}: champion is generation {night.champion}")
+
+
+def _show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict) -> None:
+    rows: list[list[object]] = []
+    for policy in evaluation.policies:
+        rows.extend(_row(policy.name, estimate) for estimate in policy.estimates.values())
+    rows.extend(_row("difference", estimate) for estimate in evaluation.differences.values())
+    confidence = evaluation.differences["dr"].confidence
+    session.output.table(
+        f"{evaluation.loop}: {evaluation.rows:,} judged interactions, "
+        f"{evaluation.nonzero_rewards:,} with a reward",
+        ["policy", "estimator", "value", f"{100 * confidence:g} % interval", "ESS", "max weight"],
+        rows,
+    )
+    difference = evaluation.differences["dr"]
+    if difference.lower > 0:
+        finding = "The second policy is better, as far as this log can tell."
+    elif difference.upper < 0:
+        finding = "The second policy is worse, as far as this log can tell."
+    else:
+        finding = "This log can't tell the two policies apart."
+    session.output.remark(finding)
+    gate = "would let it through" if verdict.promote else "holds it back"
+    session.output.remark(f"The gate {gate}: {'; '.join(verdict.reasons)}")
+
+
+def _row(name: str, estimate: Estimate) -> list[object]:
+    return [
+        name,
+        estimate.estimator,
+        round(estimate.value, 5),
+        interval(estimate.lower, estimate.upper),
+        round(estimate.ess, 1),
+        round(estimate.max_weight, 1),
+    ]

@@ -1,0 +1,112 @@
+"""Commands that look closer: audit, simulate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
+from croupier.cli.output import Output
+from croupier.offline.audit import PropensityAudit, audit_propensities
+from croupier.policy.errors import InvalidInputError
+from croupier.sim2rec.lts import LTSConfig, UserPopulation
+from croupier.sim2rec.study import constant_policy_study
+
+__all__ = ("register",)
+
+_SIGNIFICANCE = 1e-3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(audit)
+    simulate = typer.Typer(
+        help="Simulators and what policies are worth in them.", no_args_is_help=True
+    )
+    simulate.command()(lts)
+    app.add_typer(simulate, name="simulate")
+
+
+def audit(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    loop: LoopOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check that logged propensities are those with which actions were really drawn."""
+    session = Session.open(config, data_dir, json=json)
+    audits: dict[str, PropensityAudit] = {}
+    for name in session.loops(loop):
+        decisions = session.lake.scan("decisions", name).sort("offset").collect()
+        with session.output.progress(f"{name}: replay draws") as progress:
+            audits[name] = audit_propensities(decisions, progress)
+
+    def show() -> None:
+        for name, found in audits.items():
+            _show_audit(session.output, name, found)
+
+    session.output.result(audits, show)
+    raise typer.Exit(0 if all(_is_sound(found) for found in audits.values()) else 1)
+
+
+def lts(
+    mu_c: Annotated[float, typer.Option(help="Mean engagement with clickbait.")] = 14.0,
+    users: Annotated[int, typer.Option(help="Users to draw, at least 2.")] = 750,
+    seed: Annotated[int, typer.Option(help="Of users and noise.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Value of constant policies, and the optimum, in the Long-Term-Satisfaction environment."""
+    if users < 2:
+        raise InvalidInputError("users", f"expected at least 2, got {users}")
+    output = Output(json=json)
+    environment = LTSConfig(mu_c=mu_c)
+    rng = np.random.default_rng(seed)
+    population = UserPopulation.draw(users, rng, log_sample=environment.log_sample)
+    with output.progress("simulate") as progress:
+        study = constant_policy_study(environment, population, rng, progress)
+    output.result(
+        study.to_dicts(),
+        lambda: output.table(
+            f"Return over {environment.horizon} steps, mu_c = {mu_c:g}, {users:,} users",
+            study.columns,
+            study.rows(),
+        ),
+    )
+
+
+def _show_audit(output: Output, name: str, found: PropensityAudit) -> None:
+    violations = found.violations
+    test = found.test
+    rows: list[list[object]] = [
+        ["decisions", found.decisions],
+        ["without a pmf", found.without_pmf],
+        ["pmf not summing to 1", None if violations is None else violations.bad_sum],
+        ["pmf entry invalid", None if violations is None else violations.bad_entry],
+        ["propensity not the pmf's", None if violations is None else violations.bad_propensity],
+        ["draws replayed", found.replayed],
+        ["replayed differently", found.replay_mismatches],
+        ["chi-square", None if test is None else round(test.statistic, 2)],
+        ["degrees of freedom", None if test is None else test.dof],
+        ["p-value", None if test is None else round(test.p_value, 4)],
+    ]
+    output.table(f"{name}: propensities", ["check", "found"], rows)
+    if test is not None:
+        output.table(
+            f"{name}: draws against propensities, by generation",
+            ["generation", "decisions", "chi-square", "degrees of freedom", "p-value"],
+            [
+                [each.generation, each.n, round(each.statistic, 2), each.dof, each.p_value]
+                for each in test.generations
+            ],
+        )
+    output.remark("Sound." if _is_sound(found) else "Not sound: don't evaluate from this log.")
+
+
+def _is_sound(found: PropensityAudit) -> bool:
+    return (
+        (found.violations is None or found.violations.rows == 0)
+        and found.replay_mismatches == 0
+        and (found.test is None or found.test.p_value >= _SIGNIFICANCE)
+    )

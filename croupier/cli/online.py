@@ -1,0 +1,169 @@
+"""Commands that serve or show: serve, dashboard, status, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+import typer
+import urllib3
+
+from croupier.cli.demo import run_demo, show_demo
+from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
+from croupier.cli.output import Output
+from croupier.cli.traffic import TrafficConfig
+from croupier.policy.errors import InvalidInputError
+from croupier.service.server import ServiceSetup, read_address, run_service
+
+if TYPE_CHECKING:
+    from croupier.cli.config import DataPaths
+
+__all__ = ("register",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(serve)
+    app.command()(dashboard)
+    app.command()(status)
+    app.command()(demo)
+
+
+def serve(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+) -> None:
+    """Start the scorer and serve until it is told to stop."""
+    session = Session.open(
+        config, data_dir, json=False, flags={"service.host": host, "service.port": port}
+    )
+    session.loops(None)
+    setup = ServiceSetup(
+        service=session.config.service,
+        log=session.config.log,
+        loops=session.config.loops,
+        log_dir=session.paths.log,
+        serving_dir=session.paths.serving,
+        address_file=session.paths.address,
+        tracking_uri=session.paths.tracking_uri(session.config.registry),
+    )
+    loops = ", ".join(session.config.loops)
+
+    def announce(url: str) -> None:
+        session.output.remark(f"croupier serves {loops} at {url} (data in {session.paths.root})")
+
+    run_service(setup, announce)
+
+
+def dashboard(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
+) -> None:
+    """Open the dashboards."""
+    from croupier.dashboards.launch import run_dashboard  # noqa: PLC0415 - Streamlit is slow to load
+
+    session = Session.open(config, data_dir, json=False)
+    raise typer.Exit(run_dashboard(session.paths.root, host=host, port=port))
+
+
+def status(
+    config: ConfigOption = None, data_dir: DataDirOption = None, json: JsonOption = False
+) -> None:
+    """Show what a data directory holds and whether its scorer answers."""
+    session = Session.open(config, data_dir, json=json)
+    service, log, loops = _service(session.paths), _log_state(session), _loop_states(session)
+
+    def show() -> None:
+        session.output.table(
+            f"Croupier in {session.paths.root}",
+            ["part", "state"],
+            [["scorer", _service_line(service)], ["event log", _log_line(log)]],
+        )
+        if loops:
+            rows = [list(row.values()) for row in loops]
+            session.output.table("Loops", list(loops[0]), rows)
+
+    facts = {"data_dir": str(session.paths.root), "service": service, "log": log, "loops": loops}
+    session.output.result(facts, show)
+
+
+def demo(
+    data_dir: Annotated[Path, typer.Option(help="Where to keep everything.")] = Path("demo-data"),
+    decisions: Annotated[int, typer.Option(help="Decisions a day, at least 200.")] = 3000,
+    label_noise: Annotated[float, typer.Option(help="Share of wrong rewards, in [0, 1).")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the traffic.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Run the main job on real input: decide, log, join, retrain, prove, promote, five times."""
+    if decisions < 200:
+        raise InvalidInputError("decisions", f"expected at least 200, got {decisions}")
+    if not 0.0 <= label_noise < 1.0:
+        raise InvalidInputError("label-noise", f"expected a share in [0, 1), got {label_noise}")
+    output = Output(json=json)
+    report = run_demo(
+        data_dir,
+        output,
+        decisions_per_day=decisions,
+        traffic=TrafficConfig(label_noise=label_noise),
+        seed=seed,
+    )
+    output.result(report, lambda: show_demo(report, data_dir, output))
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _service(paths: DataPaths) -> dict[str, Any]:
+    """What the scorer says of itself."""
+    address = read_address(paths.address)
+    if address is None:
+        return {"running": False}
+    try:
+        ready = urllib3.request("GET", f"{address.url}/readyz", timeout=2.0, retries=False)
+        return {"running": True, "url": address.url, "pid": address.pid, **ready.json()}
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        return {"running": False, "url": address.url, "error": str(error)}
+
+
+def _log_state(session: Session) -> dict[str, int] | None:
+    if not session.paths.log.is_dir():
+        return None
+    sunk = session.lake.progress("decisions", "croupier-sink") or 1
+    with session.log() as log:
+        return {"start": log.start(), "end": log.end(), "not_in_lake": log.end() - sunk}
+
+
+def _loop_states(session: Session) -> list[dict[str, Any]]:
+    """A row for every loop that is configured or in the lake."""
+    counts = [
+        session.lake.scan(table).group_by("loop").agg(pl.len().alias(table)).collect()
+        for table in ("decisions", "interactions")
+    ]
+    champions = (
+        session.lake.scan("generations")
+        .filter(pl.col("status") == "champion")
+        .select("loop", champion="generation", exploration="exploration", mean="realised_mean")
+        .collect()
+    )
+    names = {*session.config.loops, *(name for each in counts for name in each["loop"])}
+    table = pl.DataFrame({"loop": sorted(names)}, schema={"loop": pl.String})
+    for each in (*counts, champions):
+        table = table.join(each, on="loop", how="left", maintain_order="left")
+    return table.to_dicts()
+
+
+def _service_line(service: dict[str, Any]) -> str:
+    if service["running"]:
+        return f"{service['status']} at {service['url']} (process {service['pid']})"
+    return f"not answering at {service['url']}" if "url" in service else "not running"
+
+
+def _log_line(log: dict[str, int] | None) -> str:
+    if log is None:
+        return "none yet"
+    return (
+        f"positions {log['start']:,} to {log['end'] - 1:,}, {log['not_in_lake']:,} not in the lake"
+    )

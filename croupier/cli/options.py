@@ -1,0 +1,97 @@
+"""Options that several commands share, and what they are turned into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from croupier.cli.config import CroupierConfig, DataPaths, load_config
+from croupier.cli.output import Output
+from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.lake import Lake
+from croupier.offline.nightly import Nightly
+from croupier.offline.registry import Registry
+from croupier.policy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ("ConfigOption", "DataDirOption", "JsonOption", "LoopOption", "Session")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file; croupier.toml here unless given."),
+]
+DataDirOption = Annotated[
+    str | None, typer.Option("--data-dir", help="Data directory, instead of the file's.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+LoopOption = Annotated[str | None, typer.Option("--loop", help="One loop instead of all of them.")]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with: configuration, paths and output, and what hangs on them.
+
+    Attributes
+    ----------
+    config, paths
+        As loaded.
+    output
+        Where results go.
+    """
+
+    config: CroupierConfig
+    paths: DataPaths
+    output: Output
+
+    @classmethod
+    def open(
+        cls,
+        config: Path | None,
+        data_dir: str | None,
+        *,
+        json: bool,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Load the configuration; raises ConfigError as :func:`load_config` does."""
+        loaded, paths = load_config(config, flags={"data_dir": data_dir, **(flags or {})})
+        return cls(loaded, paths, Output(json=json))
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake."""
+        return Lake(self.paths.lake)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry."""
+        return Registry(self.paths.tracking_uri(self.config.registry), self.paths.artifacts)
+
+    @cached_property
+    def nightly(self) -> Nightly:
+        """The batch side."""
+        return Nightly(self.lake, self.registry, self.config.loops, self.config.nightly)
+
+    def log(self) -> SqliteEventLog:
+        """Open the event log; the caller closes it."""
+        return SqliteEventLog.open(self.paths.log, self.config.log)
+
+    def loops(self, only: str | None) -> list[str]:
+        """Names of the configured loops, or the one that was asked for.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such loop, or none at all.
+        """
+        if only is not None:
+            self.config.loop(only)
+            return [only]
+        if not self.config.loops:
+            raise ConfigError("loops", "expected at least one [loops.<name>] section")
+        return list(self.config.loops)

@@ -1,0 +1,115 @@
+"""How results are shown: tables for people, JSON for machines, bars for what takes long."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ("Output", "cell", "interval")
+
+
+class Output:
+    """Where a command's results go.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object instead of tables; progress and remarks then go to stderr only.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self.console = Console(highlight=False, soft_wrap=False)
+        self.errors = Console(stderr=True, highlight=False)
+
+    def result(self, value: Any, show: Callable[[], None]) -> None:
+        """Print a result: its JSON, or whatever `show` prints."""
+        if self.json:
+            sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+            sys.stdout.flush()
+        else:
+            show()
+
+    def remark(self, text: str) -> None:
+        """Say something that isn't a result."""
+        (self.errors if self.json else self.console).print(text)
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
+    ) -> None:
+        """Print a table; numbers stand to the right."""
+        table = Table(title=title, title_justify="left", title_style="bold", caption=note or None)
+        table.caption_justify = "left"
+        for position, column in enumerate(columns):
+            numeric = all(isinstance(row[position], int | float | None) for row in rows)
+            table.add_column(column, justify="right" if numeric and rows else "left")
+        for row in rows:
+            table.add_row(*(cell(value) for value in row))
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a bar on stderr while a function that is given (done, in all) works.
+
+        Where stderr is no terminal, one plain line at the end takes the bar's place.
+        """
+        if not self.errors.is_terminal:
+            totals = [0]
+
+            def note(_done: int, total: int) -> None:
+                totals[0] = total
+
+            yield note
+            self.errors.print(f"{label}: {totals[0]:,} done" if totals[0] else f"{label}: done")
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.errors,
+        ) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def cell(value: object) -> str:
+    """A value as people read it."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case _:
+            return str(value)
+
+
+def interval(lower: float | None, upper: float | None) -> str:
+    """An interval as people read it."""
+    if lower is None or upper is None:
+        return "–"
+    return f"[{lower:.4f}, {upper:.4f}]"

@@ -1,0 +1,119 @@
+"""What the pages read: small frames of the lake, cached by the version of their table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+import polars as pl
+import streamlit as st
+from deltalake.exceptions import DeltaError
+from polars.exceptions import PolarsError
+
+from croupier.offline.lake import Lake
+from croupier.policy.errors import CroupierError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from croupier.offline.lake import TableName
+
+__all__ = (
+    "DATA_DIR_VARIABLE",
+    "INTERVAL_LEVEL",
+    "LakeUnreadableError",
+    "data_dir",
+    "generations",
+    "generations_version",
+    "loops_with_generations",
+)
+
+DATA_DIR_VARIABLE: Final = "CROUPIER_DATA_DIR"
+"""Environment variable that names the data directory, as it does for every command."""
+
+INTERVAL_LEVEL: Final = "95 %"
+"""Of every interval in the generations table; the table doesn't say, this is the gate's default."""
+
+_GENERATIONS: TableName = "generations"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LakeUnreadableError(CroupierError):
+    """The lake is there, but can't be read.
+
+    Parameters
+    ----------
+    root
+        Directory of the lake.
+    cause
+        What went wrong.
+    """
+
+    def __init__(self, root: Path, cause: Exception) -> None:
+        super().__init__(f"the lake in {root} can't be read: {cause}")
+        self.root = root
+        self.cause = cause
+
+
+def data_dir() -> Path:
+    """The data directory that the dashboard shows; ``croupier-data`` if nothing names another."""
+    return Path(os.environ.get(DATA_DIR_VARIABLE) or "croupier-data").absolute()
+
+
+def generations_version() -> int:
+    """Version of the generations table, the key of what is cached; -1 if nothing was written.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If it can't be told.
+    """
+    return _reading(lambda lake: lake.version(_GENERATIONS))
+
+
+def loops_with_generations(version: int) -> list[str]:
+    """Names of all loops that have a generation, in order.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _loops(str(lake.root), version)) if version >= 0 else []
+
+
+def generations(version: int, loop: str) -> pl.DataFrame:
+    """One loop's rows of the generations table, by number; what is not finite is null.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _generations(str(lake.root), version, loop))
+
+
+def _reading(read: Callable[[Lake], R]) -> R:
+    root = data_dir() / "lake"
+    try:
+        return read(Lake(root))
+    except (OSError, DeltaError, PolarsError) as error:
+        raise LakeUnreadableError(root, error) from error
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _loops(root: str, version: int) -> list[str]:  # noqa: ARG001 - the version is the cache's key
+    # Rows of a later version than the key's do no harm: the next look asks for that version.
+    names = Lake(Path(root)).scan(_GENERATIONS).select(pl.col("loop").unique().sort())
+    return names.collect()["loop"].to_list()
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the lake …")
+def _generations(root: str, version: int, loop: str) -> pl.DataFrame:
+    # An interval of a single reward has no ends: NaN in the lake, nothing to show here.
+    finite = pl.col(pl.Float64)
+    rows = Lake(Path(root)).scan_version(_GENERATIONS, version, loop)
+    return rows.with_columns(pl.when(finite.is_finite()).then(finite)).sort("generation").collect()

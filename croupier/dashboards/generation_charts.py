@@ -1,0 +1,187 @@
+"""Charts of the generations page: what was promised beside what came, and challengers' leads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import altair as alt
+import polars as pl
+
+from croupier.dashboards.data import INTERVAL_LEVEL
+from croupier.dashboards.formatting import MISSING, count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from croupier.dashboards.formatting import Rewards
+
+__all__ = ("PROMISED", "REALISED", "difference_chart", "promise_chart")
+
+PROMISED: Final = "Estimate before promotion"
+REALISED: Final = "Realised mean"
+
+# Of Okabe and Ito's palette those that keep 3:1 against a white and a black background. Shapes
+# say the same as colours.
+_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#808080"
+
+_HEIGHT: Final = 340
+
+
+def promise_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None) -> alt.LayerChart:
+    """For every generation, the estimate made before promotion beside the realised mean.
+
+    Parameters
+    ----------
+    rows
+        Of the generations table, one loop's; estimates and realised means may be missing.
+    rewards
+        How to write values.
+    champion
+        Number of the generation to mark, if any.
+    """
+    series = pl.concat(
+        [
+            _series(
+                rows,
+                PROMISED,
+                ("estimate", "lower", "upper"),
+                rewards,
+                n=pl.col("judged_rows"),
+                ess=pl.col("ess"),
+            ),
+            _series(
+                rows,
+                REALISED,
+                ("realised_mean", "realised_lower", "realised_upper"),
+                rewards,
+                n=pl.col("decisions"),
+                ess=pl.lit(None, pl.Float64),
+            ),
+        ]
+    )
+    kinds = (PROMISED, REALISED)
+    x = _generation_axis(rows, champion)
+    return _intervals(
+        series,
+        "Mean reward per decision",
+        x,
+        (kinds, (_VERMILION, _BLUE), ("circle", "diamond")),
+        offset=alt.XOffset("kind:N", sort=list(kinds), scale=alt.Scale(paddingOuter=0.7)),
+    )
+
+
+def difference_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None) -> alt.LayerChart:
+    """For every generation, its lead over the champion of its day.
+
+    Parameters
+    ----------
+    rows
+        Of the generations table, one loop's; differences may be missing.
+    rewards
+        How to write values.
+    champion
+        Number of the generation to mark, if any.
+    """
+    kinds = ("Promoted", "Promoted by override", "Not promoted")
+    kind = (
+        pl.when(pl.col("promoted").is_null())
+        .then(pl.lit(kinds[2]))
+        .when(pl.col("override_reason").is_null())
+        .then(pl.lit(kinds[0]))
+        .otherwise(pl.lit(kinds[1]))
+    )
+    series = _series(
+        rows,
+        kind,
+        ("difference", "difference_lower", "difference_upper"),
+        rewards,
+        n=pl.col("judged_rows"),
+        ess=pl.col("ess"),
+    )
+    zero = alt.Chart().mark_rule(strokeDash=[5, 4], color=_GREY, strokeWidth=1.5)
+    return _intervals(
+        series,
+        "Difference in mean reward",
+        _generation_axis(rows, champion),
+        (kinds, (_BLUE, _VERMILION, _GREY), ("circle", "triangle-up", "cross")),
+        below=zero.encode(y=alt.datum(0.0)),
+    )
+
+
+def _series(
+    rows: pl.DataFrame,
+    kind: str | pl.Expr,
+    columns: tuple[str, str, str],
+    rewards: Rewards,
+    *,
+    n: pl.Expr,
+    ess: pl.Expr,
+) -> pl.DataFrame:
+    """Generations that have a value, in the columns that the charts draw and their tooltips tell.
+
+    What tooltips tell is text: Vega would write "null" for what is missing.
+    """
+    value, lower, upper = columns
+    ends = pl.struct(lower=lower, upper=upper)
+    return rows.filter(pl.col(value).is_not_null()).select(
+        "generation",
+        kind=pl.lit(kind) if isinstance(kind, str) else kind,
+        value=value,
+        lower=lower,
+        upper=upper,
+        shown=pl.col(value).map_elements(rewards.value, pl.String),
+        interval=ends.map_elements(lambda end: rewards.interval(**end), pl.String),
+        n=n.map_elements(count, pl.String).fill_null(MISSING),
+        ess=ess.map_elements(count, pl.String).fill_null(MISSING),
+        status=pl.col("status").fill_null(MISSING),
+    )
+
+
+def _intervals(
+    series: pl.DataFrame,
+    title: str,
+    x: alt.X,
+    look: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    *,
+    offset: alt.XOffset | None = None,
+    below: alt.Chart | None = None,
+) -> alt.LayerChart:
+    """Points with whiskers; only the kinds that are there get into the legend."""
+    there = set(series["kind"])
+    used = [entry for entry in zip(*look, strict=True) if entry[0] in there]
+    kinds, colours, shapes = ([entry[k] for entry in used] for k in range(3))
+    legend = alt.Legend(title=None, orient="top", labelLimit=0, symbolSize=110)
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=legend)
+    shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=shapes), legend=legend)
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    tooltip = [
+        alt.Tooltip("generation:O", title="Generation"),
+        alt.Tooltip("status:N", title="Status"),
+        alt.Tooltip("kind:N", title="Shown"),
+        alt.Tooltip("shown:N", title="Value"),
+        alt.Tooltip("interval:N", title=f"{INTERVAL_LEVEL} interval"),
+        alt.Tooltip("n:N", title="n"),
+        alt.Tooltip("ess:N", title="Effective sample size"),
+    ]
+    base = alt.Chart(series).encode(x=x, color=colour, tooltip=tooltip)
+    if offset is not None:
+        base = base.encode(xOffset=offset)
+    whiskers = base.transform_filter("isValid(datum.lower) && isValid(datum.upper)").mark_rule(
+        strokeWidth=2
+    )
+    points = base.mark_point(filled=True, size=110, opacity=1.0).encode(y=y, shape=shape)
+    layers = [whiskers.encode(y=alt.Y("lower:Q", title=title), y2="upper:Q"), points]
+    drawn = layers if below is None else [below, *layers]
+    return alt.LayerChart(layer=drawn, height=_HEIGHT)
+
+
+def _generation_axis(rows: pl.DataFrame, champion: int | None) -> alt.X:
+    label = "datum.label"
+    if champion is not None:
+        label = f"datum.value === {champion} ? [datum.label, 'champion'] : datum.label"
+    return alt.X(
+        "generation:O",
+        title="Generation",
+        scale=alt.Scale(domain=rows["generation"].to_list()),
+        axis=alt.Axis(labelAngle=0, labelExpr=label, labelOverlap=True),
+    )

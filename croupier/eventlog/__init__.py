@@ -1,0 +1,1 @@
+"""The durable append-only log behind one small interface, and its group commit."""

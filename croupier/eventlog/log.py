@@ -1,0 +1,252 @@
+"""What every event log keeps to, whatever it stores its records in.
+
+A log is a sequence of records. Each has a *position*: the first is 1, the next is 2, without gaps
+and for as long as the log lives. Whoever reads keeps the position of the next record and asks
+again; whoever has copied everything below a position somewhere safe may release it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from croupier.policy.errors import InvalidInputError
+from croupier.policy.events import Event, Judgement, encode_event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ("FIRST_POSITION", "Durability", "EventLog", "LogConfig", "LogEntry", "Record")
+
+FIRST_POSITION = 1
+
+Durability: TypeAlias = Literal["commit", "buffered"]
+"""``commit``: acknowledged once it is on disk; ``buffered``: once it is in memory."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One event on its way into a log.
+
+    Attributes
+    ----------
+    loop
+        The decision problem it belongs to.
+    kind
+        The event's tag: ``decision``, ``outcome``, ``activation`` or ``judgement``.
+    key
+        What a partitioned log keeps in order: the decision_id, or the judgement_id.
+    payload
+        The encoded event.
+
+    Raises
+    ------
+    InvalidInputError
+        If `loop`, `kind` or `key` can't be written as UTF-8 (lone surrogates). Found here, it
+        can't spoil the other records that are appended along with it.
+    """
+
+    loop: str
+    kind: str
+    key: str
+    payload: bytes
+
+    def __post_init__(self) -> None:
+        try:
+            self.loop.encode()
+            self.kind.encode()
+            self.key.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(
+                "record", f"expected loop, kind and key without lone surrogates: {error}"
+            ) from error
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Encode an event as the record that every log stores."""
+        key = event.judgement_id if isinstance(event, Judgement) else event.decision_id
+        return cls(event.loop, str(event.__struct_config__.tag), key, encode_event(event))
+
+
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
+    """One record as it is held by a log.
+
+    Attributes
+    ----------
+    position
+        Its place in the log, from 1.
+    loop, kind, key, payload
+        See :class:`Record`.
+    """
+
+    position: int
+    loop: str
+    kind: str
+    key: str
+    payload: bytes
+
+
+class EventLog(ABC):
+    """An append-only sequence of records that several processes write and read at once.
+
+    Every method may be called from any thread. A log that was opened before a ``fork`` must not be
+    used in the child: open another one there.
+    """
+
+    @property
+    @abstractmethod
+    def max_payload_bytes(self) -> int:
+        """The largest payload that this log accepts, in bytes."""
+
+    @abstractmethod
+    def append(self, records: Sequence[Record]) -> int:
+        """Append records next to each other, all of them or none.
+
+        They are durable when this returns, to the degree that the log was opened for. Without any
+        records nothing is written, but it is still an error if the log can't be written now.
+
+        Parameters
+        ----------
+        records
+            What to append, in this order.
+
+        Returns
+        -------
+        int
+            The position after the last of them.
+
+        Raises
+        ------
+        LogUnavailableError
+            If they can't be written now. Nobody has read or will read a part of them. If the
+            device failed while they were being committed *and* the machine crashed right after,
+            all of them may be found afterwards; readers drop such repeats by id.
+        InvalidInputError
+            If a payload is larger than `max_payload_bytes`. Nothing was written.
+        """
+
+    @abstractmethod
+    def read(self, position: int, *, limit: int) -> list[LogEntry]:
+        """Read what stands at a position and after it, in order.
+
+        Positions are continuous: the first entry is at `position`, and an entry that becomes
+        visible later never has a smaller position than one that was already read. So a reader
+        that continues after the last entry it got misses nothing.
+
+        Parameters
+        ----------
+        position
+            Where to begin, at least :meth:`start`.
+        limit
+            Largest number of entries to return, at least 1.
+
+        Returns
+        -------
+        list of LogEntry
+            Up to `limit` entries; fewer, or none, where the log ends.
+
+        Raises
+        ------
+        InvalidInputError
+            If `position` was released already or is below 1, or if `limit` is below 1.
+        LogUnavailableError
+            If the log can't be read now.
+        """
+
+    @abstractmethod
+    def start(self) -> int:
+        """First position that is still held; equal to :meth:`end` if none is.
+
+        Raises
+        ------
+        LogUnavailableError
+            If the log can't be read now.
+        """
+
+    @abstractmethod
+    def end(self) -> int:
+        """Position that the next record will get.
+
+        Raises
+        ------
+        LogUnavailableError
+            If the log can't be read now.
+        """
+
+    @abstractmethod
+    def release(self, position: int) -> int:
+        """Let go of the records below a position, in whole segments.
+
+        A segment that holds any record at `position` or after it stays, and so does the one that
+        is written to. So does one that is being read right now; the next call gets it.
+
+        Parameters
+        ----------
+        position
+            The first position that is still needed.
+
+        Returns
+        -------
+        int
+            How many segments were removed.
+
+        Raises
+        ------
+        LogUnavailableError
+            If segments can't be removed now.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back files and connections. Closing twice is harmless; using it after is not."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How events are logged.
+
+    Attributes
+    ----------
+    durability
+        ``commit``: an event is acknowledged once it survives a power failure. ``buffered``: once
+        it is in memory; a crash loses what has not been written yet.
+    segment_rows
+        Records in a segment before the next one is begun; space is given back by segments.
+    busy_timeout_s
+        How long to wait for another writer, in seconds.
+    max_batch
+        Most records that are grouped into one commit.
+    max_pending
+        Most records that may wait to be written; beyond that the log is unavailable.
+    """
+
+    durability: Durability = "commit"
+    segment_rows: int = 1_000_000
+    busy_timeout_s: float = 5.0
+    max_batch: int = 512
+    max_pending: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.segment_rows < 1:
+            raise ValueError(f"segment_rows must be at least 1, got {self.segment_rows}")
+        if not 0 < self.busy_timeout_s <= 3600:
+            raise ValueError(f"busy_timeout_s must be in (0, 3600], got {self.busy_timeout_s}")
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {self.max_batch}")
+        if self.max_pending < self.max_batch:
+            raise ValueError(
+                f"max_pending must be at least max_batch ({self.max_batch}), got {self.max_pending}"
+            )

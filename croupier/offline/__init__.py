@@ -1,0 +1,1 @@
+"""Sink, lake, join, retraining, off-policy evaluation, gate and audits."""

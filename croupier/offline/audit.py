@@ -1,0 +1,107 @@
+"""Auditing a log: do the propensities hold, and can every draw be replayed?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from croupier.offline.propensity import (
+    PmfViolations,
+    PropensityTest,
+    pmf_violations,
+    propensity_test,
+)
+from croupier.policy.sampling import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ("PropensityAudit", "audit_propensities", "draws_test")
+
+
+class PropensityAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in a log.
+
+    Attributes
+    ----------
+    decisions
+        Rows looked at.
+    without_pmf
+        Imported rows that have a propensity but no pmf; they can't be audited.
+    violations
+        Rows that contradict themselves.
+    replayed, replay_mismatches
+        Draws made again from pmf and draw key, and those that came out differently.
+    test
+        Whether draws happened with the probabilities that were logged; None without any.
+    """
+
+    decisions: int
+    without_pmf: int
+    violations: PmfViolations | None
+    replayed: int
+    replay_mismatches: int
+    test: PropensityTest | None
+
+
+def audit_propensities(
+    decisions: pl.DataFrame, progress: Callable[[int, int], None] | None = None
+) -> PropensityAudit:
+    """Audit rows of the decisions or the interactions table."""
+    logged = decisions.filter(pl.col("pmf").is_not_null())
+    if logged.is_empty():
+        return PropensityAudit(
+            decisions=len(decisions),
+            without_pmf=len(decisions),
+            violations=None,
+            replayed=0,
+            replay_mismatches=0,
+            test=None,
+        )
+    flat, offsets = _flat(logged["pmf"])
+    violations = pmf_violations(
+        flat, logged["chosen"].to_numpy(), logged["propensity"].to_numpy(), offsets=offsets
+    )
+    drawn = logged.filter(pl.col("draw_key") != "")
+    return PropensityAudit(
+        decisions=len(decisions),
+        without_pmf=len(decisions) - len(logged),
+        violations=violations,
+        replayed=len(drawn),
+        replay_mismatches=_replay_mismatches(drawn, progress),
+        test=draws_test(logged),
+    )
+
+
+def draws_test(decisions: pl.DataFrame) -> PropensityTest:
+    """Test that actions were drawn with the logged probabilities; rows must have a pmf."""
+    flat, offsets = _flat(decisions["pmf"])
+    actions = decisions["action_ids"].explode().cast(pl.Categorical).to_physical()
+    return propensity_test(
+        flat,
+        decisions["chosen"].to_numpy(),
+        offsets=offsets,
+        actions=actions.to_numpy(),
+        generations=decisions["generation"].to_numpy(),
+    )
+
+
+def _flat(lists: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """All entries one after the other, and where each row's begin."""
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    return lists.explode().to_numpy(), np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _replay_mismatches(drawn: pl.DataFrame, progress: Callable[[int, int], None] | None) -> int:
+    mismatches, n = 0, len(drawn)
+    rows = drawn.select("pmf", "draw_key", "chosen").iter_rows()
+    for row, (pmf, key, chosen) in enumerate(rows, start=1):
+        mismatches += draw(np.array(pmf), key) != chosen
+        if progress is not None and (row % 1000 == 0 or row == n):
+            progress(row, n)
+    return mismatches

@@ -1,0 +1,68 @@
+"""Interactions out of the lake, decoded into what oracles and policies take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from croupier.policy.events import Action, Features
+from croupier.policy.oracle import TrainingRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+__all__ = ("LoggedRequest", "logged_requests", "training_rows")
+
+_context_decoder = msgspec.json.Decoder(Features)
+_actions_decoder = msgspec.json.Decoder(list[Action])
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequest:
+    """What was asked, for another policy to answer.
+
+    Attributes
+    ----------
+    context, actions
+        The request.
+    eligible
+        Which actions could be chosen, shape (K,); None if all could.
+    chosen
+        Index of the action that the log's policy drew.
+    """
+
+    context: Features
+    actions: list[Action]
+    eligible: NDArray[np.bool_] | None
+    chosen: int
+
+
+def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
+    """Decode requests, in the order of the rows."""
+    columns = ("context", "actions", "excluded", "chosen")
+    for context, actions, excluded, chosen in interactions.select(columns).iter_rows():
+        decoded = _actions_decoder.decode(actions)
+        eligible = np.array([each.id not in excluded for each in decoded]) if excluded else None
+        yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, chosen)
+
+
+def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:
+    """Decode what an oracle learns from, in the order of the rows."""
+    columns = ("context", "actions", "chosen", "propensity", "reward", "keep_prob")
+    for context, actions, chosen, propensity, reward, keep in interactions.select(
+        columns
+    ).iter_rows():
+        yield TrainingRow(
+            context=_context_decoder.decode(context),
+            actions=_actions_decoder.decode(actions),
+            chosen=chosen,
+            propensity=propensity,
+            reward=reward,
+            weight=1.0 / keep,
+        )

@@ -1,0 +1,304 @@
+"""The nightly job: sink, join, retrain, evaluate, gate, register, promote."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.gate import GateConfig, Verdict, judge_challenger
+from croupier.offline.generations import record_generation, record_promotion, refresh_realised
+from croupier.offline.join import JoinReport, join
+from croupier.offline.retrain import is_judged, retrain
+from croupier.offline.sink import SinkReport, sink
+from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.loop import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from croupier.eventlog.log import EventLog
+    from croupier.offline.evaluate import EstimatorName
+    from croupier.offline.lake import Lake
+    from croupier.offline.registry import Registry
+    from croupier.policy.generation import Generation
+    from croupier.policy.loop import LoopConfig
+
+__all__ = ("LoopNight", "Nightly", "NightlyConfig", "NightlyReport")
+
+
+class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the nightly job trains and judges.
+
+    Attributes
+    ----------
+    judge_share
+        Share of the decisions, in [0.05, 0.95], that judge and never train.
+    seed
+        Of everything random in training.
+    settle
+        A decision is joined this much after its window has closed, so that whatever was received
+        within it has reached the log.
+    gate
+        What a challenger has to show.
+    """
+
+    judge_share: float = 0.3
+    seed: int = 0
+    settle: str = "1 s"
+    gate: GateConfig = GateConfig()
+
+    def __post_init__(self) -> None:
+        parse_duration(self.settle)
+        if not 0.05 <= self.judge_share <= 0.95:
+            raise ValueError(f"judge_share must be in [0.05, 0.95], got {self.judge_share}")
+
+
+class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
+    """What the night brought for one loop.
+
+    Attributes
+    ----------
+    loop, join
+        The loop and its join.
+    champion
+        Number of the generation that is champion afterwards.
+    challenger, evaluation, verdict
+        What was trained and how it was judged; None if there was too little data.
+    skipped
+        Why nothing was trained; None if something was.
+    """
+
+    loop: str
+    join: JoinReport
+    champion: int
+    challenger: int | None = None
+    evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
+    skipped: str | None = None
+
+
+class NightlyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a night brought."""
+
+    sink: SinkReport
+    loops: list[LoopNight]
+
+
+class Steps(Protocol):
+    """Shows the progress of a named step."""
+
+    def __call__(self, label: str, /) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Progress of one step: a context manager that gives a function of (done, in all)."""
+        ...
+
+
+class Nightly:
+    """The batch side of all loops: every step by itself, and a night's work as a whole.
+
+    Parameters
+    ----------
+    lake, registry
+        Where interactions are and where generations are published. Whoever calls a step holds the
+        lake's lock; :meth:`run` takes it itself.
+    loops
+        Configuration by name.
+    config
+        How to train and judge.
+    """
+
+    def __init__(
+        self, lake: Lake, registry: Registry, loops: Mapping[str, LoopConfig], config: NightlyConfig
+    ) -> None:
+        self.lake = lake
+        self.registry = registry
+        self.loops = loops
+        self.config = config
+
+    def run(self, log: EventLog, *, now_us: int, steps: Steps) -> NightlyReport:
+        """Do a night's work for all loops.
+
+        Parameters
+        ----------
+        log
+            Where events come from.
+        now_us
+            Time at the start, in microseconds since the epoch.
+        steps
+            Shows progress.
+
+        Raises
+        ------
+        LakeLockedError
+            If another process is writing to the lake.
+        """
+        with self.lake.lock():
+            with steps("sink") as progress:
+                sunk = sink(log, self.lake, progress)
+            nights = [self._loop_night(loop, now_us, steps) for loop in self.loops]
+        return NightlyReport(sink=sunk, loops=nights)
+
+    def join(self, loop: str, *, now_us: int) -> JoinReport:
+        """Join a loop's decisions whose windows have closed and settled."""
+        settled = now_us - parse_duration(self.config.settle)
+        return join(self.lake, loop, self.loops[loop], settled)
+
+    def train(self, loop: str, *, now_us: int) -> Generation:
+        """Train a loop's next generation against its present champion; doesn't publish it.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If there is too little to learn from.
+        """
+        known = self.lake.scan("generations", loop).select("generation").collect()["generation"]
+        return retrain(
+            self.lake,
+            loop,
+            self.loops[loop],
+            number=1 + max([0, *known.to_list(), *self.registry.numbers(loop)]),
+            parent=self.registry.champion(loop),
+            judge_share=self.config.judge_share,
+            seed=self.config.seed,
+            created_us=now_us,
+        )
+
+    def publish(self, generation: Generation) -> None:
+        """Put a trained generation into the registry as challenger, and record it."""
+        provenance = generation.provenance
+        assert provenance is not None, "the cold start is never published"
+        loop = self.loops[generation.loop]
+        origin: dict[str, Any] = msgspec.structs.asdict(provenance)
+        described = {
+            "exploration": generation.exploration.describe(),
+            "oracle": str(loop.oracle.__struct_config__.tag),
+        }
+        run_id = self.registry.publish(
+            generation,
+            params=origin
+            | described
+            | {"generation": generation.number, "config": msgspec.json.encode(loop).decode()},
+            metrics={"training_rows": provenance.training_rows},
+        )
+        del origin["created_us"]
+        record_generation(
+            self.lake,
+            origin
+            | described
+            | {
+                "loop": generation.loop,
+                "generation": generation.number,
+                "created": datetime.fromtimestamp(provenance.created_us / 1e6, tz=UTC),
+                "status": "challenger",
+                "run_id": run_id,
+            },
+        )
+
+    def judge(
+        self, challenger: Generation, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Evaluation, Verdict]:
+        """Evaluate a generation against the champion, on rows that no generation learned from.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If there are too few such rows.
+        """
+        loop = challenger.loop
+        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
+        evaluation = evaluate(
+            judged.sort("offset", "decision_id").collect(),
+            self.registry.load(loop, self.registry.champion(loop)),
+            challenger,
+            self.loops[loop],
+            confidence=self.config.gate.confidence,
+            progress=progress,
+        )
+        return evaluation, judge_challenger(self.config.gate, evaluation)
+
+    def promote_on_evidence(
+        self,
+        challenger: Generation,
+        *,
+        now_us: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Evaluation, Verdict]:
+        """Judge a published generation, record the verdict, and promote it if it passed."""
+        evaluation, verdict = self.judge(challenger, progress)
+        loop, number = challenger.loop, challenger.number
+        record_generation(
+            self.lake, _judged_row(challenger, evaluation, verdict, self.config.gate.estimator)
+        )
+        if verdict.promote:
+            self.registry.promote(loop, number)
+            record_promotion(self.lake, loop, number, now_us=now_us)
+        return evaluation, verdict
+
+    def override(self, loop: str, number: int, *, now_us: int, reason: str) -> None:
+        """Make a generation champion because a person says so, and record why.
+
+        Raises
+        ------
+        InvalidInputError
+            If no reason is given.
+        GenerationError
+            If the registry doesn't have the generation.
+        """
+        if not reason.strip():
+            raise InvalidInputError("reason", "expected why the gate is overridden")
+        self.registry.promote(loop, number)
+        record_promotion(self.lake, loop, number, now_us=now_us, override_reason=reason)
+
+    def _loop_night(self, loop: str, now_us: int, steps: Steps) -> LoopNight:
+        joined = self.join(loop, now_us=now_us)
+        if self.registry.champion(loop) == 0:
+            cold = {"generation": 0, "status": "champion", "exploration": "uniform"}
+            record_generation(self.lake, {"loop": loop} | cold)
+        refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
+        try:
+            with steps(f"{loop}: train") as progress:
+                challenger = self.train(loop, now_us=now_us)
+                self.publish(challenger)
+                progress(1, 1)
+            with steps(f"{loop}: evaluate") as progress:
+                evaluation, verdict = self.promote_on_evidence(
+                    challenger, now_us=now_us, progress=progress
+                )
+        except NotEnoughDataError as reason:
+            champion = self.registry.champion(loop)
+            return LoopNight(loop=loop, join=joined, champion=champion, skipped=str(reason))
+        return LoopNight(
+            loop=loop,
+            join=joined,
+            champion=self.registry.champion(loop),
+            challenger=challenger.number,
+            evaluation=evaluation,
+            verdict=verdict,
+        )
+
+
+def _judged_row(
+    challenger: Generation, evaluation: Evaluation, verdict: Verdict, kind: EstimatorName
+) -> dict[str, Any]:
+    champion, judged = evaluation.policies
+    estimate, difference = judged.estimates[kind], evaluation.differences[kind]
+    return {
+        "loop": challenger.loop,
+        "generation": challenger.number,
+        "status": "challenger" if verdict.promote else "rejected",
+        "judged_rows": evaluation.rows,
+        "estimator": kind,
+        "estimate": estimate.value,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "ess": estimate.ess,
+        "max_weight": estimate.max_weight,
+        "champion_estimate": champion.estimates[kind].value,
+        "difference": difference.value,
+        "difference_lower": difference.lower,
+        "difference_upper": difference.upper,
+        "verdict": "; ".join(verdict.reasons),
+    }

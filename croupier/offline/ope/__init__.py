@@ -1,0 +1,29 @@
+"""Off-policy evaluation: mergeable estimators and intervals that cover."""
+
+from __future__ import annotations
+
+from croupier.offline.ope.estimators import (
+    DR,
+    IPS,
+    SNIPS,
+    Difference,
+    Estimate,
+    Estimator,
+    EstimatorName,
+    LoggedBatch,
+    PairedBatch,
+)
+from croupier.offline.ope.intervals import IntervalMethod
+
+__all__ = (
+    "DR",
+    "IPS",
+    "SNIPS",
+    "Difference",
+    "Estimate",
+    "Estimator",
+    "EstimatorName",
+    "IntervalMethod",
+    "LoggedBatch",
+    "PairedBatch",
+)
