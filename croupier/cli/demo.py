@@ -16,7 +16,7 @@ import numpy as np
 import urllib3
 
 from croupier.cli.config import CONFIG_FILE, load_config
-from croupier.cli.output import Output, interval
+from croupier.cli.output import Output, with_interval
 from croupier.cli.traffic import DigitTraffic, TrafficConfig
 from croupier.offline.audit import draws_test
 from croupier.offline.lake import Lake
@@ -173,10 +173,8 @@ def show_demo(report: DemoReport, data_dir: Path, output: Output) -> None:
             "generation",
             "exploration",
             "decisions",
-            "estimate before",
-            "95 % interval",
-            "realised mean",
-            "95 % interval",
+            "estimate before promotion (95 %)",
+            "what then happened (95 %)",
             "ESS",
             "p50 ms",
             "p99 ms",
@@ -186,16 +184,15 @@ def show_demo(report: DemoReport, data_dir: Path, output: Output) -> None:
                 row.generation,
                 row.exploration,
                 row.decisions,
-                row.estimate,
-                interval(row.lower, row.upper),
-                row.realised_mean,
-                interval(row.realised_lower, row.realised_upper),
+                with_interval(row.estimate, row.lower, row.upper),
+                with_interval(row.realised_mean, row.realised_lower, row.realised_upper),
                 None if row.ess is None else round(row.ess),
                 round(row.p50_ms, 2),
                 round(row.p99_ms, 2),
             ]
             for row in report.generations
         ],
+        note="Mean reward per decision. ESS: effective sample size behind the estimate.",
     )
     checks = [
         (

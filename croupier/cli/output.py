@@ -22,7 +22,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ("Output", "cell", "interval")
+__all__ = ("Output", "cell", "interval", "with_interval")
+
+_PLAIN_WIDTH = 140
 
 
 class Output:
@@ -36,7 +38,9 @@ class Output:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self.console = Console(highlight=False, soft_wrap=False)
+        # Into a file or a pipe there is no width to keep to; a table is not to be squeezed into 80.
+        width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+        self.console = Console(highlight=False, width=width)
         self.errors = Console(stderr=True, highlight=False)
 
     def result(self, value: Any, show: Callable[[], None]) -> None:
@@ -108,8 +112,13 @@ def cell(value: object) -> str:
             return str(value)
 
 
-def interval(lower: float | None, upper: float | None) -> str:
+def with_interval(value: float | None, lower: float | None, upper: float | None) -> str:
+    """A value and its interval as people read them."""
+    return "–" if value is None else f"{value:.3f} {interval(lower, upper, digits=3)}"
+
+
+def interval(lower: float | None, upper: float | None, *, digits: int = 4) -> str:
     """An interval as people read it."""
     if lower is None or upper is None:
         return "–"
-    return f"[{lower:.4f}, {upper:.4f}]"
+    return f"[{lower:.{digits}f}, {upper:.{digits}f}]"

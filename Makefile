@@ -1,0 +1,62 @@
+# Everything a fresh machine needs: `make demo` and `make test` set up .venv by themselves.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python on the path that Croupier runs on (vowpal-wabbit-next has no wheel for 3.13).
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	2>/dev/null && echo $$p && break; done)
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-slow check format lock clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/croupier demo --data-dir demo-data
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow --timeout 7200
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The runtime lock is part of the development lock, so installing one after the other changes nothing.
+$(VENV)/.runtime: locks/runtime.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what Croupier runs on (once; some minutes) ..."
+	$(PIP) install --require-hashes -r locks/runtime.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: locks/dev.txt $(VENV)/.runtime
+	@echo "Installing what its checks need ..."
+	$(PIP) install --require-hashes -r locks/dev.txt
+	@touch $@
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { \
+		echo "error: expected Python 3.11 or 3.12 on the path (set PYTHON=... to name one)" >&2; \
+		exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Needs uv. Writes no index address into the locks.
+lock:
+	printf 'hatchling\neditables\n' > $(VENV)/build.in
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header pyproject.toml $(VENV)/build.in --output-file locks/runtime.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --extra dev --constraint locks/runtime.txt pyproject.toml $(VENV)/build.in \
+		--output-file locks/dev.txt
+
+clean:
+	rm -rf $(VENV) demo-data .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,92 @@
+"""The demo, end to end, in a reduced form: a real scorer, real nights, real promotions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def croupier(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "croupier", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "data"
+
+
+@pytest.fixture(scope="module")
+def report(data_dir: Path) -> dict[str, Any]:
+    """What ``croupier demo --json`` says after days of 1,000 decisions."""
+    done = croupier("demo", "--data-dir", str(data_dir), "--decisions", "1000", "--json")
+    assert done.returncode == 0, done.stderr
+    decoded: dict[str, Any] = msgspec.json.decode(done.stdout)
+    return decoded
+
+
+def test_all_checks_pass(report: dict[str, Any]) -> None:
+    assert report["acknowledged"] == report["in_lake"] > 4000
+    assert report["missing"] == report["duplicates"] == report["failed_requests"] == 0
+    assert report["propensity_p_value"] >= 1e-4
+    assert 0 < report["p50_ms"] <= report["p99_ms"]
+
+
+def test_generations_are_promised_and_then_realised(report: dict[str, Any]) -> None:
+    first, *later = report["generations"]
+    assert (first["generation"], first["exploration"], first["estimate"]) == (0, "uniform", None)
+    # A uniform choice among ten digits is right once in ten times; 5 standard errors of 1,000.
+    assert abs(first["realised_mean"] - 0.1) < 0.05
+    assert len(later) >= 3
+    for row in later:
+        assert row["lower"] <= row["estimate"] <= row["upper"]
+        assert row["ess"] >= 50
+        # Two 95 % intervals that don't even touch would be a broken promise.
+        assert row["lower"] <= row["realised_upper"]
+        assert row["realised_lower"] <= row["upper"]
+    assert later[-1]["realised_mean"] > 0.5
+
+
+def test_rewards_come_late_twice_or_never(report: dict[str, Any]) -> None:
+    joined = report["rewards_observed"] + report["rewards_defaulted"]
+    assert joined == report["in_lake"]
+    assert 0 < report["rewards_defaulted"] < 0.1 * joined
+
+
+@pytest.mark.usefixtures("report")
+def test_what_it_leaves_can_be_looked_at(data_dir: Path) -> None:
+    config = str(data_dir / "croupier.toml")
+    status = croupier("status", "--config", config, "--json")
+    assert status.returncode == 0, status.stderr
+    facts = msgspec.json.decode(status.stdout)
+    assert facts["service"] == {"running": False}
+    assert facts["loops"][0]["champion"] >= 3
+
+    audit = croupier("audit", "--config", config)
+    assert audit.returncode == 0, audit.stderr
+    assert "Sound." in audit.stdout
+
+    replay = croupier("replay", str(data_dir / "again"), "--config", config, "--json")
+    assert replay.returncode == 0, replay.stderr
+    assert msgspec.json.decode(replay.stdout)["equal"] == {"digits": True}
+
+
+def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    done = croupier("demo", "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data-dir:")
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "mine.txt").read_text() == "precious"
