@@ -1,16 +1,20 @@
-"""Commands that look closer: audit, simulate."""
+"""Commands that look closer: audit, check-policy, simulate."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import Output
 from croupier.offline.audit import PropensityAudit, audit_propensities
+from croupier.policy.conformance import check_exploration
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.exploration import Exploration
 from croupier.sim2rec.lts import LTSConfig, UserPopulation
 from croupier.sim2rec.study import constant_policy_study
 
@@ -22,6 +26,7 @@ _SIGNIFICANCE = 1e-3
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(audit)
+    app.command("check-policy")(check_policy)
     simulate = typer.Typer(
         help="Simulators and what policies are worth in them.", no_args_is_help=True
     )
@@ -74,6 +79,47 @@ def lts(
             study.rows(),
         ),
     )
+
+
+def check_policy(
+    path: Annotated[
+        str, typer.Argument(help="module:Class of an exploration, or the kind of one of ours.")
+    ],
+    params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
+    json: JsonOption = False,
+) -> None:
+    """Check that an exploration gives exact, well-behaved probabilities."""
+    output = Output(json=json)
+    exploration = _exploration(path, params)
+    findings = check_exploration(exploration)
+    passed = all(finding.passed for finding in findings)
+
+    def show() -> None:
+        output.table(
+            exploration.describe(),
+            ["property", "holds", "counterexample"],
+            [[each.check, each.passed, each.counterexample] for each in findings],
+        )
+        output.remark("Conforms." if passed else "Does not conform.")
+
+    output.result({"conforms": passed, "findings": findings}, show)
+    raise typer.Exit(0 if passed else 1)
+
+
+def _exploration(path: str, params: str) -> Exploration:
+    """One of our explorations by its kind, or a user's by its path."""
+    try:
+        given = msgspec.json.decode(params, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InvalidInputError("params", f"expected a JSON object: {error}") from error
+    asked = {"kind": "custom", "path": path, "params": given} if ":" in path else None
+    # A user's class is looked for where the command is run, as `python -m` would.
+    sys.path.insert(0, "")
+    try:
+        exploration: Exploration = msgspec.convert(asked or {"kind": path, **given}, Exploration)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError("path", str(error)) from error
+    return exploration
 
 
 def _show_audit(output: Output, name: str, found: PropensityAudit) -> None:

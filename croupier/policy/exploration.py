@@ -7,8 +7,10 @@ scorer, off-policy evaluation and the simulators share. All arithmetic is float6
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -17,9 +19,12 @@ from numpy.typing import NDArray
 from croupier.policy.errors import ScoringError
 
 __all__ = (
+    "Custom",
     "EpsilonGreedy",
     "Exploration",
     "ExplorationBase",
+    "Falcon",
+    "FastCB",
     "Greedy",
     "Softmax",
     "SquareCB",
@@ -205,16 +210,140 @@ class SquareCB(ExplorationBase, frozen=True, tag="squarecb"):
         return min(float(self.gamma_scale * training_rows**self.gamma_exponent), _LARGEST)
 
     def _explore(self, scores: FloatArray, training_rows: int) -> FloatArray:
-        # An overflow means a probability of 0; only 0 * inf would be wrong, so gaps stay finite.
-        with np.errstate(over="ignore"):
-            gaps = np.minimum(scores.max() - scores, _LARGEST)
-            pmf = 1.0 / (scores.size + self.gamma(training_rows) * gaps)
-        best = gaps == 0.0
-        pmf[best] = (1.0 - pmf[~best].sum()) / np.count_nonzero(best)
-        return np.asarray(pmf)
+        return _inverse_gap_weights(scores, self.gamma(training_rows))
 
 
-Exploration: TypeAlias = Uniform | Greedy | EpsilonGreedy | Softmax | SquareCB
+class Falcon(ExplorationBase, frozen=True, tag="falcon"):
+    """Inverse gap weighting with the epoch's ``γ = scale · sqrt(K n / log(F n / δ))``.
+
+    Here n is the number of interactions behind the oracle and K that of the eligible actions. This,
+    not the schedule of an online learner, is the one that the theory gives for retraining in
+    batches: γ is fixed within a generation and grows with the data of the one before. Before
+    there is any data γ is 0, which is uniform.
+
+    Attributes
+    ----------
+    scale
+        > 0; the paper proves its bound for 1/30, practice wants more.
+    log_class_size
+        ``log F`` ≥ 0: of how many regression functions the oracle chooses one.
+    delta
+        Probability, in (0, 1), with which the bound may fail.
+
+    References
+    ----------
+    Simchi-Levi and Xu, "Bypassing the Monster: A Faster and Simpler Optimal Algorithm for
+    Contextual Bandits under Realizability", 2020, Algorithm 1.
+    """
+
+    scale: float = 1.0
+    log_class_size: float = 0.0
+    delta: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("scale", self.scale, low=0.0, low_open=True)
+        _require("log_class_size", self.log_class_size, low=0.0)
+        if not 0.0 < self.delta < 1.0:
+            raise ValueError(f"delta must be in (0, 1), got {self.delta!r}")
+
+    def gamma(self, training_rows: int, actions: int) -> float:
+        """Greediness γ after `training_rows` interactions, for so many eligible actions."""
+        if training_rows == 0:
+            return 0.0
+        confidence = self.log_class_size + math.log(training_rows / self.delta)
+        return min(self.scale * math.sqrt(actions * training_rows / confidence), _LARGEST)
+
+    def _explore(self, scores: FloatArray, training_rows: int) -> FloatArray:
+        return _inverse_gap_weights(scores, self.gamma(training_rows, scores.size))
+
+
+class FastCB(ExplorationBase, frozen=True, tag="fastcb"):
+    """Exploration in proportion to the best action's loss.
+
+    ``p(a) = l(b) / (K l(b) + γ (l(a) - l(b)))`` for a ≠ b, and b has the rest, with the loss
+    ``l(a) = (reward_max - f(a)) / (reward_max - reward_min)`` and b the action of least loss. Where
+    failures are rare it explores little, in return for a regret that shrinks with them. Scores
+    beyond the range count as its ends. Actions that tie for the best share evenly.
+
+    Attributes
+    ----------
+    gamma
+        Greediness > 0; None takes ``10 K``, the smallest that the paper's bound allows.
+    loss_floor
+        In (0, 1]: the best action's loss counts as at least this, since exploration would vanish
+        with it, and with exploration all later learning.
+    reward_min, reward_max
+        Range of the reward.
+
+    References
+    ----------
+    Foster and Krishnamurthy, "Efficient First-Order Contextual Bandits: Prediction, Allocation, and
+    Triangular Discrimination", 2021, Algorithm 1. The floor on the loss is ours.
+    """
+
+    gamma: float | None = None
+    loss_floor: float = 0.01
+    reward_min: float = 0.0
+    reward_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma is not None:
+            _require("gamma", self.gamma, low=0.0, low_open=True)
+        _require("loss_floor", self.loss_floor, low=0.0, high=1.0, low_open=True)
+        if not (math.isfinite(self.reward_max - self.reward_min)):
+            raise ValueError("reward_min and reward_max must be finite")
+        if not self.reward_min < self.reward_max:
+            raise ValueError(
+                f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
+            )
+
+    def _explore(self, scores: FloatArray, training_rows: int) -> FloatArray:  # noqa: ARG002
+        reward = np.clip(scores, self.reward_min, self.reward_max)
+        losses = (self.reward_max - reward) / (self.reward_max - self.reward_min)
+        least = max(float(losses.min()), self.loss_floor)
+        gamma = 10.0 * scores.size if self.gamma is None else self.gamma
+        return _inverse_gap_weights(-losses, min(gamma / least, _LARGEST))
+
+
+class Custom(ExplorationBase, frozen=True, tag="custom"):
+    """A user's own exploration, imported by its path.
+
+    The class is made with `params` as keyword arguments and has a method
+    ``probabilities(scores, training_rows)`` that gives the pmf over the eligible actions, shape
+    (K,), for their scores. Eligibility, the floor and the checks of scores are done here. Put it
+    through ``croupier check-policy`` first.
+
+    Attributes
+    ----------
+    path
+        ``module:Class``.
+    params
+        Arguments of the class.
+    """
+
+    path: str
+    params: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._implementation()
+
+    def _explore(self, scores: FloatArray, training_rows: int) -> FloatArray:
+        pmf = self._implementation().probabilities(scores, training_rows)
+        pmf = np.asarray(pmf, dtype=np.float64)
+        if pmf.shape != scores.shape or not (pmf >= 0.0).all() or abs(pmf.sum() - 1.0) > 1e-9:
+            raise ScoringError(f"{self.path} gave no distribution over {scores.size} actions")
+        return pmf
+
+    def _implementation(self) -> Any:
+        return _imported(self.path, msgspec.json.encode(self.params))
+
+
+Exploration: TypeAlias = (
+    Uniform | Greedy | EpsilonGreedy | Softmax | SquareCB | Falcon | FastCB | Custom
+)
 
 
 def apply_floor(
@@ -252,6 +381,39 @@ def _project_onto_simplex(values: FloatArray, total: float) -> FloatArray:
     excess = (np.cumsum(descending) - total) / np.arange(1, values.size + 1)
     threshold = excess[np.flatnonzero(descending > excess)[-1]]
     return np.asarray(np.maximum(values - threshold, 0.0))
+
+
+@functools.lru_cache(maxsize=64)
+def _imported(path: str, params: bytes) -> Any:
+    """The object that a path and its arguments stand for; made once, as the hot path asks often."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"path must be the module:Class of an exploration, got {path!r}: {error}"
+        ) from error
+    # Looked at before it is called: a generation's file must not be able to call just anything.
+    if not (isinstance(found, type) and callable(getattr(found, "probabilities", None))):
+        raise ValueError(  # noqa: TRY004 - msgspec reports a ValueError with the field
+            f"path must be the module:Class of a class with a method "
+            f"probabilities(scores, training_rows), got {path!r}"
+        )
+    try:
+        return found(**msgspec.json.decode(params))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"params must be what {path} takes: {error}") from error
+
+
+def _inverse_gap_weights(scores: FloatArray, gamma: float) -> FloatArray:
+    """``1 / (K + gamma * gap)`` for all but the best, which share the rest evenly."""
+    # An overflow means a probability of 0; only 0 * inf would be wrong, so gaps stay finite.
+    with np.errstate(over="ignore"):
+        gaps = np.minimum(scores.max() - scores, _LARGEST)
+        pmf = 1.0 / (scores.size + gamma * gaps)
+    best = gaps == 0.0
+    pmf[best] = (1.0 - pmf[~best].sum()) / np.count_nonzero(best)
+    return np.asarray(pmf)
 
 
 def _share_of_best(scores: FloatArray) -> FloatArray:
