@@ -156,6 +156,10 @@ class PropensityTest(msgspec.Struct, frozen=True, kw_only=True):
         [0, 1] then; 1 if there was no randomness to test.
     n
         Rows tested.
+    bin_statistic, bin_dof, bin_p_value
+        The same of the bins alone, over all actions and generations. A small miscalibration that
+        is the same everywhere drowns among the many cells of a log with many generations or
+        actions; here it has a few degrees of freedom only.
     impossible
         Rows whose chosen action has probability 0.
     generations, cells, bins
@@ -165,11 +169,21 @@ class PropensityTest(msgspec.Struct, frozen=True, kw_only=True):
     statistic: float
     dof: int
     p_value: float
+    bin_statistic: float
+    bin_dof: int
+    bin_p_value: float
     n: int
     impossible: int
     generations: tuple[GenerationCheck, ...]
     cells: tuple[CellCheck, ...]
     bins: tuple[BinCheck, ...]
+
+    def rejects(self, level: float = 0.01) -> bool:
+        """Whether the log is refuted, by either statistic, with at most `level` false alarms.
+
+        Each is held against half the level (Bonferroni).
+        """
+        return min(self.p_value, self.bin_p_value) < level / 2.0
 
 
 def propensity_test(
@@ -192,7 +206,7 @@ def propensity_test(
 
     Under the null each term has mean 0 given everything before it, so D is a martingale, V its
     predictable variance, and T follows from the martingale central limit theorem (Hall & Heyde,
-    "Martingale Limit Theory", 1980, theorem 3.2): the pmfs may depend on earlier draws, as those of
+    "Martingale Limit Theory", 1980, chapter 3): the pmfs may depend on earlier draws, as those of
     a trained policy do. Cells find a wrong action or generation, bins find probabilities that are
     wrong alike for whichever action is the greedy one.
 
@@ -244,13 +258,18 @@ def propensity_test(
     bin_counts = _count(log, bins.of_entry, len(bins.edges) - 1, picked)
     cross = _cross_covariance(log, cells, bins, (cell_counts, bin_counts))
     statistic, dof, blocks = _statistic(cells, cell_counts, bin_counts, cross, min_expected)
+    by_bin = _Directions.of(bin_counts.covariance.toarray(), bin_counts.excess, min_expected)
+    bin_statistic, bin_dof = by_bin.statistic, len(by_bin.z)
     impossible = int(np.count_nonzero(log.pmf[picked] == 0.0))
     if impossible:
-        statistic = math.inf
+        statistic = bin_statistic = math.inf
     return PropensityTest(
         statistic=statistic,
         dof=dof,
         p_value=_p_value(statistic, dof),
+        bin_statistic=bin_statistic,
+        bin_dof=bin_dof,
+        bin_p_value=_p_value(bin_statistic, bin_dof),
         n=log.n,
         impossible=impossible,
         generations=_generation_table(blocks, numbers, generation),
@@ -499,7 +518,7 @@ def _statistic(
     border = bin_counts.covariance.toarray()
     excess = bin_counts.excess
     blocks = []
-    for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
+    for start, end in zip(np.concatenate(([0], ends))[:-1], ends, strict=True):
         own = slice(int(start), int(end))
         block = _Directions.of(
             cell_counts.covariance[own, own].toarray(), cell_counts.excess[own], least

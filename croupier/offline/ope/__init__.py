@@ -9,7 +9,6 @@ from croupier.offline.ope.estimators import (
     Difference,
     Estimate,
     Estimator,
-    EstimatorName,
     LoggedBatch,
     PairedBatch,
 )
@@ -22,7 +21,6 @@ __all__ = (
     "Difference",
     "Estimate",
     "Estimator",
-    "EstimatorName",
     "IntervalMethod",
     "LoggedBatch",
     "PairedBatch",

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -49,13 +49,9 @@ __all__ = (
     "Difference",
     "Estimate",
     "Estimator",
-    "EstimatorName",
     "LoggedBatch",
     "PairedBatch",
 )
-
-EstimatorName: TypeAlias = Literal["ips", "snips", "dr"]
-"""The estimators by the names that configuration files and tables use."""
 
 # Probabilities are sums of float64 numbers: this much above 1 is rounding, more is an error.
 _ROUNDING = 1e-9
@@ -216,30 +212,45 @@ BatchT = TypeVar("BatchT", LoggedBatch, PairedBatch)
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """What one batch contributes: columns to average, columns to take extremes of, a count."""
+class _Tally:
+    """All that is remembered of some rows: moments of columns, extremes of others, a count."""
 
-    columns: FloatArray
-    tracked: FloatArray
+    moments: Moments
+    lowest: FloatArray
+    highest: FloatArray
     nonzero_rewards: int
+
+    @classmethod
+    def of(cls, columns: FloatArray, tracked: FloatArray, nonzero: FloatArray) -> _Tally:
+        return cls(
+            Moments.of(columns),
+            tracked.min(axis=0, initial=math.inf),
+            tracked.max(axis=0, initial=-math.inf),
+            int(np.count_nonzero(nonzero)),
+        )
+
+    def merge(self, other: _Tally) -> _Tally:
+        return _Tally(
+            self.moments.merge(other.moments),
+            np.minimum(self.lowest, other.lowest),
+            np.maximum(self.highest, other.highest),
+            self.nonzero_rewards + other.nonzero_rewards,
+        )
 
 
 class _Accumulator(ABC, Generic[BatchT]):
     """What estimators and differences share: sums that can be added to, merged and read.
 
     A subclass says which columns a batch gives and what smooth function of their means its value
-    is; the first column is the keep weight. State ends in an underscore and is all that pickling
-    has to carry besides the constructor's parameters.
+    is; the first column is the keep weight. The state, `tally_`, is all that pickling has to carry
+    besides the constructor's parameters.
     """
 
     interval: IntervalMethod
     reward_range: tuple[float, float]
 
     def __init__(self) -> None:
-        self.moments_: Moments | None = None
-        self.lowest_: FloatArray | None = None
-        self.highest_: FloatArray | None = None
-        self.nonzero_rewards_ = 0
+        self.tally_: _Tally | None = None
 
     @property
     @abstractmethod
@@ -251,7 +262,7 @@ class _Accumulator(ABC, Generic[BatchT]):
         """The constructor's parameters; only accumulators with equal ones can be merged."""
 
     @abstractmethod
-    def _rows(self, batch: BatchT) -> _Rows:
+    def _count(self, batch: BatchT) -> _Tally:
         """What `batch` contributes; raises InvalidInputError if it lacks something."""
 
     @abstractmethod
@@ -259,9 +270,7 @@ class _Accumulator(ABC, Generic[BatchT]):
         """The value as a function of the columns' means, and its gradient there."""
 
     @abstractmethod
-    def _empirical_likelihood(
-        self, moments: Moments, lowest: FloatArray, highest: FloatArray, confidence: float
-    ) -> tuple[float, float]:
+    def _empirical_likelihood(self, tally: _Tally, confidence: float) -> tuple[float, float]:
         """The interval of that name."""
 
     @abstractmethod
@@ -277,14 +286,8 @@ class _Accumulator(ABC, Generic[BatchT]):
             If the batch lacks what the estimator needs, or if, with the empirical-likelihood
             interval, a reward or a weight lies outside its declared range. Nothing is counted.
         """
-        rows = self._rows(batch)
-        if len(rows.columns):
-            self._combine(
-                Moments.of(rows.columns),
-                rows.tracked.min(axis=0),
-                rows.tracked.max(axis=0),
-                rows.nonzero_rewards,
-            )
+        counted = self._count(batch)
+        self.tally_ = counted if self.tally_ is None else self.tally_.merge(counted)
         return self
 
     def merge(self, other: Self) -> Self:
@@ -297,8 +300,8 @@ class _Accumulator(ABC, Generic[BatchT]):
         """
         if type(other) is not type(self) or other.parameters() != self.parameters():
             raise InvalidInputError("other", f"expected the same {type(self).__name__} parameters")
-        if other.moments_ is not None and other.lowest_ is not None and other.highest_ is not None:
-            self._combine(other.moments_, other.lowest_, other.highest_, other.nonzero_rewards_)
+        if other.tally_ is not None:
+            self.tally_ = other.tally_ if self.tally_ is None else self.tally_.merge(other.tally_)
         return self
 
     def result(self, confidence: float = 0.95) -> Estimate:
@@ -314,22 +317,24 @@ class _Accumulator(ABC, Generic[BatchT]):
         InvalidInputError
             If `confidence` is not in (0, 1).
         NotEnoughDataError
-            If fewer than 2 rows were counted, or the value is not defined because the policy
-            takes none of the logged actions.
+            If fewer than 2 rows were counted (3 for the empirical-likelihood interval, 4 for that
+            of a difference), or the value is not defined because the policy takes none of the
+            logged actions.
         """
-        moments, lowest, highest = self.moments_, self.lowest_, self.highest_
-        if moments is None or lowest is None or highest is None or moments.n < 2:
+        tally = self.tally_
+        if tally is None or tally.moments.n < 2:
             raise NotEnoughDataError("an estimate with an interval needs at least 2 rows")
+        moments = tally.moments
         value, gradient = self._point(moments.mean)
         if self.interval == _EMPIRICAL_LIKELIHOOD:
-            lower, upper = self._empirical_likelihood(moments, lowest, highest, confidence)
+            lower, upper = self._empirical_likelihood(tally, confidence)
             # The interval is one for the policy's value, centred on the value that the likelihood
             # favours. Where the estimator's own value is a worse one and falls outside, the
             # interval is extended to it: still safe, and no estimate outside its interval.
             lower, upper = min(lower, value), max(upper, value)
         else:
             lower, upper = normal_interval(value, moments.standard_error(gradient), confidence)
-        ess, mean_weight, max_weight = self._support(moments, highest)
+        ess, mean_weight, max_weight = self._support(tally)
         return Estimate(
             estimator=self.name,
             value=value,
@@ -341,28 +346,19 @@ class _Accumulator(ABC, Generic[BatchT]):
             ess=ess,
             mean_weight=mean_weight,
             max_weight=max_weight,
-            nonzero_rewards=self.nonzero_rewards_,
+            nonzero_rewards=tally.nonzero_rewards,
         )
 
-    def _combine(
-        self, moments: Moments, lowest: FloatArray, highest: FloatArray, nonzero_rewards: int
-    ) -> None:
-        if self.moments_ is not None and self.lowest_ is not None and self.highest_ is not None:
-            moments = self.moments_.merge(moments)
-            lowest = np.minimum(self.lowest_, lowest)
-            highest = np.maximum(self.highest_, highest)
-        self.moments_, self.lowest_, self.highest_ = moments, lowest, highest
-        self.nonzero_rewards_ += nonzero_rewards
-
-    def _support(self, moments: Moments, highest: FloatArray) -> tuple[float, float, float]:
+    def _support(self, tally: _Tally) -> tuple[float, float, float]:
         """Effective sample size, mean weight and largest weight, of the worse policy."""
+        moments = tally.moments
         effective, means, largest = [], [], []
         for column, tracked in self._weight_columns():
             mean = float(moments.mean[column])
             mean_square = float(moments.scatter[column, column]) / moments.n + mean**2
             effective.append(moments.n * mean**2 / mean_square if mean_square > 0.0 else 0.0)
             means.append(mean / float(moments.mean[_KEEP]))
-            largest.append(float(highest[tracked]))
+            largest.append(float(tally.highest[tracked]))
         return min(effective), max(means, key=lambda value: abs(value - 1.0)), max(largest)
 
 
@@ -394,7 +390,7 @@ class Estimator(_Accumulator[LoggedBatch]):
         If a parameter is not of these; it names the parameter.
     """
 
-    kind: ClassVar[EstimatorName]
+    kind: ClassVar[str]
     intervals: ClassVar[tuple[IntervalMethod, ...]]
 
     def __init__(
@@ -460,15 +456,15 @@ class Estimator(_Accumulator[LoggedBatch]):
                 f"{weight.min():g} to {weight.max():g}",
             )
 
-    def _rows(self, batch: LoggedBatch) -> _Rows:
+    def _count(self, batch: LoggedBatch) -> _Tally:
         self.check(batch)
         offset, prediction = self.terms(batch)
         keep, weight = batch.keep_weight, batch.weight
         payoff = offset + weight * (batch.reward - prediction)
-        return _Rows(
+        return _Tally.of(
             columns=np.column_stack((keep, keep * weight, keep * payoff)),
             tracked=np.column_stack((keep, prediction, offset, weight)),
-            nonzero_rewards=int(np.count_nonzero(batch.reward * weight)),
+            nonzero=batch.reward * weight,
         )
 
     def _point(self, mean: FloatArray) -> tuple[float, FloatArray]:
@@ -477,11 +473,9 @@ class Estimator(_Accumulator[LoggedBatch]):
     def _weight_columns(self) -> tuple[tuple[int, int], ...]:
         return ((_WEIGHT, _FIRST_WEIGHT),)
 
-    def _empirical_likelihood(
-        self, moments: Moments, lowest: FloatArray, highest: FloatArray, confidence: float
-    ) -> tuple[float, float]:
-        unseen = _unseen(self.reward_range, (self.weight_range,), (1,), lowest, highest)
-        return empirical_likelihood_interval(moments, unseen, confidence, self.reward_range)
+    def _empirical_likelihood(self, tally: _Tally, confidence: float) -> tuple[float, float]:
+        unseen = _unseen(self.reward_range, (self.weight_range,), (1,), tally)
+        return empirical_likelihood_interval(tally.moments, unseen, confidence, self.reward_range)
 
 
 class IPS(Estimator):
@@ -492,11 +486,11 @@ class IPS(Estimator):
     for an unsubsampled log is the normal interval of a mean.
 
     Source: Horvitz & Thompson, "A Generalization of Sampling Without Replacement from a Finite
-    Universe", JASA 1952, eq. 5; for bandits Langford, Strehl & Wortman, "Exploration Scavenging",
+    Universe", JASA 1952; for bandits Langford, Strehl & Wortman, "Exploration Scavenging",
     ICML 2008.
     """
 
-    kind: ClassVar[EstimatorName] = "ips"
+    kind: ClassVar[str] = "ips"
     intervals: ClassVar[tuple[IntervalMethod, ...]] = ("empirical-likelihood", "normal")
 
 
@@ -509,10 +503,10 @@ class SNIPS(Estimator):
     libraries do, doubles the width where rewards are mostly 1.
 
     Source: Swaminathan & Joachims, "The Self-Normalized Estimator for Counterfactual Learning",
-    NeurIPS 2015, eq. 9; Owen, "Monte Carlo theory, methods and examples", 2013, eq. 9.8.
+    NeurIPS 2015; variance as in Owen, "Monte Carlo theory, methods and examples", 2013, chapter 9.
     """
 
-    kind: ClassVar[EstimatorName] = "snips"
+    kind: ClassVar[str] = "snips"
     intervals: ClassVar[tuple[IntervalMethod, ...]] = ("empirical-likelihood", "delta")
 
     def point(self, mean: FloatArray) -> tuple[float, FloatArray]:
@@ -529,10 +523,10 @@ class DR(Estimator):
     the better the model predicts. The unseen rows of the empirical-likelihood interval take
     their predictions from the range that the model showed on the log.
 
-    Source: Dudík, Langford & Li, "Doubly Robust Policy Evaluation and Learning", ICML 2011, eq. 2.
+    Source: Dudík, Langford & Li, "Doubly Robust Policy Evaluation and Learning", ICML 2011.
     """
 
-    kind: ClassVar[EstimatorName] = "dr"
+    kind: ClassVar[str] = "dr"
     intervals: ClassVar[tuple[IntervalMethod, ...]] = ("empirical-likelihood", "normal")
 
     def terms(self, batch: LoggedBatch) -> tuple[FloatArray, FloatArray]:
@@ -588,7 +582,7 @@ class Difference(_Accumulator[PairedBatch]):
         """What both estimators were constructed with."""
         return (type(self.a), self.a.parameters(), self.b.parameters())
 
-    def _rows(self, batch: PairedBatch) -> _Rows:
+    def _count(self, batch: PairedBatch) -> _Tally:
         self.a.check(batch.a)
         self.b.check(batch.b)
         # The prediction at the logged action is the same for both policies.
@@ -599,10 +593,10 @@ class Difference(_Accumulator[PairedBatch]):
         columns = [keep]
         for offset, weight in ((offset_a, weight_a), (offset_b, weight_b)):
             columns += [keep * weight, keep * (offset + weight * residual)]
-        return _Rows(
+        return _Tally.of(
             columns=np.column_stack(columns),
             tracked=np.column_stack((keep, prediction, offset_b - offset_a, weight_a, weight_b)),
-            nonzero_rewards=int(np.count_nonzero(batch.a.reward * (weight_a + weight_b))),
+            nonzero=batch.a.reward * (weight_a + weight_b),
         )
 
     def _point(self, mean: FloatArray) -> tuple[float, FloatArray]:
@@ -620,19 +614,15 @@ class Difference(_Accumulator[PairedBatch]):
     def _weight_columns(self) -> tuple[tuple[int, int], ...]:
         return ((1, _FIRST_WEIGHT), (3, _FIRST_WEIGHT + 1))
 
-    def _empirical_likelihood(
-        self, moments: Moments, lowest: FloatArray, highest: FloatArray, confidence: float
-    ) -> tuple[float, float]:
+    def _empirical_likelihood(self, tally: _Tally, confidence: float) -> tuple[float, float]:
         to_difference = np.array(
             [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, -1, 0, 1]], dtype=np.float64
         )
-        unseen = _unseen(
-            self.reward_range, (self.a.weight_range, self.b.weight_range), (-1, 1), lowest, highest
-        )
+        moments = tally.moments.transform(to_difference)
+        weight_ranges = (self.a.weight_range, self.b.weight_range)
+        unseen = _unseen(self.reward_range, weight_ranges, (-1, 1), tally)
         span = self.reward_range[1] - self.reward_range[0]
-        return empirical_likelihood_interval(
-            moments.transform(to_difference), unseen, confidence, (-span, span)
-        )
+        return empirical_likelihood_interval(moments, unseen, confidence, (-span, span))
 
 
 def _ratio(mean: FloatArray, numerator: int, denominator: int) -> tuple[float, FloatArray]:
@@ -648,8 +638,7 @@ def _unseen(
     reward_range: tuple[float, float],
     weight_ranges: tuple[tuple[float, float], ...],
     signs: tuple[int, ...],
-    lowest: FloatArray,
-    highest: FloatArray,
+    tally: _Tally,
 ) -> Unseen:
     """What an unseen row could be, from the declared ranges and what the log showed.
 
@@ -658,18 +647,18 @@ def _unseen(
     regression on the control. Weight 1 is a possible weight always.
     """
     weights = tuple(
-        tuple(sorted({*weight_range, 1.0, float(lowest[i]), float(highest[i])}))
+        tuple(sorted({*weight_range, 1.0, float(tally.lowest[i]), float(tally.highest[i])}))
         for i, weight_range in enumerate(weight_ranges, start=_FIRST_WEIGHT)
     )
     return Unseen(
-        keep=float(highest[_KEEP]),
+        keep=float(tally.highest[_KEEP]),
         weights=weights,
         signs=signs,
         residual=(
-            reward_range[0] - float(highest[_PREDICTION]),
-            reward_range[1] - float(lowest[_PREDICTION]),
+            reward_range[0] - float(tally.highest[_PREDICTION]),
+            reward_range[1] - float(tally.lowest[_PREDICTION]),
         ),
-        offset=(float(lowest[_OFFSET]), float(highest[_OFFSET])),
+        offset=(float(tally.lowest[_OFFSET]), float(tally.highest[_OFFSET])),
     )
 
 
