@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import polars as pl
 import streamlit as st
 from deltalake.exceptions import DeltaError
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
+from croupier.dashboards.settings import data_dir
 from croupier.offline.lake import Lake
 from croupier.policy.errors import CroupierError
 
@@ -20,24 +20,18 @@ if TYPE_CHECKING:
     from croupier.offline.lake import TableName
 
 __all__ = (
-    "DATA_DIR_VARIABLE",
     "INTERVAL_LEVEL",
     "LakeUnreadableError",
-    "data_dir",
     "generations",
     "generations_version",
     "loops_with_generations",
 )
-
-DATA_DIR_VARIABLE: Final = "CROUPIER_DATA_DIR"
-"""Environment variable that names the data directory, as it does for every command."""
 
 INTERVAL_LEVEL: Final = "95 %"
 """Of every interval in the generations table; the table doesn't say, this is the gate's default."""
 
 _GENERATIONS: TableName = "generations"
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -52,15 +46,10 @@ class LakeUnreadableError(CroupierError):
         What went wrong.
     """
 
-    def __init__(self, root: Path, cause: Exception) -> None:
+    def __init__(self, root: Path, cause: BaseException) -> None:
         super().__init__(f"the lake in {root} can't be read: {cause}")
         self.root = root
         self.cause = cause
-
-
-def data_dir() -> Path:
-    """The data directory that the dashboard shows; ``croupier-data`` if nothing names another."""
-    return Path(os.environ.get(DATA_DIR_VARIABLE) or "croupier-data").absolute()
 
 
 def generations_version() -> int:
@@ -100,7 +89,8 @@ def _reading(read: Callable[[Lake], R]) -> R:
     root = data_dir() / "lake"
     try:
         return read(Lake(root))
-    except (OSError, DeltaError, PolarsError) as error:
+    except (OSError, DeltaError, PolarsError, PanicException) as error:
+        # Polars panics, which is no Exception, where a file ends too early.
         raise LakeUnreadableError(root, error) from error
 
 

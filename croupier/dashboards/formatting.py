@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
 if TYPE_CHECKING:
     from datetime import datetime
-
-    import polars as pl
 
 __all__ = ("MISSING", "Rewards", "count", "moment")
 
@@ -28,27 +28,41 @@ class Rewards:
     ----------
     decimals
         Behind the point.
+    signed
+        Whether a plus stands before what is above 0, as in differences.
     """
 
     decimals: int
+    signed: bool = False
 
     @classmethod
-    def for_widths(cls, widths: pl.Series) -> Rewards:
+    def for_widths(cls, widths: pl.Series, *, signed: bool = False) -> Rewards:
         """Show two digits of an interval of the usual width: 0.0280 asks for three decimals."""
         width = widths.filter(widths > 0).median()
         if not isinstance(width, float):
-            return cls(_DEFAULT_DECIMALS)
-        return cls(min(max(1 - math.floor(math.log10(width)), 0), _MOST_DECIMALS))
+            return cls(_DEFAULT_DECIMALS, signed)
+        return cls(min(max(1 - math.floor(math.log10(width)), 0), _MOST_DECIMALS), signed)
 
     def value(self, value: float | None) -> str:
         """A reward, or a mean of them."""
-        return MISSING if value is None else f"{value:,.{self.decimals}f}"
+        # The z keeps what rounds to nothing from being "-0.00".
+        sign = "+z" if self.signed else "z"
+        return MISSING if value is None else f"{value:{sign},.{self.decimals}f}"
 
     def interval(self, lower: float | None, upper: float | None) -> str:
         """Both ends of an interval."""
         if lower is None or upper is None:
             return MISSING
         return f"{self.value(lower)} to {self.value(upper)}"
+
+    def intervals(self, lower: str, upper: str) -> pl.Expr:
+        """Both ends of the intervals in two columns; null where one is missing."""
+        both = pl.all_horizontal(pl.col(lower, upper).is_not_null())
+        return pl.when(both).then(
+            pl.struct(lower=lower, upper=upper).map_elements(
+                lambda ends: self.interval(**ends), pl.String
+            )
+        )
 
 
 def count(value: float | None) -> str:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ("PROMISED", "REALISED", "difference_chart", "promise_chart")
 
-PROMISED: Final = "Estimate before promotion"
+PROMISED: Final = "Promised estimate"
 REALISED: Final = "Realised mean"
 
 # Of Okabe and Ito's palette those that keep 3:1 against a white and a black background. Shapes
 # say the same as colours.
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#808080"
+_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#767676"
 
 _HEIGHT: Final = 340
 
@@ -60,13 +60,13 @@ def promise_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None) ->
         ]
     )
     kinds = (PROMISED, REALISED)
-    x = _generation_axis(rows, champion)
     return _intervals(
         series,
         "Mean reward per decision",
-        x,
+        _generation_axis(rows),
         (kinds, (_VERMILION, _BLUE), ("circle", "diamond")),
         offset=alt.XOffset("kind:N", sort=list(kinds), scale=alt.Scale(paddingOuter=0.7)),
+        marks=_champion_mark(rows, champion),
     )
 
 
@@ -98,13 +98,15 @@ def difference_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None)
         n=pl.col("judged_rows"),
         ess=pl.col("ess"),
     )
-    zero = alt.Chart().mark_rule(strokeDash=[5, 4], color=_GREY, strokeWidth=1.5)
+    zero = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(
+        strokeDash=[5, 4], color=_GREY, strokeWidth=1.5
+    )
     return _intervals(
         series,
         "Difference in mean reward",
-        _generation_axis(rows, champion),
+        _generation_axis(rows),
         (kinds, (_BLUE, _VERMILION, _GREY), ("circle", "triangle-up", "cross")),
-        below=zero.encode(y=alt.datum(0.0)),
+        marks=[zero.encode(y="zero:Q"), *_champion_mark(rows, champion)],
     )
 
 
@@ -122,7 +124,6 @@ def _series(
     What tooltips tell is text: Vega would write "null" for what is missing.
     """
     value, lower, upper = columns
-    ends = pl.struct(lower=lower, upper=upper)
     return rows.filter(pl.col(value).is_not_null()).select(
         "generation",
         kind=pl.lit(kind) if isinstance(kind, str) else kind,
@@ -130,7 +131,7 @@ def _series(
         lower=lower,
         upper=upper,
         shown=pl.col(value).map_elements(rewards.value, pl.String),
-        interval=ends.map_elements(lambda end: rewards.interval(**end), pl.String),
+        interval=rewards.intervals(lower, upper).fill_null(MISSING),
         n=n.map_elements(count, pl.String).fill_null(MISSING),
         ess=ess.map_elements(count, pl.String).fill_null(MISSING),
         status=pl.col("status").fill_null(MISSING),
@@ -144,13 +145,14 @@ def _intervals(
     look: tuple[Sequence[str], Sequence[str], Sequence[str]],
     *,
     offset: alt.XOffset | None = None,
-    below: alt.Chart | None = None,
+    marks: Sequence[alt.Chart] = (),
 ) -> alt.LayerChart:
     """Points with whiskers; only the kinds that are there get into the legend."""
     there = set(series["kind"])
     used = [entry for entry in zip(*look, strict=True) if entry[0] in there]
     kinds, colours, shapes = ([entry[k] for entry in used] for k in range(3))
-    legend = alt.Legend(title=None, orient="top", labelLimit=0, symbolSize=110)
+    # Two columns fit on a phone, where a legend in one row would be cut off.
+    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=0, symbolSize=110)
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=legend)
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=shapes), legend=legend)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
@@ -169,19 +171,33 @@ def _intervals(
     whiskers = base.transform_filter("isValid(datum.lower) && isValid(datum.upper)").mark_rule(
         strokeWidth=2
     )
-    points = base.mark_point(filled=True, size=110, opacity=1.0).encode(y=y, shape=shape)
-    layers = [whiskers.encode(y=alt.Y("lower:Q", title=title), y2="upper:Q"), points]
-    drawn = layers if below is None else [below, *layers]
-    return alt.LayerChart(layer=drawn, height=_HEIGHT)
-
-
-def _generation_axis(rows: pl.DataFrame, champion: int | None) -> alt.X:
-    label = "datum.label"
-    if champion is not None:
-        label = f"datum.value === {champion} ? [datum.label, 'champion'] : datum.label"
-    return alt.X(
-        "generation:O",
-        title="Generation",
-        scale=alt.Scale(domain=rows["generation"].to_list()),
-        axis=alt.Axis(labelAngle=0, labelExpr=label, labelOverlap=True),
+    points = base.mark_point(filled=True, size=80, opacity=1.0).encode(y=y, shape=shape)
+    layers = [whiskers.encode(y=alt.Y("lower:Q", title=title), y2="upper:Q"), points, *marks]
+    axes = alt.AxisConfig(domain=False, ticks=False, titleFontWeight="normal", tickCount=6)
+    return alt.LayerChart(
+        layer=layers,
+        height=_HEIGHT,
+        config=alt.Config(view=alt.ViewConfig(stroke=None), axis=axes),
     )
+
+
+def _generation_axis(rows: pl.DataFrame) -> alt.X:
+    numbers = rows["generation"].to_list()
+    axis = alt.Axis(labelAngle=0, labelOverlap=True, labelSeparation=6, grid=False, labelPadding=8)
+    return alt.X("generation:O", title="Generation", scale=alt.Scale(domain=numbers), axis=axis)
+
+
+def _champion_mark(rows: pl.DataFrame, champion: int | None) -> list[alt.Chart]:
+    """The word above the champion's place; on the axis it could be dropped for want of room."""
+    if champion not in rows["generation"]:
+        return []
+    text = alt.Chart(pl.DataFrame({"generation": [champion]})).mark_text(
+        text="champion ▼",
+        font="Source Sans, sans-serif",
+        fontSize=12,
+        color=_GREY,
+        align="right",
+        baseline="bottom",
+        dx=5,
+    )
+    return [text.encode(x="generation:O", y=alt.value(-4))]

@@ -11,15 +11,18 @@ from croupier.dashboards import data
 from croupier.dashboards.data import INTERVAL_LEVEL
 from croupier.dashboards.formatting import MISSING, Rewards, count, moment
 from croupier.dashboards.generation_charts import difference_chart, promise_chart
-from croupier.dashboards.layout import choose_loop, show_empty
+from croupier.dashboards.layout import choose_loop, draw, show_empty, small
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ("show",)
 
-_DRAWN: Final = 30
+_DRAWN: Final = 24
 """Newest generations that the charts show; the table shows all."""
+
+_SUSPICIOUS_P: Final = 0.001
+"""Below it, the propensity test of a generation is pointed out."""
 
 
 def show() -> None:
@@ -34,17 +37,21 @@ def show() -> None:
     rewards = Rewards.for_widths(
         pl.concat([rows["upper"] - rows["lower"], rows["realised_upper"] - rows["realised_lower"]])
     )
+    leads = Rewards.for_widths(rows["difference_upper"] - rows["difference_lower"], signed=True)
     champion = _champion(rows)
     _headline(champion, rewards)
+    _warn_of_propensities(rows)
     number = None if champion is None else champion["generation"]
     drawn = _drawn(rows, number)
     _promises(rows, drawn, rewards, number)
-    _differences(drawn, rewards, number)
-    _table(rows, rewards)
-    st.caption(
-        f"All intervals are {INTERVAL_LEVEL} intervals, the default of the promotion gate. "
-        f"Rewards are in the unit the application sends them in. "
-        f"Version {version} of the lake's table `generations`."
+    _differences(drawn, leads, number)
+    _table(rows, rewards, leads)
+    small(
+        [
+            f"All intervals are {INTERVAL_LEVEL} intervals, the promotion gate's default.",
+            "Rewards are in the unit in which the application sends them.",
+            f"Read from version {version} of the lake's table `generations`.",
+        ]
     )
 
 
@@ -57,18 +64,11 @@ def _champion(rows: pl.DataFrame) -> dict[str, Any] | None:
 
 def _headline(champion: Mapping[str, Any] | None, rewards: Rewards) -> None:
     if champion is None:
-        st.info("No generation of this loop is champion yet: the baseline is served.")
+        st.info("No generation of this loop was promoted yet: the cold start serves.")
         return
-    since = "never promoted" if champion["promoted"] is None else moment(champion["promoted"])
-    if champion["override_reason"] is not None:
-        since += f", by override: {champion['override_reason']}"
     cards = (
-        (
-            "Champion",
-            "Cold start" if champion["generation"] == 0 else f"Generation {champion['generation']}",
-            [f"Exploration `{champion['exploration'] or 'not recorded'}`", f"Promoted: {since}"],
-        ),
-        ("Decisions served", count(champion["decisions"]), ["joined with their reward"]),
+        ("Champion: generation", str(champion["generation"]), _champion_notes(champion)),
+        ("Decisions served", count(champion["decisions"]), ["Joined with their reward."]),
         (
             "Realised mean reward",
             rewards.value(champion["realised_mean"]),
@@ -81,9 +81,18 @@ def _headline(champion: Mapping[str, Any] | None, rewards: Rewards) -> None:
         ),
     )
     for column, (label, value, notes) in zip(st.columns(len(cards)), cards, strict=True):
-        with column.container(border=True, height="stretch"):
+        with column.container(border=True, height="stretch", gap="xsmall"):
             st.metric(label, value)
-            st.caption("  \n".join(notes))
+            small(notes)
+
+
+def _champion_notes(row: Mapping[str, Any]) -> list[str]:
+    notes = ["Cold start: nothing learned yet."] if row["generation"] == 0 else []
+    notes.append(f"Exploration: `{row['exploration'] or 'not recorded'}`")
+    if row["promoted"] is not None:
+        how = "Promoted" if row["override_reason"] is None else "Promoted by override"
+        notes.append(f"{how} {moment(row['promoted'])}")
+    return notes
 
 
 def _realised_notes(row: Mapping[str, Any], rewards: Rewards) -> list[str]:
@@ -98,9 +107,24 @@ def _estimate_notes(row: Mapping[str, Any], rewards: Rewards) -> list[str]:
         return ["No estimate was made."]
     return [
         f"{INTERVAL_LEVEL} interval {rewards.interval(row['lower'], row['upper'])}",
-        f"n = {count(row['judged_rows'])} judged, effective sample size {count(row['ess'])}",
-        f"Estimator `{row['estimator'] or MISSING}`",
+        f"n = {count(row['judged_rows'])} judged decisions",
+        f"Effective sample size {count(row['ess'])}",
+        f"Estimator: {(row['estimator'] or MISSING).upper()}",
     ]
+
+
+def _warn_of_propensities(rows: pl.DataFrame) -> None:
+    suspicious = rows.filter(pl.col("propensity_p_value") < _SUSPICIOUS_P)
+    if suspicious.is_empty():
+        return
+    found = [
+        f"generation {number} (p = {p:.2g})"
+        for number, p in suspicious.select("generation", "propensity_p_value").iter_rows()
+    ]
+    st.warning(
+        "The actions drawn do not fit the logged probabilities well: "
+        f"{', '.join(found)}. Estimates from these decisions may be wrong."
+    )
 
 
 def _drawn(rows: pl.DataFrame, champion: int | None) -> pl.DataFrame:
@@ -124,14 +148,14 @@ def _promises(
     if shown.is_empty():
         st.info("Nothing was estimated or served yet.")
         return
-    st.altair_chart(
+    draw(
         promise_chart(shown, rewards, champion),
-        alt="Per generation, the mean reward estimated before promotion and the realised mean, "
+        "Per generation, the mean reward estimated before promotion and the realised mean, "
         "with intervals. The table below has the same figures.",
     )
     omitted = len(rows) - len(drawn)
     if omitted:
-        st.caption(f"{omitted} older generations are not drawn; the table below has them.")
+        small([f"{omitted} older generations are not drawn; the table below has them."])
 
 
 def _verdict(compared: pl.DataFrame, kept: pl.DataFrame) -> str:
@@ -151,7 +175,7 @@ def _verdict(compared: pl.DataFrame, kept: pl.DataFrame) -> str:
     return f"{text} Generation {', '.join(sides)} than promised."
 
 
-def _differences(drawn: pl.DataFrame, rewards: Rewards, champion: int | None) -> None:
+def _differences(drawn: pl.DataFrame, leads: Rewards, champion: int | None) -> None:
     st.subheader("Was the challenger better than the champion?")
     shown = drawn.filter(pl.col("difference").is_not_null())
     if shown.is_empty():
@@ -161,41 +185,41 @@ def _differences(drawn: pl.DataFrame, rewards: Rewards, champion: int | None) ->
         "Challenger less the champion of its day, on the same judged decisions. "
         "Above the dashed line the challenger is better."
     )
-    st.altair_chart(
-        difference_chart(shown, rewards, champion),
-        alt="Per generation, the estimated difference in mean reward to the champion of its day, "
+    draw(
+        difference_chart(shown, leads, champion),
+        "Per generation, the estimated difference in mean reward to the champion of its day, "
         "with intervals. The table below has the same figures.",
     )
+    judged = drawn.filter(pl.col("verdict").is_not_null())
+    if len(judged):
+        number, verdict = judged.select("generation", "verdict").row(-1)
+        st.markdown(f"The latest verdict, on generation {number}: {verdict}.")
 
 
-def _table(rows: pl.DataFrame, rewards: Rewards) -> None:
+def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
     st.subheader("All generations")
     reward = st.column_config.NumberColumn(format=f"%.{rewards.decimals}f")
-    time = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC")
-    number = st.column_config.NumberColumn(format="localized", step=1)
-
-    def interval(lower: str, upper: str) -> pl.Expr:
-        ends = pl.struct(lower=lower, upper=upper)
-        return ends.map_elements(lambda end: rewards.interval(**end), pl.String)
-
+    time = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm")
+    number = st.column_config.NumberColumn(format="localized")
     table = rows.sort("generation", descending=True).select(
         pl.col("generation").alias("Generation"),
         pl.col("status").str.to_titlecase().alias("Status"),
         pl.col("estimate").alias("Estimate"),
-        interval("lower", "upper").alias("Estimate, interval"),
+        rewards.intervals("lower", "upper").alias("Estimate, interval"),
         pl.col("realised_mean").alias("Realised"),
-        interval("realised_lower", "realised_upper").alias("Realised, interval"),
+        rewards.intervals("realised_lower", "realised_upper").alias("Realised, interval"),
         pl.col("decisions").alias("Decisions"),
         pl.col("difference").alias("Difference"),
-        interval("difference_lower", "difference_upper").alias("Difference, interval"),
+        leads.intervals("difference_lower", "difference_upper").alias("Difference, interval"),
         pl.col("judged_rows").alias("Judged"),
-        pl.col("ess").alias("ESS"),
+        pl.col("ess").round().cast(pl.Int64).alias("ESS"),
         pl.col("propensity_p_value").alias("Propensity p"),
+        # Without a zone the browser shows them as they are, not in its own.
+        pl.col("created").dt.replace_time_zone(None).alias("Created (UTC)"),
+        pl.col("promoted").dt.replace_time_zone(None).alias("Promoted (UTC)"),
         pl.col("verdict").alias("Verdict"),
         pl.col("override_reason").alias("Override"),
         pl.col("exploration").alias("Exploration"),
-        pl.col("created").alias("Created (UTC)"),
-        pl.col("promoted").alias("Promoted (UTC)"),
     )
     st.dataframe(
         table,
@@ -205,16 +229,17 @@ def _table(rows: pl.DataFrame, rewards: Rewards) -> None:
             "Generation": st.column_config.NumberColumn(pinned=True, format="%d"),
             "Estimate": reward,
             "Realised": reward,
-            "Difference": reward,
+            "Difference": st.column_config.NumberColumn(format=f"%+.{leads.decimals}f"),
             "Decisions": number,
             "Judged": number,
             "ESS": st.column_config.NumberColumn(
-                format="%.0f", help="Effective sample size of the estimate, in judged decisions"
+                format="localized",
+                help="Effective sample size of the estimate, in judged decisions",
             ),
             "Propensity p": st.column_config.NumberColumn(
                 format="%.3g",
                 help="Of a test that actions were drawn with the logged probabilities; below "
-                "0.001 they hardly were",
+                f"{_SUSPICIOUS_P} is suspicious",
             ),
             "Verdict": st.column_config.TextColumn(width="large"),
             "Created (UTC)": time,

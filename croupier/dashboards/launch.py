@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from croupier.dashboards.data import DATA_DIR_VARIABLE
+from croupier.dashboards.settings import DATA_DIR_VARIABLE
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -78,6 +78,7 @@ def _command(host: str, port: int) -> list[str]:
         "client.showErrorDetails": "none",
         "client.showErrorLinks": "false",
         "runner.magicEnabled": "false",
+        "logger.level": "warning",
     }
     flags = [f"--{name}={value}" for name, value in options.items() if value]
     return [sys.executable, "-m", "streamlit", "run", str(_APP), *flags]

@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Final
 
 import streamlit as st
 
-from croupier.dashboards.data import data_dir
+from croupier.dashboards.settings import data_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import altair as alt
+
     from croupier.dashboards.data import LakeUnreadableError
 
-__all__ = ("choose_loop", "show_empty", "show_unreadable")
+__all__ = ("choose_loop", "draw", "show_empty", "show_unreadable", "small")
 
 _LOOP: Final = "loop"
-"""Key of the selector, and so the name of the query parameter that holds the choice."""
+"""Name of the query parameter that holds the chosen loop, and key of the selector."""
+
+_SHOWN: Final = "loop_shown"
+"""Key of the loop that was shown last: pages forget their widgets when people leave them."""
 
 
 def choose_loop(loops: Sequence[str]) -> str:
@@ -27,17 +32,39 @@ def choose_loop(loops: Sequence[str]) -> str:
     loops
         At least one; the first is chosen if the address names none, or one that is not there.
     """
-    asked = st.query_params.get(_LOOP)
+    state, asked = st.session_state, st.query_params.get(_LOOP)
+    shown = state.get(_SHOWN)
+    if asked in loops and asked != shown:
+        # A link was opened, or the browser went back.
+        state[_LOOP] = asked
+    elif state.get(_LOOP) not in loops:
+        state[_LOOP] = shown if shown in loops else loops[0]
+    selector, _ = st.columns([1, 2])
+    chosen: str = selector.selectbox("Loop", loops, key=_LOOP)
     if asked is not None and asked not in loops:
-        st.warning(f"There is no loop named “{asked}” here; showing “{loops[0]}” instead.")
-    if asked not in loops and st.session_state.get(_LOOP) not in loops:
-        st.session_state[_LOOP] = loops[0]
-    # A selector with a default would leave that one out of the address: what is shared would
-    # then show another loop as soon as one is added before it.
-    chosen = st.selectbox(
-        "Loop", loops, index=None, key=_LOOP, bind="query-params", required=True, width=320
-    )
-    return loops[0] if chosen is None else chosen
+        # The name is not repeated: an address is anyone's text, and this would render it.
+        st.warning(f"The address names a loop that is not in this lake; this is “{chosen}”.")
+    st.query_params[_LOOP] = state[_SHOWN] = chosen
+    return chosen
+
+
+def draw(chart: alt.LayerChart, description: str) -> None:
+    """Draw a chart.
+
+    Parameters
+    ----------
+    chart
+        In Altair.
+    description
+        What a screen reader says of it.
+    """
+    # Streamlit's own theme writes axes in a grey of too little contrast.
+    st.altair_chart(chart, theme=None, alt=description)
+
+
+def small(lines: Sequence[str]) -> None:
+    """Write lines of small print; a caption's grey would be too faint to read."""
+    st.markdown("  \n".join(f":small[{line}]" for line in lines))
 
 
 def show_empty(what: str) -> None:
@@ -54,19 +81,22 @@ def show_empty(what: str) -> None:
         "against the champion and records the result. To run it now:"
     )
     st.code("croupier nightly --config croupier.toml", language="shell")
-    st.markdown("To look around without an application, let simulated users fill a lake:")
+    st.markdown(
+        "To look around without an application, run the demo. It fills a directory of its own and "
+        "prints the command that opens the dashboard on it:"
+    )
     st.code("croupier demo", language="shell")
-    st.caption(f"This dashboard reads `{data_dir()}`. Reload the page once a command has finished.")
+    small(["Reload this page when the nightly run has finished.", f"It reads `{data_dir()}`."])
 
 
 def show_unreadable(error: LakeUnreadableError) -> None:
     """Say that the lake can't be read, what to check, and what the error was."""
-    st.error("**The lake can't be read.** Nothing on this page is up to date.")
+    st.error("**The lake can't be read.**")
     st.markdown(
         f"- Check that the user who runs the dashboard may read `{error.root}`.\n"
         "- Check that the disk is there and not full.\n"
         "- If files are damaged, restore the directory from a backup, then run "
         "`croupier nightly --config croupier.toml`."
     )
-    with st.expander("What went wrong, for a bug report"):
+    with st.expander("What exactly went wrong"):
         st.code(f"{type(error.cause).__name__}: {error.cause}", language=None, wrap_lines=True)
