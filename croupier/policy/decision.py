@@ -200,7 +200,7 @@ def eligibility(request: DecisionRequest) -> NDArray[np.bool_] | None:
 
 
 def baseline_index(request: DecisionRequest) -> int:
-    """Index of the named baseline, or else of the first action; the next eligible if excluded."""
+    """Index of the named baseline if it is eligible, or else of the first action that is."""
     excluded = set(request.excluded)
     if request.baseline is not None and request.baseline not in excluded:
         ids = [action.id for action in request.actions]
@@ -227,3 +227,9 @@ def _check_id(field: str, value: str) -> None:
         raise InvalidInputError(
             field, f"expected 1 to {MAX_ID_LENGTH} characters, got {len(value)}"
         )
+    # JSON cannot bring in lone surrogates, but a caller in Python can, and no log could hold them.
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(field, f"expected valid Unicode: {error.reason}") from error

@@ -138,8 +138,8 @@ class FeatureEncoder:
         try:
             self._walk(group, "", context, depth=0)
             return group.encoded()
-        except _FeatureError as error:
-            raise error.located("context") from error
+        except InvalidInputError as error:
+            raise _located("context", error) from error
 
     def encode_action(self, action: Action) -> EncodedFeatures:
         """Encode one action's features, and its id unless the configuration says otherwise."""
@@ -150,8 +150,8 @@ class FeatureEncoder:
             if action.features:
                 self._walk(group, "", action.features, depth=0)
             return group.encoded()
-        except _FeatureError as error:
-            raise error.located(f"actions[id={action.id}].features") from error
+        except InvalidInputError as error:
+            raise _located(f"actions[id={action.id}].features", error) from error
 
     def columns(self, decision: EncodedFeatures, action: EncodedFeatures) -> EncodedFeatures:
         """All features a linear oracle sees for one action: context, action and their products.
@@ -187,7 +187,7 @@ class FeatureEncoder:
 
     def _walk(self, group: _Group, path: str, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise _FeatureError(path, f"expected at most {MAX_DEPTH} levels of nesting")
+            raise InvalidInputError(path, f"expected at most {MAX_DEPTH} levels of nesting")
         if isinstance(value, dict):
             for key in _sorted_keys(path, value):
                 self._walk(group, f"{path}.{key}" if path else key, value[key], depth + 1)
@@ -198,7 +198,7 @@ class FeatureEncoder:
         elif isinstance(value, int | float):
             group.add(self._hash(group.seed, path), value)
         elif value is not None:
-            raise _FeatureError(path, f"expected a JSON value, got {type(value).__name__}")
+            raise InvalidInputError(path, f"expected a JSON value, got {type(value).__name__}")
 
     def _walk_list(self, group: _Group, path: str, items: Sequence[Any], depth: int) -> None:
         if all(type(item) is float or type(item) is int for item in items):
@@ -213,11 +213,7 @@ class FeatureEncoder:
         key = (seed, name)
         index = self._hashes.get(key)
         if index is None:
-            try:
-                index = mmh3.hash(name, seed, signed=False)
-            except UnicodeEncodeError as error:
-                path = name.encode(errors="backslashreplace").decode()
-                raise _FeatureError(path, f"expected valid Unicode: {error.reason}") from error
+            index = _murmur(name, seed)
             # Bounded: free-text features must not grow the process without end.
             if len(name) <= _CACHED_NAME_LENGTH:
                 if len(self._hashes) >= _CACHED_HASHES:
@@ -229,14 +225,15 @@ class FeatureEncoder:
         key = (seed, path, length)
         vector = self._vectors.get(key)
         if vector is None:
-            vector = self._hash_positions(seed, path, length)
-            if length <= _CACHED_POSITIONS // 10:
-                # Every entry counts as 10 positions more, for its key.
-                self._positions += length + 10
-                if self._positions > _CACHED_POSITIONS:
+            vector = [_murmur(f"{path}[{position}]", seed) for position in range(length)]
+            # Bounded likewise; the key of a vector takes the room of about 10 positions.
+            room = length + 10
+            if len(path) <= _CACHED_NAME_LENGTH and room <= _CACHED_POSITIONS:
+                if self._positions + room > _CACHED_POSITIONS:
                     self._vectors.clear()
-                    self._positions = length + 10
+                    self._positions = 0
                 self._vectors[key] = vector
+                self._positions += room
         return vector
 
 
@@ -259,14 +256,34 @@ class _Group:
         self.indices.append(index)
         self.values.append(value)
 
-    def encoded(self, field: str) -> EncodedFeatures:
+    def encoded(self) -> EncodedFeatures:
         try:
             values = np.array(self.values, dtype=np.float64)
         except OverflowError as error:
-            raise InvalidInputError(field, _TOO_LARGE) from error
+            raise InvalidInputError("", _TOO_LARGE) from error
         if values.size and not np.abs(values).max() <= _LARGEST:
-            raise InvalidInputError(field, _TOO_LARGE)
+            raise InvalidInputError("", _TOO_LARGE)
         return EncodedFeatures(np.array(self.indices, dtype=np.uint64), values.astype(np.float32))
+
+
+def _murmur(name: str, seed: int) -> int:
+    try:
+        # Encoded here: given a string with a lone surrogate, mmh3 ends the process.
+        return mmh3.hash(name.encode(), seed, signed=False)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(name, f"expected valid Unicode: {error.reason}") from error
+
+
+def _sorted_keys(path: str, value: dict[Any, Any]) -> list[str]:
+    if not all(isinstance(key, str) for key in value):
+        raise InvalidInputError(path, "expected the names of features to be strings")
+    return sorted(value)
+
+
+def _located(field: str, error: InvalidInputError) -> InvalidInputError:
+    """The same error with its field as a path from the root of the request, fit for a response."""
+    path = f"{field}.{error.field}" if error.field else field
+    return InvalidInputError(path.encode(errors="backslashreplace").decode(), error.expected)
 
 
 def _dot(left: NDArray[Any], right: NDArray[Any]) -> float:

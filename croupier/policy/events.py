@@ -6,7 +6,6 @@ The same bytes go to SQLite, to Kafka and into tests. An event carries the versi
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -269,11 +268,17 @@ def decode_event(payload: bytes) -> Event:
         event: Event = _decoder.decode(payload)
     except _CODEC_ERRORS as error:
         # A later layout may not fit the types here; its version is then the better reason.
-        with contextlib.suppress(*_CODEC_ERRORS):
-            _check_version(_version_decoder.decode(payload).version)
+        _check_version(_version_of(payload))
         raise InvalidInputError("event", f"expected a Croupier event: {error}") from error
     _check_version(event.version)
     return event
+
+
+def _version_of(payload: bytes) -> int:
+    try:
+        return _version_decoder.decode(payload).version
+    except _CODEC_ERRORS:
+        return EVENT_VERSION
 
 
 def _check_version(version: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ __all__ = ("Generation", "Provenance", "cold_start", "registered_model_name")
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+_CHECKSUM = "manifest.sha256"
 _ORACLE = "oracle"
 
 
@@ -111,6 +111,9 @@ class Generation:
         scores = self.oracle.score(context, actions)
         if scores.shape != (len(actions),):
             raise ScoringError(f"expected {len(actions)} scores, got shape {scores.shape}")
+        # Those of excluded actions too: all scores are logged, and JSON has no NaN.
+        if not np.isfinite(scores).all():
+            raise ScoringError("the oracle gave a score that is not finite")
         rows = 0 if self.provenance is None else self.provenance.training_rows
         return self.exploration.pmf(scores, eligible, training_rows=rows), scores
 
@@ -123,7 +126,7 @@ class Generation:
             If the directory exists: a generation is never written over.
         """
         if directory.exists():
-            raise GenerationError(f"{directory} exists; a generation is never written over")
+            raise _exists(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         try:
@@ -138,9 +141,11 @@ class Generation:
                 provenance=self.provenance,
                 files=_digests(staging),
             )
-            (staging / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+            encoded = msgspec.json.format(msgspec.json.encode(manifest))
+            (staging / _MANIFEST).write_bytes(encoded)
+            (staging / _CHECKSUM).write_text(hashlib.sha256(encoded).hexdigest())
             staging.chmod(0o755)
-            os.rename(staging, directory)  # noqa: PTH104 - unlike Path.rename, never replaces
+            _put_in_place(staging, directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -155,15 +160,12 @@ class Generation:
             If something is missing, altered or of a later format.
         """
         try:
-            manifest = msgspec.json.decode((directory / _MANIFEST).read_bytes(), type=_Manifest)
-        except (OSError, msgspec.DecodeError) as error:
-            raise GenerationError(f"{directory / _MANIFEST} can't be read: {error}") from error
-        if manifest.format_version > FORMAT_VERSION:
+            manifest = _read_manifest(directory)
+            altered = _digests(directory).items() ^ manifest.files.items()
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise GenerationError(
-                f"{directory} has format {manifest.format_version}; "
-                f"this version of Croupier reads up to {FORMAT_VERSION}"
-            )
-        altered = _digests(directory).items() ^ manifest.files.items()
+                f"the generation in {directory} can't be read: {error}"
+            ) from error
         if altered:
             names = ", ".join(sorted({name for name, _ in altered}))
             raise GenerationError(f"{directory} was altered after it was saved: {names}")
@@ -183,7 +185,11 @@ def registered_model_name(loop: str) -> str:
     return f"croupier-{loop}"
 
 
-class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class _Format(msgspec.Struct, frozen=True):
+    format_version: int
+
+
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format_version: int
     loop: str
     number: int
@@ -192,10 +198,47 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
+def _read_manifest(directory: Path) -> _Manifest:
+    encoded = (directory / _MANIFEST).read_bytes()
+    # The format comes first: a later one may keep neither the other fields nor the checksum.
+    found = msgspec.json.decode(encoded, type=_Format).format_version
+    if not 1 <= found <= FORMAT_VERSION:
+        raise GenerationError(
+            f"{directory} has format {found}; this version of Croupier reads up to {FORMAT_VERSION}"
+        )
+    if (directory / _CHECKSUM).read_text() != hashlib.sha256(encoded).hexdigest():
+        raise GenerationError(f"{directory} was altered after it was saved: {_MANIFEST}")
+    return msgspec.json.decode(encoded, type=_Manifest)
+
+
 def _digests(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file below a directory but the manifest itself, by relative path."""
+    """SHA-256 of every file below a directory but the manifest and its sum, by relative path.
+
+    Whatever is neither a regular file nor a directory counts as a file without content.
+    """
+    own = {directory / _MANIFEST, directory / _CHECKSUM}
     return {
-        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(directory).as_posix(): _digest(path)
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != _MANIFEST
+        if path not in own and (path.is_symlink() or not path.is_dir())
     }
+
+
+def _digest(path: Path) -> str:
+    regular = path.is_file() and not path.is_symlink()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if regular else ""
+
+
+def _put_in_place(staging: Path, directory: Path) -> None:
+    """Rename, which is all or nothing and replaces no directory that has anything in it."""
+    try:
+        staging.rename(directory)
+    except OSError as error:
+        # Another process can have saved it since the first look.
+        if directory.exists():
+            raise _exists(directory) from error
+        raise
+
+
+def _exists(directory: Path) -> GenerationError:
+    return GenerationError(f"{directory} exists; a generation is never written over")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal, TypeAlias
 
@@ -16,7 +17,7 @@ __all__ = ("Aggregation", "LoopConfig", "parse_duration", "valid_loop_name")
 Aggregation: TypeAlias = Literal["earliest", "latest", "sum", "mean", "min", "max"]
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)", re.ASCII)
 _MICROSECONDS = {
     "ms": 1_000,
     "s": 1_000_000,
@@ -24,6 +25,8 @@ _MICROSECONDS = {
     "h": 3_600_000_000,
     "d": 86_400_000_000,
 }
+# Sums of a timestamp and a duration must fit into 64 bits.
+_LONGEST = 365_000 * _MICROSECONDS["d"]
 
 
 class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +60,10 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reward_max: float = 1.0
 
     def __post_init__(self) -> None:
-        parse_duration(self.attribution_window)
+        _require_window(self.attribution_window)
+        for name in ("reward_min", "reward_max"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         if not self.reward_min < self.reward_max:
             raise ValueError(
                 f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
@@ -80,13 +86,25 @@ def parse_duration(text: str) -> int:
     Raises
     ------
     ValueError
-        If the text is not a number and a unit.
+        If the text is not a number and a unit, or longer than a thousand years.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         units = ", ".join(_MICROSECONDS)
         raise ValueError(f"a duration is a number and one of {units}, got {text!r}")
-    return round(float(match[1]) * _MICROSECONDS[match[2]])
+    duration = float(match[1]) * _MICROSECONDS[match[2]]
+    if duration > _LONGEST:
+        raise ValueError(f"a duration is at most {_LONGEST / _MICROSECONDS['d']:g} d, got {text!r}")
+    return round(duration)
+
+
+def _require_window(text: str) -> None:
+    try:
+        duration = parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"attribution_window: {error}") from error
+    if duration <= 0:
+        raise ValueError(f"attribution_window must be positive, got {text!r}")
 
 
 def valid_loop_name(name: str) -> bool:

@@ -7,13 +7,18 @@ Both oracles here end up as a linear table of weights over the columns of
 from __future__ import annotations
 
 import importlib
+import io
+import math
+import struct
+import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
-from croupier.policy.errors import GenerationError, NotEnoughDataError
+from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Action, Features
 
 if TYPE_CHECKING:
@@ -41,6 +46,24 @@ Link: TypeAlias = Literal["identity", "logistic"]
 
 _WEIGHTS_FILE = "weights.npz"
 _CONFIG_FILE = "oracle.json"
+
+_CHECKED_ROWS = 1000
+
+# Everything that NumPy, zipfile and msgspec were seen to raise on damaged files.
+_UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class TrainingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,11 +139,11 @@ class VowpalWabbitConfig(
     encoder: EncoderConfig = EncoderConfig()
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 1 <= self.passes <= 1000:
             raise ValueError(f"passes must be in [1, 1000], got {self.passes}")
-        if not self.l2 >= 0:
+        if not 0 <= self.l2 < math.inf:
             raise ValueError(f"l2 must be at least 0, got {self.l2}")
 
 
@@ -191,11 +214,7 @@ class LinearOracle:
         """As :meth:`score`, for features that are encoded already."""
         if self.weights_ is None:
             raise GenerationError("the oracle was not fitted")
-        scores = self._encoder.linear_scores(self.weights_, decision)
-        if self.link_ == "logistic":
-            # tanh is the logistic function that doesn't overflow.
-            return 0.5 * (1.0 + np.tanh(0.5 * scores))
-        return scores
+        return _linked(self._encoder.linear_scores(self.weights_, decision), self.link_)
 
     def save(self, directory: Path) -> None:
         """Write the configuration and the weights that are not 0 into an existing directory."""
@@ -203,7 +222,7 @@ class LinearOracle:
             raise GenerationError("the oracle was not fitted")
         used = np.flatnonzero(self.weights_).astype(np.uint32)
         np.savez(directory / _WEIGHTS_FILE, index=used, value=self.weights_[used])
-        saved = _SavedOracle(config=self.config, link=self.link_)
+        saved = _SavedOracle(config=self.config, link=self.link_, random_state=self.random_state)
         (directory / _CONFIG_FILE).write_bytes(msgspec.json.encode(saved))
 
 
@@ -211,7 +230,9 @@ class VowpalWabbitOracle(LinearOracle):
     """Vowpal Wabbit's contextual-bandit regression, read out as a table of weights.
 
     Costs are minus the rewards. The learner is ``--cb_adf`` with the product of context and action
-    features; prediction is a dot product, so the table predicts what Vowpal Wabbit predicts.
+    features. Its prediction is a dot product that is not clipped to the range of the rewards, so
+    the table predicts what Vowpal Wabbit predicts: an estimate may lie outside of the range, which
+    keeps the order of actions where clipping would make ties.
     """
 
     config: VowpalWabbitConfig
@@ -223,8 +244,12 @@ class VowpalWabbitOracle(LinearOracle):
         ------
         NotEnoughDataError
             If there are no rows.
+        InvalidInputError
+            If a row's chosen index, propensity, reward or weight can't be.
+        GenerationError
+            If the weights grew without bound.
         """
-        _require_rows(rows)
+        _check_rows(rows)
         # Vowpal Wabbit takes a while to import, and not every process learns.
         import vowpal_wabbit_next as vw  # noqa: PLC0415
 
@@ -233,16 +258,29 @@ class VowpalWabbitOracle(LinearOracle):
         for _ in range(self.config.passes):
             for row, decision in encoded:
                 workspace.learn_one(_vw_examples(row, decision))
-        # The first of the values stored with a weight is the weight itself.
-        self.weights_ = -np.array(workspace.weights()[:, 0, 0], dtype=np.float32)
+        self.weights_ = self._read_weights(workspace)
         return self
+
+    def _read_weights(self, workspace: Any) -> NDArray[np.float32]:
+        """Rewards' weights out of the workspace, which holds costs'."""
+        # Of the weights stored with a feature the first predicts; of the numbers stored with a
+        # weight the first is its value. With doubly robust learning, weights() claims twice the
+        # memory there is: only the first half may be looked at.
+        costs = np.array(workspace.weights()[: 1 << self.config.encoder.bits, 0, 0])
+        # Not merely negated: zeros are to be positive, as they will be when loaded.
+        weights = np.float32(0.0) - costs
+        if self.config.l2 > 0 and weights.any():
+            weights *= np.float32(_shrinkage(workspace, costs))
+        return _require_usable(weights, "Vowpal Wabbit")
 
     def _arguments(self) -> list[str]:
         config = self.config
+        # Doubly robust learning keeps two weights per feature within the same 2**b.
+        bits = config.encoder.bits + (1 if config.cb_type == "dr" else 0)
         arguments = f"--quiet --cb_adf --cb_type {config.cb_type} -q ca --noconstant"
         return [
             *arguments.split(),
-            *("-b", str(config.encoder.bits)),
+            *("-b", str(bits)),
             *("--learning_rate", str(config.learning_rate)),
             *("--l2", str(config.l2)),
             *("--random_seed", str(self.random_state)),
@@ -253,7 +291,8 @@ class SklearnOracle(LinearOracle):
     """Any linear scikit-learn estimator on the columns of the chosen actions.
 
     A regressor predicts the reward (identity link). A binary classifier, for rewards that are 0 or
-    1, predicts the probability of 1 (logistic link).
+    1, predicts the probability of 1 (logistic link). The encoder's constant is the intercept;
+    an estimator that wants its own, or another link, is refused.
     """
 
     config: SklearnConfig
@@ -265,8 +304,12 @@ class SklearnOracle(LinearOracle):
         ------
         NotEnoughDataError
             If there are no rows, or a classifier sees only one kind of reward.
+        InvalidInputError
+            If a row's chosen index, propensity, reward or weight can't be.
+        GenerationError
+            If the estimator can't be made, can't be fitted or is not a linear one.
         """
-        _require_rows(rows)
+        _check_rows(rows)
         from sklearn.base import is_classifier  # noqa: PLC0415
 
         estimator = _linear_estimator(self.config, self.random_state)
@@ -274,11 +317,35 @@ class SklearnOracle(LinearOracle):
         if is_classifier(estimator):
             self._require_binary(rewards)
         columns, matrix = self._matrix(rows)
-        estimator.fit(matrix, rewards, sample_weight=np.array([row.weight for row in rows]))
+        try:
+            estimator.fit(matrix, rewards, sample_weight=np.array([row.weight for row in rows]))
+        except (TypeError, ValueError) as error:
+            raise GenerationError(f"{self.config.estimator} can't be fitted: {error}") from error
         self.link_ = "logistic" if is_classifier(estimator) else "identity"
+        coefficients = self._coefficients(estimator, matrix[:_CHECKED_ROWS])
         self.weights_ = np.zeros(1 << self.config.encoder.bits, dtype=np.float32)
-        self.weights_[columns] = estimator.coef_.ravel()
+        self.weights_[columns] = _require_usable(coefficients, self.config.estimator)
         return self
+
+    def _coefficients(self, estimator: Any, matrix: Any) -> NDArray[np.float64]:
+        """The estimator's coefficients, checked to be all there is to its predictions."""
+        refusal = (
+            f"oracle.estimator: expected one whose prediction is its coefficients times the "
+            f"columns ({self.link_} link, no intercept), got {self.config.estimator!r}"
+        )
+        try:
+            coefficients = np.asarray(estimator.coef_, dtype=np.float64).ravel()
+            linear = _linked(matrix @ coefficients, self.link_)
+            if self.link_ == "logistic":
+                predicted = estimator.predict_proba(matrix)[:, 1]
+            else:
+                predicted = estimator.predict(matrix)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise GenerationError(f"{refusal}: {error}") from error
+        # Coefficients that are not finite get an error of their own.
+        if not np.allclose(linear, predicted, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise GenerationError(refusal)
+        return coefficients
 
     def _matrix(self, rows: Sequence[TrainingRow]) -> tuple[NDArray[np.int64], Any]:
         """Indices that occur, shape (m,), and a sparse matrix over just them, shape (n, m)."""
@@ -295,7 +362,10 @@ class SklearnOracle(LinearOracle):
             ends.append(ends[-1] + len(columns.indices))
         used, compact = np.unique(np.concatenate(indices), return_inverse=True)
         shape = (len(rows), len(used))
-        matrix = csr_array((np.concatenate(values), compact, np.array(ends)), shape=shape)
+        # Most estimators take 32-bit indices only.
+        narrow = np.dtype(np.int32 if ends[-1] <= np.iinfo(np.int32).max else np.int64)
+        stored = (np.concatenate(values), compact.astype(narrow), np.array(ends, dtype=narrow))
+        matrix: Any = csr_array(stored, shape=shape)
         matrix.sum_duplicates()
         return used, matrix
 
@@ -316,6 +386,7 @@ class SklearnOracle(LinearOracle):
 class _SavedOracle(msgspec.Struct, frozen=True, kw_only=True):
     config: OracleConfig
     link: Link
+    random_state: int
 
 
 def make_oracle(
@@ -337,20 +408,54 @@ def load_oracle(directory: Path) -> LinearOracle:
     """
     try:
         saved = msgspec.json.decode((directory / _CONFIG_FILE).read_bytes(), type=_SavedOracle)
-        oracle = make_oracle(saved.config)
-        with np.load(directory / _WEIGHTS_FILE, allow_pickle=False) as table:
+        oracle = make_oracle(saved.config, random_state=saved.random_state)
+        # Read here: given a path, NumPy leaves damaged files open.
+        stored = io.BytesIO((directory / _WEIGHTS_FILE).read_bytes())
+        with np.load(stored, allow_pickle=False) as table:
             weights = np.zeros(1 << saved.config.encoder.bits, dtype=np.float32)
             weights[table["index"]] = table["value"]
-    except (OSError, ValueError, KeyError, IndexError, msgspec.DecodeError) as error:
+    except _UNREADABLE as error:
         raise GenerationError(f"the oracle in {directory} can't be read: {error}") from error
-    oracle.weights_ = weights
+    oracle.weights_ = _require_usable(weights, f"the oracle in {directory}")
     oracle.link_ = saved.link
     return oracle
 
 
-def _require_rows(rows: Sequence[TrainingRow]) -> None:
+def _linked(linear: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
+    if link == "logistic":
+        # tanh is the logistic function that doesn't overflow.
+        return 0.5 * (1.0 + np.tanh(0.5 * linear))
+    return linear
+
+
+def _require_usable(weights: NDArray[Any], whose: str) -> NDArray[np.float32]:
+    """The weights as float32; a generation that can't score must not be made."""
+    # Written so that NaN fails the comparison.
+    if weights.size and not np.abs(weights).max() <= np.finfo(np.float32).max:
+        raise GenerationError(
+            f"{whose} has weights that are not finite; were the features or rewards very large, "
+            f"or the learning rate?"
+        )
+    return weights.astype(np.float32, copy=False)
+
+
+def _check_rows(rows: Sequence[TrainingRow]) -> None:
+    """Refuse what Vowpal Wabbit would learn nothing from without a word."""
     if not rows:
         raise NotEnoughDataError("there are no interactions to learn from")
+    for position, row in enumerate(rows):
+        # Rounding may take a propensity as far above 1 as a pmf's sum.
+        checks = {
+            "chosen": (0 <= row.chosen < len(row.actions), "the index of an action"),
+            "propensity": (0.0 < row.propensity <= 1.0 + 1e-9, "a number in (0, 1]"),
+            "reward": (math.isfinite(row.reward), "a finite number"),
+            "weight": (0.0 < row.weight < math.inf, "a positive, finite number"),
+        }
+        for name, (fine, expected) in checks.items():
+            if not fine:
+                raise InvalidInputError(
+                    f"rows[{position}].{name}", f"expected {expected}, got {getattr(row, name)!r}"
+                )
 
 
 def _vw_examples(row: TrainingRow, decision: EncodedDecision) -> Iterable[Any]:
@@ -368,6 +473,23 @@ def _vw_examples(row: TrainingRow, decision: EncodedDecision) -> Iterable[Any]:
         _push(example["a"], features)
         examples.append(example)
     return examples
+
+
+def _shrinkage(workspace: Any, costs: NDArray[np.float32]) -> float:
+    """The factor that Vowpal Wabbit applies to all of its weights when it predicts.
+
+    A ridge penalty shrinks every weight at every update; the factor is kept in one place instead
+    and shown nowhere, but it is the prediction for a lone feature over that feature's weight.
+    """
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    strongest = int(np.abs(costs).argmax())
+    shared, action = vw.Example(), vw.Example()
+    shared.set_label(vw.CBLabel(shared=True))
+    action.set_label(vw.CBLabel())
+    action["a"].push_feature(strongest, 1.0)
+    ((_, predicted),) = workspace.predict_one([shared, action])
+    return float(predicted) / float(costs[strongest])
 
 
 def _push(group: Any, features: EncodedFeatures) -> None:

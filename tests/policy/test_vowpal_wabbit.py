@@ -1,0 +1,311 @@
+"""Parity with Vowpal Wabbit: the table of weights, and its exploration policies.
+
+Vowpal Wabbit computes in float32. Its sums carry an error of about 1e-7 of the size of their terms,
+and its probabilities one of about 1e-7; comparisons are to 1e-6.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import pytest
+import vowpal_wabbit_next as vw
+
+from croupier.policy.encoding import EncoderConfig, FeatureEncoder
+from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
+from croupier.policy.events import Action
+from croupier.policy.exploration import EpsilonGreedy, Exploration, Softmax, SquareCB
+from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, VowpalWabbitOracle
+from tests.policy.training import random_request, random_rows, vw_examples, vw_rewards
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CbType = Literal["mtr", "ips", "dr"]
+CB_TYPES: list[CbType] = ["mtr", "ips", "dr"]
+
+BITS = 14
+
+
+def trained_workspace(config: VowpalWabbitConfig, rows: list[TrainingRow]) -> Any:
+    """The same learner, driven by hand."""
+    # Doubly robust learning keeps two weights per feature in the same table.
+    bits = config.encoder.bits + (config.cb_type == "dr")
+    arguments = (
+        f"--quiet --cb_adf --cb_type {config.cb_type} -q ca --noconstant -b {bits} "
+        f"--learning_rate {config.learning_rate} --l2 {config.l2}"
+    )
+    workspace: Any = vw.Workspace(arguments.split())
+    encoder = FeatureEncoder(config.encoder)
+    for _ in range(config.passes):
+        for row in rows:
+            workspace.learn_one(vw_examples(encoder.encode(row.context, row.actions), row))
+    return workspace
+
+
+class TestOracle:
+    @pytest.mark.parametrize("cb_type", CB_TYPES)
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"passes": 3},
+            {"learning_rate": 5.0},
+            {"l2": 1e-3},
+            {"l2": 1e-2, "passes": 2},
+            {"encoder": {"bits": 10}},
+            {"encoder": {"bits": 18, "action_id": False}},
+        ],
+        ids=str,
+    )
+    def test_scores_what_vowpal_wabbit_predicts(
+        self, cb_type: CbType, settings: dict[str, Any]
+    ) -> None:
+        config = msgspec.convert(
+            {"kind": "vowpal_wabbit", "cb_type": cb_type, **settings}, VowpalWabbitConfig
+        )
+        rows = random_rows(150)
+        oracle = VowpalWabbitOracle(config).fit(rows)
+        workspace = trained_workspace(config, rows)
+        encoder = FeatureEncoder(config.encoder)
+        rng = np.random.default_rng(1)
+        for _ in range(50):
+            context, actions = random_request(rng)
+            expected = vw_rewards(workspace, encoder.encode(context, actions))
+            np.testing.assert_allclose(
+                oracle.score(context, actions), expected, rtol=1e-6, atol=1e-6
+            )
+
+    @pytest.mark.parametrize("cb_type", CB_TYPES)
+    def test_estimates_are_not_clipped_to_the_range_of_rewards(self, cb_type: CbType) -> None:
+        """Neither by Vowpal Wabbit: a plane through rewards in [0, 1] goes on beyond them."""
+        rows = random_rows(300, reward=lambda _, action: float(action.features["x"] > 0))
+        config = VowpalWabbitConfig(cb_type=cb_type, encoder=EncoderConfig(bits=BITS))
+        oracle = VowpalWabbitOracle(config).fit(rows)
+        actions = [Action("a0", {"x": x, "color": "0"}) for x in (-20.0, 20.0)]
+        scores = oracle.score({}, actions)
+        assert scores[0] < 0.0
+        assert scores[1] > 1.0
+        decision = FeatureEncoder(config.encoder).encode({}, actions)
+        np.testing.assert_allclose(
+            scores, vw_rewards(trained_workspace(config, rows), decision), rtol=1e-6
+        )
+
+    @pytest.mark.parametrize(
+        ("cb_type", "correlation"),
+        # Rewards over small propensities are noisy labels, and ips has nothing against that.
+        [("mtr", 0.999), ("dr", 0.999), ("ips", 0.3)],
+    )
+    def test_learns_a_planted_reward(self, cb_type: CbType, correlation: float) -> None:
+        def reward(context: dict[str, Any], action: Action) -> float:
+            return 0.5 + 0.1 * float(context["v"][0] * action.features["x"])
+
+        rows = random_rows(1000, reward=reward)
+        config = VowpalWabbitConfig(cb_type=cb_type, passes=3, encoder=EncoderConfig(bits=BITS))
+        oracle = VowpalWabbitOracle(config).fit(rows)
+        rng = np.random.default_rng(2)
+        planted: list[float] = []
+        learned: list[float] = []
+        for _ in range(50):
+            context, actions = random_request(rng)
+            planted.extend(reward(context, action) for action in actions)
+            learned.extend(oracle.score(context, actions))
+        assert np.corrcoef(planted, learned)[0, 1] > correlation
+
+    @pytest.mark.parametrize("cb_type", CB_TYPES)
+    def test_the_same_rows_give_the_same_weights(self, cb_type: CbType) -> None:
+        rows = random_rows(100)
+        first, second = (
+            VowpalWabbitOracle(VowpalWabbitConfig(cb_type=cb_type), random_state=7).fit(rows)
+            for _ in range(2)
+        )
+        assert first.weights_ is not None
+        assert second.weights_ is not None
+        assert first.weights_.tobytes() == second.weights_.tobytes()
+
+    @pytest.mark.parametrize("cb_type", CB_TYPES)
+    def test_a_rows_weight_counts(self, cb_type: CbType) -> None:
+        """Two kinds of rows that contradict each other: the heavier kind wins."""
+        action = [Action("a"), Action("b")]
+        rows = [
+            TrainingRow(
+                context={},
+                actions=action,
+                chosen=i % 2,
+                propensity=0.5,
+                reward=reward,
+                weight=weight,
+            )
+            for i in range(400)
+            for reward, weight in ((1.0, 1.0), (0.0, 0.01))
+        ]
+        oracle = VowpalWabbitOracle(VowpalWabbitConfig(cb_type=cb_type)).fit(rows)
+        swapped = [msgspec.structs.replace(row, weight=1.01 - row.weight) for row in rows]
+        other = VowpalWabbitOracle(VowpalWabbitConfig(cb_type=cb_type)).fit(swapped)
+        assert (oracle.score({}, action) > other.score({}, action) + 0.2).all()
+
+    def test_a_row_of_weight_two_is_half_the_propensity(self) -> None:
+        """Under mtr, weight and inverse propensity are one importance."""
+        rows = random_rows(100)
+        heavy = [
+            msgspec.structs.replace(row, weight=1.0 + i % 2, propensity=row.propensity)
+            for i, row in enumerate(rows)
+        ]
+        rare = [
+            msgspec.structs.replace(row, weight=1.0, propensity=row.propensity / (1.0 + i % 2))
+            for i, row in enumerate(rows)
+        ]
+        left, right = (
+            VowpalWabbitOracle(VowpalWabbitConfig()).fit(each).weights_ for each in (heavy, rare)
+        )
+        assert left is not None
+        assert right is not None
+        np.testing.assert_allclose(left, right, atol=1e-6)
+
+    def test_takes_actions_without_features(self) -> None:
+        config = VowpalWabbitConfig(encoder=EncoderConfig(action_id=False))
+        row = TrainingRow(
+            context={}, actions=[Action("a"), Action("b")], chosen=0, propensity=0.5, reward=1.0
+        )
+        scores = VowpalWabbitOracle(config).fit([row] * 50).score({}, row.actions)
+        assert scores[0] == scores[1] > 0.5
+
+    def test_takes_a_single_action(self) -> None:
+        row = TrainingRow(context={}, actions=[Action("a")], chosen=0, propensity=1.0, reward=0.25)
+        oracle = VowpalWabbitOracle(VowpalWabbitConfig()).fit([row] * 50)
+        np.testing.assert_allclose(oracle.score({}, row.actions), [0.25], atol=0.01)
+
+    def test_needs_rows(self) -> None:
+        with pytest.raises(NotEnoughDataError):
+            VowpalWabbitOracle(VowpalWabbitConfig()).fit([])
+
+    def test_has_to_be_fitted_first(self) -> None:
+        with pytest.raises(GenerationError, match="not fitted"):
+            VowpalWabbitOracle(VowpalWabbitConfig()).score({}, [Action("a")])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"propensity": 0.0}, r"rows\[3\]\.propensity: expected a number in \(0, 1\], got 0.0"),
+            ({"propensity": float("nan")}, r"rows\[3\]\.propensity"),
+            ({"propensity": 1.5}, r"rows\[3\]\.propensity"),
+            ({"chosen": 4}, r"rows\[3\]\.chosen: expected the index of an action, got 4"),
+            ({"chosen": -1}, r"rows\[3\]\.chosen"),
+            ({"reward": float("nan")}, r"rows\[3\]\.reward: expected a finite number"),
+            ({"weight": 0.0}, r"rows\[3\]\.weight: expected a positive, finite number"),
+            ({"weight": float("inf")}, r"rows\[3\]\.weight"),
+        ],
+        ids=str,
+    )
+    def test_refuses_rows_that_vowpal_wabbit_would_pass_over_in_silence(
+        self, change: dict[str, Any], message: str
+    ) -> None:
+        rows = random_rows(6)
+        rows[3] = msgspec.structs.replace(rows[3], **change)
+        with pytest.raises(InvalidInputError, match=message):
+            VowpalWabbitOracle(VowpalWabbitConfig()).fit(rows)
+
+    def test_refuses_weights_that_are_not_finite(self) -> None:
+        config = VowpalWabbitConfig(l2=1000.0)
+        with pytest.raises(GenerationError, match="not finite"):
+            VowpalWabbitOracle(config).fit(random_rows(100))
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ({"cb_type": "dm"}, "cb_type"),
+            ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
+            ({"learning_rate": float("inf")}, "learning_rate must be positive, got inf"),
+            ({"passes": 0}, r"passes must be in \[1, 1000\], got 0"),
+            ({"l2": -1}, "l2 must be at least 0, got -1"),
+            ({"l2": float("nan")}, "l2 must be at least 0, got nan"),
+            ({"encoder": {"bits": 30}}, r"bits must be in \[10, 26\], got 30.*encoder"),
+            ({"hidden": 1}, "hidden"),
+        ],
+        ids=str,
+    )
+    def test_configuration_names_what_is_wrong(self, table: dict[str, Any], message: str) -> None:
+        with pytest.raises(msgspec.ValidationError, match=message):
+            msgspec.convert({"kind": "vowpal_wabbit", **table}, VowpalWabbitConfig)
+
+
+class TestExploration:
+    """Our pmf against Vowpal Wabbit's, from scores that both know exactly.
+
+    Every action has one feature, and its weight is set by hand. Vowpal Wabbit's γ counts its own
+    learn calls, Croupier's the oracle's training rows.
+    """
+
+    @pytest.mark.parametrize(
+        ("arguments", "exploration"),
+        [
+            ("--squarecb", SquareCB()),
+            ("--squarecb --gamma_scale 1", SquareCB(gamma_scale=1.0)),
+            ("--squarecb --gamma_scale 0", SquareCB(gamma_scale=0.0)),
+            (
+                "--squarecb --gamma_scale 1000 --gamma_exponent 0.25",
+                SquareCB(gamma_scale=1000.0, gamma_exponent=0.25),
+            ),
+            (
+                "--squarecb --gamma_scale 100 --gamma_exponent 0",
+                SquareCB(gamma_scale=100.0, gamma_exponent=0.0),
+            ),
+            (
+                "--squarecb --gamma_scale 3 --gamma_exponent 1",
+                SquareCB(gamma_scale=3.0, gamma_exponent=1.0),
+            ),
+            ("--epsilon 0.2", EpsilonGreedy(epsilon=0.2)),
+            ("--epsilon 0", EpsilonGreedy(epsilon=0.0)),
+            ("--epsilon 1", EpsilonGreedy(epsilon=1.0)),
+            ("--softmax --lambda 5", Softmax(temperature=0.2)),
+            ("--softmax --lambda 100", Softmax(temperature=0.01)),
+        ],
+        ids=lambda each: each if isinstance(each, str) else "",
+    )
+    def test_gives_vowpal_wabbits_pmf(self, arguments: str, exploration: Exploration) -> None:
+        rng = np.random.default_rng(0)
+        workspace: Any = vw.Workspace(
+            f"--quiet --cb_explore_adf --cb_type mtr --noconstant -b 10 {arguments}".split()
+        )
+        for learned in range(60):
+            for n_actions in (1, 2, 5, 50):
+                # Vowpal Wabbit's epsilon-greedy takes scores closer than 1e-4 or so for equal.
+                steps = rng.choice(1000, size=n_actions, replace=False)
+                scores = steps.astype(np.float32).astype(np.float64) / 1024
+                pmf = exploration.pmf(scores, training_rows=learned)
+                np.testing.assert_allclose(pmf, vw_pmf(workspace, scores), rtol=0, atol=1e-6)
+            workspace.learn_one(vw_actions(2, label=vw.CBLabel(label=(0.5, 0.5))))
+
+    def test_shares_ties_as_vowpal_wabbit_does_under_epsilon_greedy(self) -> None:
+        workspace: Any = vw.Workspace(
+            ["--quiet", "--cb_explore_adf", "--noconstant", "-b", "10", "--epsilon", "0.1"]
+        )
+        scores = np.array([0.5, 0.25, 0.5, 0.5])
+        np.testing.assert_allclose(
+            EpsilonGreedy(epsilon=0.1).pmf(scores), vw_pmf(workspace, scores), rtol=0, atol=1e-6
+        )
+
+
+def vw_actions(n_actions: int, label: Any = None) -> list[Any]:
+    """A request whose action k has the one feature k, of value 1."""
+    shared = vw.Example()
+    shared.set_label(vw.CBLabel(shared=True))
+    examples = [shared]
+    for index in range(n_actions):
+        example = vw.Example()
+        example.set_label(label if label is not None and index == 0 else vw.CBLabel())
+        example["a"].push_feature(index, 1.0)
+        examples.append(example)
+    return examples
+
+
+def vw_pmf(workspace: Any, scores: NDArray[np.float64]) -> list[float]:
+    """Vowpal Wabbit's pmf if these are its estimates of the rewards."""
+    weights = workspace.weights()
+    before = weights.copy()
+    weights[: scores.size, 0, 0] = -scores
+    pmf = dict(workspace.predict_one(vw_actions(scores.size)))
+    weights[:] = before
+    return [pmf[position] for position in range(scores.size)]
