@@ -347,7 +347,7 @@ def _report(data_dir: Path, application: DigitTraffic, *, days: int, seconds: fl
     decisions = lake.scan("decisions", LOOP).collect()
     ids = decisions["decision_id"]
     sources = lake.scan("interactions", LOOP).select("reward_source").collect()["reward_source"]
-    p_value = draws_test(decisions).p_value
+    p_value = draws_test(decisions).combined_p_value
     missing = len(set(application.acknowledged) - set(ids.to_list()))
     duplicates = len(ids) - ids.n_unique()
     waits = [wait for each in application.latencies.values() for wait in each]

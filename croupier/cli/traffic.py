@@ -47,7 +47,7 @@ class TrafficConfig(msgspec.Struct, frozen=True, kw_only=True):
         Share of rewards that are reported wrongly.
     """
 
-    threads: int = 8
+    threads: int = 2
     delay_s: float = 1.5
     lost: float = 0.03
     repeated: float = 0.05

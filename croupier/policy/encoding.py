@@ -34,6 +34,7 @@ __all__ = (
 
 INTERACTION_PRIME = 16777619
 MAX_DEPTH = 8
+MAX_PRODUCTS = 10_000_000
 
 IndexArray: TypeAlias = NDArray[np.uint64]
 ValueArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
@@ -46,6 +47,7 @@ _ACTION_ID_SEED = mmh3.hash("action id", 0, signed=False)
 _CACHED_HASHES = 100_000
 _CACHED_NAME_LENGTH = 200
 _CACHED_POSITIONS = 500_000
+_GATHERED = 500_000
 _LARGEST = float(np.finfo(np.float32).max)
 _TOO_LARGE = f"expected finite numbers within ±{_LARGEST:.3g}"
 
@@ -126,11 +128,19 @@ class FeatureEncoder:
         ------
         InvalidInputError
             If a feature is nested deeper than 8 levels, is of an unknown type, too large for
-            float32 or not valid Unicode.
+            float32 or not valid Unicode; or if there are more products of context and action
+            features than a decision may cost.
         """
-        return EncodedDecision(
-            self.encode_context(context), [self.encode_action(action) for action in actions]
-        )
+        shared = self.encode_context(context)
+        encoded = [self.encode_action(action) for action in actions]
+        products = len(shared.indices) * sum(len(each.indices) for each in encoded)
+        if products > MAX_PRODUCTS:
+            raise InvalidInputError(
+                "context",
+                f"expected at most {MAX_PRODUCTS:,} products of a context and an action feature, "
+                f"got {products:,}",
+            )
+        return EncodedDecision(shared, encoded)
 
     def encode_context(self, context: Features) -> EncodedFeatures:
         """Encode shared features and a constant, which gives each action a weight of its own."""
@@ -175,15 +185,23 @@ class FeatureEncoder:
         the columns.
         """
         context, mask = decision.context, self.mask
-        shared = _dot(weights[context.indices & mask], context.values)
-        scores = np.empty(len(decision.actions))
+        values = context.values.astype(np.float64)
+        shared = float(weights[context.indices & mask].astype(np.float64) @ values)
+        sizes = np.array([len(action.indices) for action in decision.actions])
+        indices = np.concatenate([action.indices for action in decision.actions])
         hashed = context.indices * np.uint64(INTERACTION_PRIME)
-        for k, action in enumerate(decision.actions):
-            own = _dot(weights[action.indices & mask], action.values)
-            table = weights[(hashed ^ action.indices[:, None]) & mask]
-            crossed = table.astype(np.float64) @ context.values.astype(np.float64)
-            scores[k] = shared + own + _dot(crossed, action.values)
-        return scores
+        learned = weights[indices & mask].astype(np.float64)
+        # All actions at once, but never more than some megabytes of gathered weights.
+        step = max(1, _GATHERED // len(hashed))
+        for start in range(0, len(indices), step):
+            rows = slice(start, start + step)
+            learned[rows] += (
+                weights[(hashed ^ indices[rows, None]) & mask].astype(np.float64) @ values
+            )
+        learned *= np.concatenate([action.values for action in decision.actions])
+        actions = np.repeat(np.arange(len(sizes)), sizes)
+        sums = np.bincount(actions, weights=learned, minlength=len(sizes))
+        return np.asarray(shared + sums, dtype=np.float64)
 
     def _walk(self, group: _Group, path: str, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -284,7 +302,3 @@ def _located(field: str, error: InvalidInputError) -> InvalidInputError:
     """The same error with its field as a path from the root of the request, fit for a response."""
     path = f"{field}.{error.field}" if error.field else field
     return InvalidInputError(path.encode(errors="backslashreplace").decode(), error.expected)
-
-
-def _dot(left: NDArray[Any], right: NDArray[Any]) -> float:
-    return float(left.astype(np.float64) @ right.astype(np.float64))

@@ -305,3 +305,20 @@ def shuffle(data: st.DataObject, value: Any) -> Any:
     if isinstance(value, list):
         return [shuffle(data, item) for item in value]
     return value
+
+
+def test_products_are_bounded() -> None:
+    encoder = FeatureEncoder(EncoderConfig())
+    wide = Action("a", {"v": [1.0] * 4000})
+    with pytest.raises(InvalidInputError, match=r"context: expected at most 10,000,000 products"):
+        encoder.encode({"v": [1.0] * 4000}, [wide])
+
+
+def test_scores_do_not_depend_on_the_size_of_a_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = FeatureEncoder(EncoderConfig(bits=12))
+    weights = np.random.default_rng(5).normal(size=1 << 12).astype(np.float32)
+    actions = [Action(str(k), {"v": [0.1 * k] * (k % 4)}) for k in range(9)]
+    decision = encoder.encode({"v": [0.3, -2.0, 5.0]}, actions)
+    at_once = encoder.linear_scores(weights, decision)
+    monkeypatch.setattr("croupier.policy.encoding._GATHERED", 4)
+    np.testing.assert_allclose(encoder.linear_scores(weights, decision), at_once, rtol=1e-13)
