@@ -15,11 +15,11 @@ from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
 from croupier.offline.join import join
-from croupier.offline.lake import Lake
+from croupier.offline.lake import Lake, TableName
 from croupier.offline.nightly import LoopNight
 from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retrain import is_judged, retrain
-from croupier.offline.sink import SinkReport, sink
+from croupier.offline.sink import SinkReport, sink, sunk_position
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from croupier.offline.ope import Estimate
 
 __all__ = ("register",)
+
+_REPLAYED: tuple[TableName, ...] = ("decisions", "outcomes", "audits", "interactions")
 
 
 def register(app: typer.Typer) -> None:
@@ -60,13 +62,22 @@ def join_command(
     loop: LoopOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Join decisions with their outcomes, where the attribution window has closed."""
+    """Join decisions with their outcomes, where the attribution window has closed.
+
+    What the event log holds is brought into the lake first.
+    """
     session = Session.open(config, data_dir, json=json)
+    names = session.loops(loop)
     reports = {}
-    with session.lake.lock():
-        for name in session.loops(loop):
-            reports[name] = session.nightly.join(name, now_us=now_us())
-            refresh_realised(session.lake, name)
+    with session.log() as log, session.lake.lock():
+        # In this order: an outcome that is still in the log would be taken for missing, for good.
+        now = now_us()
+        with session.output.progress("sink") as progress:
+            sink(log, session.lake, progress)
+        for name in names:
+            reports[name] = session.nightly.join(name, now_us=now)
+            confidence = session.config.nightly.gate.confidence
+            refresh_realised(session.lake, name, confidence=confidence)
 
     def show() -> None:
         columns = ["loop", "joined", "observed", "defaulted", "open", "late", "orphans"]
@@ -90,27 +101,27 @@ def retrain_command(
 ) -> None:
     """Train the next generation and register it as challenger."""
     session = Session.open(config, data_dir, json=json)
-    trained = []
+    names = session.loops(loop)
+    trained = {}
     with session.lake.lock():
-        for name in session.loops(loop):
+        for name in names:
             with session.output.progress(f"{name}: train") as progress:
                 generation = session.nightly.train(name, now_us=now_us())
                 session.nightly.publish(generation)
                 progress(1, 1)
             assert generation.provenance is not None
-            trained.append(
-                {
-                    "loop": name,
-                    "generation": generation.number,
-                    "exploration": generation.exploration.describe(),
-                    "training_rows": generation.provenance.training_rows,
-                    "parent": generation.provenance.parent,
-                }
-            )
+            trained[name] = {
+                "generation": generation.number,
+                "exploration": generation.exploration.describe(),
+                "training_rows": generation.provenance.training_rows,
+                "parent": generation.provenance.parent,
+            }
     session.output.result(
         trained,
         lambda: session.output.table(
-            "Challengers", list(trained[0]), [list(row.values()) for row in trained]
+            "Challengers",
+            ["loop", *next(iter(trained.values()))],
+            [[name, *facts.values()] for name, facts in trained.items()],
         ),
     )
 
@@ -144,10 +155,10 @@ def evaluate_command(
         name: judge_challenger(session.config.nightly.gate, evaluation)
         for name, evaluation in evaluations.items()
     }
-    facts = [
-        {**msgspec.to_builtins(evaluation), "verdict": msgspec.to_builtins(verdicts[name])}
+    facts = {
+        name: {**msgspec.to_builtins(evaluation), "verdict": msgspec.to_builtins(verdicts[name])}
         for name, evaluation in evaluations.items()
-    ]
+    }
 
     def show() -> None:
         for name, evaluation in evaluations.items():
@@ -203,6 +214,10 @@ def nightly(
             _show_night(session, night)
 
     session.output.result(report, show)
+    failed = [night for night in report.loops if night.failed is not None]
+    for night in failed:
+        session.output.remark(f"{night.loop}: failed: {night.failed}")
+    raise typer.Exit(1 if failed else 0)
 
 
 def replay(
@@ -211,33 +226,42 @@ def replay(
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Build a lake anew from the event log and say whether it equals the present one."""
+    """Build a lake anew from the event log and say whether it equals the present one.
+
+    They are compared as far as the present lake has come. The new one then takes in the rest of
+    the log; decisions that the present one has not joined are left to the next join.
+    """
     session = Session.open(config, data_dir, json=json)
     if into.exists():
         raise InvalidInputError("into", f"expected a directory that doesn't exist, got {into}")
     fresh = Lake(into)
     names = session.loops(None)
-    with session.log() as log, fresh.lock(), session.output.progress("replay") as progress:
-        sunk = sink(log, fresh, progress)
+    reports = []
+    with session.log() as log, fresh.lock():
+        with session.output.progress("replay") as progress:
+            reports.append(sink(log, fresh, progress, until=sunk_position(session.lake)))
         for name in names:
-            newest = session.lake.scan("interactions", name).select(pl.col("ts").max())
-            until = newest.select(pl.col("ts").dt.epoch("us")).collect().item()
-            if until is not None:
-                # Joined up to just after the newest interaction that the present lake has.
-                loop = session.config.loop(name)
-                join(fresh, name, loop, until + loop.attribution_window_us + 1)
-    same = {name: _same_interactions(session.lake, fresh, name) for name in names}
-    facts = {"sink": sunk, "equal": same}
+            _join_as_far(fresh, session.lake, name, session.config.loop(name))
+        tables = {
+            name: {table: _same(table, session.lake, fresh, name) for table in _REPLAYED}
+            for name in names
+        }
+        with session.output.progress("rest of the log") as progress:
+            reports.append(sink(log, fresh, progress))
+    equal = {name: all(same.values()) for name, same in tables.items()}
+    decisions, outcomes = (
+        sum(getattr(report, kind) for report in reports) for kind in ("decisions", "outcomes")
+    )
     session.output.result(
-        facts,
+        {"decisions": decisions, "outcomes": outcomes, "equal": equal, "tables": tables},
         lambda: session.output.table(
-            f"Replay into {into}",
-            ["loop", "interactions equal"],
-            [[name, equal] for name, equal in same.items()],
-            note=f"{sunk.decisions:,} decisions and {sunk.outcomes:,} outcomes from the log",
+            f"Replay into {into}: equal to the present lake?",
+            ["loop", *_REPLAYED],
+            [[name, *same.values()] for name, same in tables.items()],
+            note=f"{decisions:,} decisions and {outcomes:,} outcomes from the log",
         ),
     )
-    raise typer.Exit(0 if all(same.values()) else 1)
+    raise typer.Exit(0 if all(equal.values()) else 1)
 
 
 def import_command(
@@ -256,7 +280,7 @@ def import_command(
     with session.lake.lock(), session.output.progress(f"import {path}") as progress:
         reports = import_open_bandit(path, session.lake, loop=loop, progress=progress)
     session.output.result(
-        reports,
+        {each.loop: each for each in reports},
         lambda: session.output.table(
             "Imported",
             ["loop", "added", "already there", "with a click"],
@@ -307,10 +331,16 @@ def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], N
     )
 
 
-def _same_interactions(one: Lake, other: Lake, loop: str) -> bool:
-    first, second = (
-        lake.scan("interactions", loop).sort("offset").collect() for lake in (one, other)
-    )
+def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig) -> None:
+    """Join up to just after the newest decision that the present lake has an interaction of."""
+    newest = present.scan("interactions", loop).select(pl.col("ts").max().dt.epoch("us"))
+    until = newest.collect().item()
+    if until is not None:
+        join(fresh, loop, config, until + config.attribution_window_us + 1)
+
+
+def _same(table: TableName, one: Lake, other: Lake, loop: str) -> bool:
+    first, second = (lake.scan(table, loop).sort("offset").collect() for lake in (one, other))
     return first.equals(second)
 
 
@@ -329,7 +359,9 @@ def _show_night(session: Session, night: LoopNight) -> None:
         f"{joined.late:,} outcomes late, {joined.orphans:,} without a decision"
     )
     if night.evaluation is None or night.verdict is None:
-        session.output.remark(f"{night.loop}: nothing trained: {night.skipped}")
+        trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
+        why = f": {night.skipped}" if night.skipped is not None else ""
+        session.output.remark(f"{night.loop}: {trained} trained, nothing judged{why}")
         return
     _show_evaluation(session, night.evaluation, night.verdict)
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
@@ -346,6 +378,7 @@ def _show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict)
         f"{evaluation.nonzero_rewards:,} with a reward",
         ["policy", "estimator", "value", f"{100 * confidence:g} % interval", "ESS", "max weight"],
         rows,
+        note=_note(evaluation),
     )
     difference = evaluation.differences["dr"]
     if difference.lower > 0:
@@ -357,6 +390,12 @@ def _show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict)
     session.output.remark(finding)
     gate = "would let it through" if verdict.promote else "holds it back"
     session.output.remark(f"The gate {gate}: {'; '.join(verdict.reasons)}")
+
+
+def _note(evaluation: Evaluation) -> str:
+    if not evaluation.left_out:
+        return ""
+    return f"{evaluation.left_out:,} more say nothing about these policies and were left out"
 
 
 def _row(name: str, estimate: Estimate) -> list[object]:

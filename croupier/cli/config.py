@@ -59,9 +59,14 @@ class CroupierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name in self.loops:
             if not valid_loop_name(name):
                 raise ValueError(
-                    f"loops.{name}: a loop's name is 1 to 63 lower-case letters, digits, "
-                    f"hyphens and underscores"
+                    f"a loop's name is 1 to 63 lower-case letters, digits, hyphens and "
+                    f"underscores, got {name!r}"
                 )
+        for key in self.service.keys.values():
+            for name in sorted(set(key.loops).difference(self.loops, {"*"})):
+                raise ValueError(f"a key opens the loop {name!r}, which is not configured")
+        if not self.data_dir or "\0" in self.data_dir:
+            raise ValueError(f"data_dir must be the name of a directory, got {self.data_dir!r}")
 
     def loop(self, name: str) -> LoopConfig:
         """Configuration of a loop.
@@ -128,33 +133,41 @@ def load_config(
         Naming the field and what was expected there.
     """
     base, values = _read(file)
+    # A directory named by a flag or variable is relative to where it was typed.
+    typed = False
     for name, text in (os.environ if environment is None else environment).items():
         path = name.removeprefix(_ENV_PREFIX).lower().split("__")
         if name.startswith(_ENV_PREFIX) and path[0] in CroupierConfig.__struct_fields__:
             _set(values, path, _toml_value(text))
+            typed |= path == ["data_dir"]
     for name, value in (flags or {}).items():
         if value is not None:
             _set(values, name.split("."), value)
+            typed |= name == "data_dir"
     try:
         config = msgspec.convert(values, CroupierConfig)
     except msgspec.ValidationError as error:
-        raise _config_error(str(error)) from error
-    # A directory named by a flag or variable is relative to where it was typed.
-    typed = "data_dir" in (flags or {}) and (flags or {})["data_dir"] is not None
-    root = Path(config.data_dir) if typed else base / config.data_dir
-    return config, DataPaths(root.expanduser().absolute())
+        raise _config_error(values, str(error)) from error
+    return config, DataPaths(_root(config.data_dir, Path() if typed else base))
+
+
+def _root(data_dir: str, base: Path) -> Path:
+    try:
+        return (base / Path(data_dir).expanduser()).absolute()
+    except RuntimeError as error:
+        raise ConfigError("data_dir", f"{error}: {data_dir!r}") from error
 
 
 def _read(file: Path | None) -> tuple[Path, dict[str, Any]]:
     """Directory that the file's paths are relative to, and its values."""
     path = Path(CONFIG_FILE) if file is None else file
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if file is None:
             return Path(), {}
         raise ConfigError("config", f"expected a file at {file}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError("config", f"expected a TOML file at {path}: {error}") from error
     return path.parent, values
 
@@ -163,20 +176,79 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
         below = values.setdefault(key, {})
         if not isinstance(below, dict):
-            raise ConfigError(".".join(path), f"{key} is not a section")
+            raise ConfigError(".".join(path), f"{key} is not a section, but {below!r}")
         values = below
     values[path[-1]] = value
 
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        read = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    # With a line break in it, it could be taken for several values.
+    return read["value"] if len(read) == 1 else text
 
 
-def _config_error(message: str) -> ConfigError:
-    """Name the field: msgspec's messages end in its path, ``- at `$.service.port` ``."""
-    match = re.fullmatch(r"(?s)(.*?)(?: - at `\$\.?(.*)`)?", message)
-    assert match is not None
-    return ConfigError(match[2] or "config", match[1])
+def _config_error(values: dict[str, Any], text: str) -> ConfigError:
+    """Name the field that a message of msgspec's is about.
+
+    The messages end in a path, ``- at `$.loops[...].exploration` ``, which stands for every loop
+    and says nothing of the field when a section checks itself. So the rest of the way is found by
+    trying: the entry that gives the same message alone, then the fields without which it goes.
+    """
+    placed = re.fullmatch(r"(?s)(.*) - at `\$\.?(.*)`", text)
+    message, place = placed.groups() if placed else (text, "")
+    path: list[str] = []
+    node: Any = values
+    for step in re.findall(r"\[\.\.\.\]|\[\d+\]|[^.\[]+", place):
+        key = _only_entry(values, path, node, text) if step == "[...]" else step
+        if key is None:
+            break
+        path.append(key)
+        node = _below(node, key)
+    while (key := _cause(values, path, node, text)) is not None:
+        path.append(key)
+        node = _below(node, key)
+    return ConfigError(".".join(path).replace(".[", "[") or "config", message)
+
+
+def _only_entry(values: dict[str, Any], path: list[str], node: Any, text: str) -> str | None:
+    """The entry of a section that gives the same message if all the others are left out."""
+    if not isinstance(node, dict):
+        return None
+    return next((k for k in node if _error(_replaced(values, path, {k: node[k]})) == text), None)
+
+
+def _cause(values: dict[str, Any], path: list[str], node: Any, text: str) -> str | None:
+    """The field of a section without which the message goes away."""
+    if not isinstance(node, dict):
+        return None
+    others = {k: {o: node[o] for o in node if o != k} for k in node}
+    errors = {k: _error(_replaced(values, path, rest)) for k, rest in others.items()}
+    # Best if nothing else is wrong then; a complaint that the field is missing proves nothing.
+    return next(
+        (k for k, error in errors.items() if error is None),
+        next(
+            (k for k, e in errors.items() if e != text and "missing required" not in str(e)), None
+        ),
+    )
+
+
+def _error(values: dict[str, Any]) -> str | None:
+    try:
+        msgspec.convert(values, CroupierConfig)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return None
+
+
+def _replaced(values: dict[str, Any], path: list[str], section: dict[str, Any]) -> dict[str, Any]:
+    """The values with one section exchanged."""
+    if not path:
+        return section
+    return values | {path[0]: _replaced(values[path[0]], path[1:], section)}
+
+
+def _below(node: Any, key: str) -> Any:
+    return node.get(key) if isinstance(node, dict) else None

@@ -135,7 +135,8 @@ def _show_audit(output: Output, name: str, found: PropensityAudit) -> None:
         ["replayed differently", found.replay_mismatches],
         ["chi-square", None if test is None else round(test.statistic, 2)],
         ["degrees of freedom", None if test is None else test.dof],
-        ["p-value", None if test is None else round(test.p_value, 4)],
+        ["p-value by action", None if test is None else round(test.p_value, 4)],
+        ["p-value by level of probability", None if test is None else round(test.bin_p_value, 4)],
     ]
     output.table(f"{name}: propensities", ["check", "found"], rows)
     if test is not None:
@@ -154,5 +155,5 @@ def _is_sound(found: PropensityAudit) -> bool:
     return (
         (found.violations is None or found.violations.rows == 0)
         and found.replay_mismatches == 0
-        and (found.test is None or found.test.p_value >= _SIGNIFICANCE)
+        and (found.test is None or not found.test.rejects(_SIGNIFICANCE))
     )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ("PropensityAudit", "audit_propensities", "draws_test")
 
+_SUM_TOLERANCE = 1e-6
+
 
 class PropensityAudit(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a log.
@@ -64,8 +66,10 @@ def audit_propensities(
             test=None,
         )
     flat, offsets = _flat(logged["pmf"])
+    # Whose pmf has another length than the actions has chosen nothing that the two agree on.
+    chosen = logged.select(pl.when(_fits()).then("chosen").otherwise(-1)).to_series()
     violations = pmf_violations(
-        flat, logged["chosen"].to_numpy(), logged["propensity"].to_numpy(), offsets=offsets
+        flat, chosen.to_numpy(), logged["propensity"].to_numpy(), offsets=offsets
     )
     drawn = logged.filter(pl.col("draw_key") != "")
     return PropensityAudit(
@@ -79,7 +83,12 @@ def audit_propensities(
 
 
 def draws_test(decisions: pl.DataFrame) -> PropensityTest:
-    """Test that actions were drawn with the logged probabilities; rows must have a pmf."""
+    """Test that actions were drawn with the logged probabilities; rows must have a pmf.
+
+    Rows that contradict themselves are passed over: :func:`audit_propensities` counts them, and no
+    draw can be expected of a pmf that is none.
+    """
+    decisions = decisions.filter(_consistent())
     flat, offsets = _flat(decisions["pmf"])
     actions = decisions["action_ids"].explode().cast(pl.Categorical).to_physical()
     return propensity_test(
@@ -88,6 +97,23 @@ def draws_test(decisions: pl.DataFrame) -> PropensityTest:
         offsets=offsets,
         actions=actions.to_numpy(),
         generations=decisions["generation"].to_numpy(),
+    )
+
+
+def _fits() -> pl.Expr:
+    """Whether there is a probability for every action."""
+    return pl.col("pmf").list.len() == pl.col("action_ids").list.len()
+
+
+def _consistent() -> pl.Expr:
+    """Whether a row's pmf is a distribution over its actions, and an action of it was chosen."""
+    pmf, chosen = pl.col("pmf"), pl.col("chosen")
+    return (
+        _fits()
+        & (pmf.list.min() >= 0.0)
+        & ((pmf.list.sum() - 1.0).abs() <= _SUM_TOLERANCE)
+        & (chosen >= 0)
+        & (chosen < pmf.list.len())
     )
 
 
@@ -101,7 +127,15 @@ def _replay_mismatches(drawn: pl.DataFrame, progress: Callable[[int, int], None]
     mismatches, n = 0, len(drawn)
     rows = drawn.select("pmf", "draw_key", "chosen").iter_rows()
     for row, (pmf, key, chosen) in enumerate(rows, start=1):
-        mismatches += draw(np.array(pmf), key) != chosen
+        mismatches += not _draws(pmf, key, chosen)
         if progress is not None and (row % 1000 == 0 or row == n):
             progress(row, n)
     return mismatches
+
+
+def _draws(pmf: list[float], key: str, chosen: int) -> bool:
+    """Whether the key draws the chosen action from the pmf, if it draws any at all."""
+    try:
+        return draw(np.array(pmf), key) == chosen
+    except (IndexError, ValueError):
+        return False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from croupier.offline.interactions import logged_requests
 from croupier.offline.ope import (
@@ -19,14 +20,14 @@ from croupier.offline.ope import (
     LoggedBatch,
     PairedBatch,
 )
-from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import polars as pl
     from numpy.typing import NDArray
 
+    from croupier.offline.interactions import LoggedRequest
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
@@ -40,6 +41,9 @@ LOGGED = "logged"
 """Name of whatever made the log; its value is the mean of the rewards."""
 
 MIN_ROWS = 20
+
+# Share of a policy's choices, on one request, that the log may have had no chance to show.
+_UNSEEN = 1e-6
 
 
 class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +62,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         Whose log.
     rows, nonzero_rewards
         Interactions judged on, and how many of them had a reward other than 0.
+    left_out
+        Interactions that say nothing about the two policies: one of them may take an action that
+        could not have been drawn (the application's own choice was played, or an exploration
+        without a floor), or the request is one that no oracle can encode.
     policies
         The champion (or the log's own policy) and the challenger.
     differences
@@ -66,6 +74,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     loop: str
     rows: int
+    left_out: int
     nonzero_rewards: int
     policies: tuple[PolicyValue, PolicyValue]
     differences: dict[EstimatorName, Estimate]
@@ -83,7 +92,8 @@ def evaluate(
     """Estimate both policies' values and their difference from logged propensities.
 
     The reward model of the doubly robust estimator is the challenger's oracle, which must not
-    have learned from these rows.
+    have learned from these rows. Rows that can't tell what the policies are worth are left out:
+    which rows those are doesn't depend on rewards, so the rest is a fair sample of the others.
 
     Parameters
     ----------
@@ -94,7 +104,8 @@ def evaluate(
     challenger
         The policy to judge.
     config
-        Of the loop: the range of its reward.
+        Of the loop: the range of its reward. Where it was another one before, or several outcomes
+        are summed, the range is widened to the rewards that are there.
     confidence
         Of all intervals, in (0, 1).
     progress
@@ -103,19 +114,20 @@ def evaluate(
     Raises
     ------
     NotEnoughDataError
-        If there are fewer than 20 rows.
+        If there are fewer than 20 rows to judge on.
     """
-    if len(interactions) < MIN_ROWS:
-        raise NotEnoughDataError(
-            f"an evaluation needs at least {MIN_ROWS} judged interactions, got {len(interactions)}"
-        )
-    seen = _replay(interactions, champion, challenger, config, progress)
+    _require_rows(len(interactions), 0)
+    reward_range = _reward_range(interactions, config)
+    seen = _replay(interactions, champion, challenger, reward_range, progress)
+    left_out = len(interactions) - int(seen.usable.sum())
+    interactions = interactions.filter(pl.Series(seen.usable))
+    _require_rows(len(interactions), left_out)
     names = (LOGGED if champion is None else _name(champion), _name(challenger))
     batches = [_batch(interactions, seen.q_logged, policy) for policy in seen.policies]
     estimators = {
         kind: [
             _ESTIMATORS[kind](
-                reward_range=(config.reward_min, config.reward_max),
+                reward_range=reward_range,
                 weight_range=policy.weight_range,
             )
             for policy in seen.policies
@@ -136,6 +148,7 @@ def evaluate(
     return Evaluation(
         loop=challenger.loop,
         rows=len(interactions),
+        left_out=left_out,
         nonzero_rewards=int(np.count_nonzero(batches[0].reward)),
         policies=(first, second),
         differences={
@@ -147,7 +160,7 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _PolicyOnLog:
-    """What a policy would have done with every logged request.
+    """What a policy would have done with every usable request.
 
     Attributes
     ----------
@@ -166,6 +179,9 @@ class _PolicyOnLog:
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
+    """Both policies on a log; `usable` has an entry for every row, the rest for usable ones."""
+
+    usable: NDArray[np.bool_]
     q_logged: NDArray[np.float64]
     policies: tuple[_PolicyOnLog, _PolicyOnLog]
 
@@ -174,42 +190,80 @@ def _replay(
     interactions: pl.DataFrame,
     champion: Generation | None,
     challenger: Generation,
-    config: LoopConfig,
+    reward_range: tuple[float, float],
     progress: Callable[[int, int], None] | None,
 ) -> _Replay:
     """Ask both policies, row by row, what they would have done."""
     n = len(interactions)
+    usable = np.zeros(n, dtype=np.bool_)
     q_logged, probability, q_target = np.zeros(n), np.zeros((2, n)), np.zeros((2, n))
     largest = np.ones(2)
     logged_pmfs = interactions["pmf"]
     for row, request in enumerate(logged_requests(interactions)):
-        asked = (request.context, request.actions, request.eligible)
-        target, scores = challenger.pmf(*asked)
-        model = np.zeros(len(target)) if scores is None else scores
-        model = np.clip(model, config.reward_min, config.reward_max)
-        q_logged[row] = model[request.chosen]
-        pmfs = [target if champion is None else champion.pmf(*asked)[0], target]
-        for side, pmf in enumerate(pmfs):
-            probability[side, row], q_target[side, row] = pmf[request.chosen], pmf @ model
-            largest[side] = max(largest[side], _largest_weight(pmf, logged_pmfs[row]))
         if progress is not None and (row % 500 == 499 or row + 1 == n):
             progress(row + 1, n)
+        answers = _answers(champion, challenger, request)
+        if answers is None:
+            continue
+        pmfs, scores = answers
+        logged = logged_pmfs[row]
+        possible = None if logged is None else logged.to_numpy()
+        if possible is not None and any(pmf[possible <= 0.0].sum() > _UNSEEN for pmf in pmfs):
+            continue
+        usable[row] = True
+        model = np.clip(scores, *reward_range)
+        q_logged[row] = model[request.chosen]
+        for side, pmf in enumerate(pmfs):
+            probability[side, row], q_target[side, row] = pmf[request.chosen], pmf @ model
+            largest[side] = max(largest[side], _largest_weight(pmf, possible))
     policies = [
-        _PolicyOnLog(probability[side], q_target[side], (0.0, float(largest[side])))
+        _PolicyOnLog(probability[side, usable], q_target[side, usable], (0.0, float(largest[side])))
         for side in range(2)
     ]
+    q_logged = q_logged[usable]
     if champion is None:
         # The log's own policy: weight 1 everywhere, and the model's error cancels itself.
-        propensity = interactions["propensity"].to_numpy()
+        propensity = interactions["propensity"].to_numpy()[usable]
         policies[0] = _PolicyOnLog(propensity, q_logged, (1.0, 1.0))
-    return _Replay(q_logged, (policies[0], policies[1]))
+    return _Replay(usable, q_logged, (policies[0], policies[1]))
 
 
-def _largest_weight(target: NDArray[np.float64], logged: pl.Series | None) -> float:
+def _answers(
+    champion: Generation | None, challenger: Generation, request: LoggedRequest
+) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None:
+    """Both policies' pmfs and the challenger's scores; None if the request can't be encoded.
+
+    Scorers refuse such a request as soon as they serve an oracle; the cold start asks none.
+    """
+    asked = (request.context, request.actions, request.eligible)
+    try:
+        target, scores = challenger.pmf(*asked)
+        other = target if champion is None else champion.pmf(*asked)[0]
+    except InvalidInputError:
+        return None
+    return [other, target], np.zeros(len(target)) if scores is None else scores
+
+
+def _reward_range(interactions: pl.DataFrame, config: LoopConfig) -> tuple[float, float]:
+    rewards = interactions["reward"].to_numpy()
+    return (
+        min(config.reward_min, float(rewards.min())),
+        max(config.reward_max, float(rewards.max())),
+    )
+
+
+def _require_rows(rows: int, left_out: int) -> None:
+    if rows < MIN_ROWS:
+        besides = f", besides {left_out} that say nothing about the policies" if left_out else ""
+        raise NotEnoughDataError(
+            f"an evaluation needs at least {MIN_ROWS} judged interactions, got {rows}{besides}"
+        )
+
+
+def _largest_weight(target: NDArray[np.float64], possible: NDArray[np.float64] | None) -> float:
     """Largest weight that another draw from the logged pmf could have had."""
-    if logged is None:
+    if possible is None:
         return np.inf
-    possible = logged.to_numpy()
     drawn = possible > 0.0
     return float((target[drawn] / possible[drawn]).max())
 

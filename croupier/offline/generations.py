@@ -14,7 +14,7 @@ from croupier.offline.audit import draws_test
 from croupier.offline.lake import SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from croupier.offline.lake import Lake
 
@@ -31,33 +31,31 @@ def record_generation(lake: Lake, row: Mapping[str, Any]) -> None:
     row
         Values by column; `loop` and `generation` name the row, columns left out stay as they are.
     """
-    table = lake.scan("generations").collect()
-    same = (pl.col("loop") == row["loop"]) & (pl.col("generation") == row["generation"])
-    known = table.filter(same).to_dicts()
-    merged = (known[0] if known else dict.fromkeys(SCHEMAS["generations"].names())) | dict(row)
-    fresh = pl.DataFrame([merged], schema=SCHEMAS["generations"])
-    rows = pl.concat([table.filter(~same), fresh]).sort("loop", "generation")
-    lake.replace("generations", rows)
+    _put(lake, [row])
 
 
 def record_promotion(
     lake: Lake, loop: str, number: int, *, now_us: int, override_reason: str | None = None
 ) -> None:
-    """Note a new champion, and that the one before has retired."""
+    """Note a new champion, and that the one before has retired.
+
+    An override that was recorded of this generation earlier stays on record.
+    """
     champions = lake.scan("generations", loop).filter(pl.col("status") == "champion").collect()
-    for row in champions.iter_rows(named=True):
-        if row["generation"] != number:
-            record_generation(lake, row | {"status": "retired"})
-    record_generation(
-        lake,
-        {
-            "loop": loop,
-            "generation": number,
-            "status": "champion",
-            "promoted": datetime.fromtimestamp(now_us / 1e6, tz=UTC),
-            "override_reason": override_reason,
-        },
-    )
+    promoted: dict[str, Any] = {
+        "loop": loop,
+        "generation": number,
+        "status": "champion",
+        "promoted": datetime.fromtimestamp(now_us / 1e6, tz=UTC),
+    }
+    if override_reason is not None:
+        promoted["override_reason"] = override_reason
+    retired = [
+        {"loop": loop, "generation": former, "status": "retired"}
+        for former in champions["generation"]
+        if former != number
+    ]
+    _put(lake, [*retired, promoted])
 
 
 def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None:
@@ -67,8 +65,23 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
     propensity test says whether its draws happened with the probabilities that were logged.
     """
     served = lake.scan("interactions", loop).filter(pl.col("generation").is_not_null())
-    for row in _realised(served, confidence):
-        record_generation(lake, {"loop": loop} | row)
+    _put(lake, [{"loop": loop} | row for row in _realised(served, confidence)])
+
+
+def _put(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Merge rows into the table, in one commit: readers see all of them or none."""
+    if not rows:
+        return
+    table = lake.scan("generations").collect()
+    merged = {(row["loop"], row["generation"]): row for row in table.iter_rows(named=True)}
+    empty = dict.fromkeys(SCHEMAS["generations"].names())
+    for row in rows:
+        name = row["loop"], row["generation"]
+        merged[name] = merged.get(name, empty) | dict(row)
+    if list(merged.values()) == table.to_dicts():
+        return
+    fresh = pl.DataFrame(list(merged.values()), schema=SCHEMAS["generations"])
+    lake.replace("generations", fresh.sort("loop", "generation"))
 
 
 def _realised(interactions: pl.LazyFrame, confidence: float) -> list[dict[str, Any]]:
@@ -78,16 +91,17 @@ def _realised(interactions: pl.LazyFrame, confidence: float) -> list[dict[str, A
     for (number,), served in interactions.select(columns).collect().group_by("generation"):
         rewards = served["reward"].to_numpy()
         n = len(rewards)
-        half = z * float(np.std(rewards, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         mean = float(rewards.mean())
+        # A single reward says nothing about how far others are from it.
+        half = z * float(np.std(rewards, ddof=1)) / math.sqrt(n) if n > 1 else None
         rows.append(
             {
                 "generation": number,
                 "decisions": n,
                 "realised_mean": mean,
-                "realised_lower": mean - half,
-                "realised_upper": mean + half,
-                "propensity_p_value": draws_test(served).p_value,
+                "realised_lower": None if half is None else mean - half,
+                "realised_upper": None if half is None else mean + half,
+                "propensity_p_value": draws_test(served).combined_p_value,
             }
         )
     return rows

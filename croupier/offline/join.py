@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import polars as pl
 from croupier.offline.lake import SCHEMAS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from croupier.offline.lake import Lake
     from croupier.policy.loop import Aggregation, LoopConfig
 
@@ -22,10 +25,16 @@ FOLDS = 1000
 _AGGREGATIONS: dict[Aggregation, pl.Expr] = {
     "earliest": pl.col("reward").sort_by("ts", "offset").first(),
     "latest": pl.col("reward").sort_by("ts", "offset").last(),
-    "sum": pl.col("reward").sort_by("ts", "offset").sum(),
-    "mean": pl.col("reward").sort_by("ts", "offset").mean(),
+    "sum": pl.col("reward"),
+    "mean": pl.col("reward"),
     "min": pl.col("reward").min(),
     "max": pl.col("reward").max(),
+}
+# The last bit of polars' own sums depends on how it splits its work, and a lake that is built anew
+# is to be the same to the last bit.
+_EXACT: dict[Aggregation, Callable[[pl.Series], float]] = {
+    "sum": math.fsum,
+    "mean": lambda rewards: math.fsum(rewards) / len(rewards),
 }
 
 
@@ -61,6 +70,11 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
     What an interaction holds depends on the log and the loop's configuration alone, not on when
     or how often the join runs.
 
+    An outcome or activation that is stamped before its decision is in time, with a delay of 0:
+    nobody can answer a decision that was not made yet, so the clocks of two scorers differ.
+    Dropping it would trade a real reward for the default one, and only on the scorers whose clocks
+    are behind.
+
     Parameters
     ----------
     lake
@@ -87,15 +101,7 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
             fresh.filter(pl.col("deferred")).join(activated, on="decision_id", how="semi"),
         ]
     )
-    rewards = (
-        in_time.filter(pl.col("kind") == "outcome")
-        .group_by("decision_id")
-        .agg(
-            reward=_AGGREGATIONS[config.aggregation],
-            outcomes=pl.len().cast(pl.Int64),
-            delay_s=(pl.col("ts").min() - pl.col("decided").first()).dt.total_microseconds() / 1e6,
-        )
-    )
+    rewards = _rewards(in_time.filter(pl.col("kind") == "outcome"), config.aggregation)
     rows = (
         counted.join(rewards, on="decision_id", how="left")
         .with_columns(
@@ -112,16 +118,31 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
     rows = rows.with_columns(folds).select(SCHEMAS["interactions"].names())
     if len(rows):
         lake.append("interactions", rows)
+    rewarding = outcomes.filter(pl.col("kind") == "outcome")
     counts = pl.collect_all(
         [
             decisions.filter(pl.col("ts") + window >= as_of).select(pl.len()),
-            outcomes.filter(pl.col("ts") > pl.col("decided") + window).select(pl.len()),
-            outcomes.filter(pl.col("decided").is_null()).select(pl.len()),
+            rewarding.filter(pl.col("ts") > pl.col("decided") + window).select(pl.len()),
+            rewarding.filter(pl.col("decided").is_null()).select(pl.len()),
         ]
     )
     open_, late, orphans = (count.item() for count in counts)
     observed = int((rows["reward_source"] == "observed").sum())
     return JoinReport(len(rows), observed, len(rows) - observed, open_, late, orphans)
+
+
+def _rewards(outcomes: pl.LazyFrame, aggregation: Aggregation) -> pl.LazyFrame:
+    """One reward for every decision that has outcomes in time."""
+    delay = (pl.col("ts").min() - pl.col("decided").first()).dt.total_microseconds() / 1e6
+    rewards = outcomes.group_by("decision_id").agg(
+        reward=_AGGREGATIONS[aggregation],
+        outcomes=pl.len().cast(pl.Int64),
+        delay_s=delay.clip(lower_bound=0.0),
+    )
+    if aggregation not in _EXACT:
+        return rewards
+    exact = pl.col("reward").map_elements(_EXACT[aggregation], return_dtype=pl.Float64)
+    return rewards.with_columns(reward=exact)
 
 
 def fold_of(decision_id: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
-from croupier.policy.errors import CroupierError
+from croupier.policy.errors import CroupierError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +139,12 @@ _PARTITIONS: dict[TableName, list[str]] = {
     "audits": ["loop", "date"],
 }
 
+# Delta forgets versions after 30 days unless it is told not to. A generation has to stay
+# reproducible from the version of the interactions that it names, and the history of generations
+# is kept.
+_ALL_VERSIONS: tuple[TableName, ...] = ("interactions", "generations")
+_KEEP_VERSIONS = {"delta.enableExpiredLogCleanup": "false"}
+
 
 class LakeLockedError(CroupierError):
     """Another process is writing to the lake."""
@@ -158,7 +164,8 @@ class Lake:
 
     def exists(self, table: TableName) -> bool:
         """Whether anything was ever written to a table."""
-        return (self.root / table / "_delta_log").is_dir()
+        # Not whether there is a directory: a crash can come between making it and the first commit.
+        return DeltaTable.is_deltatable(str(self.root / table))
 
     def scan(self, table: TableName, loop: str | None = None) -> pl.LazyFrame:
         """Read a table lazily, as it is now; only one loop's rows if named."""
@@ -215,9 +222,17 @@ class Lake:
         ------
         LakeLockedError
             At once, if another process holds it.
+        InvalidInputError
+            If nothing can be written there.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as handle:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise InvalidInputError(
+                "lake", f"expected a directory to write to at {self.root}: {error.strerror}"
+            ) from error
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -239,5 +254,6 @@ class Lake:
             rows.select(schema.names()).match_to_schema(schema),
             mode=mode,
             partition_by=_PARTITIONS[table],
+            configuration=_KEEP_VERSIONS if table in _ALL_VERSIONS else None,
             commit_properties=CommitProperties(app_transactions=transactions),
         )

@@ -13,7 +13,12 @@ from croupier.offline.generations import record_generation, record_promotion, re
 from croupier.offline.join import JoinReport, join
 from croupier.offline.retrain import is_judged, retrain
 from croupier.offline.sink import SinkReport, sink
-from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.errors import (
+    GenerationError,
+    InvalidInputError,
+    NotEnoughDataError,
+    ScoringError,
+)
 from croupier.policy.loop import parse_duration
 
 if TYPE_CHECKING:
@@ -67,9 +72,11 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     champion
         Number of the generation that is champion afterwards.
     challenger, evaluation, verdict
-        What was trained and how it was judged; None if there was too little data.
+        What was trained and how it was judged; None where there was too little data.
     skipped
-        Why nothing was trained; None if something was.
+        Why nothing was trained, or why what was trained was not judged; None if all was done.
+    failed
+        Why training or judging broke off; None unless it did. Other loops go on.
     """
 
     loop: str
@@ -79,6 +86,7 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
     skipped: str | None = None
+    failed: str | None = None
 
 
 class NightlyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +188,11 @@ class Nightly:
             generation,
             params=origin
             | described
-            | {"generation": generation.number, "config": msgspec.json.encode(loop).decode()},
+            | {
+                "generation": generation.number,
+                "config": msgspec.json.encode(loop).decode(),
+                "judge_share": self.config.judge_share,
+            },
             metrics={"training_rows": provenance.training_rows},
         )
         del origin["created_us"]
@@ -226,9 +238,21 @@ class Nightly:
         now_us: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Evaluation, Verdict]:
-        """Judge a published generation, record the verdict, and promote it if it passed."""
-        evaluation, verdict = self.judge(challenger, progress)
+        """Judge a published generation, record the verdict, and promote it if it passed.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is the champion already.
+        GenerationError
+            If the registry doesn't have it.
+        NotEnoughDataError
+            If there are too few rows to judge on.
+        """
         loop, number = challenger.loop, challenger.number
+        self._require_challenger(loop, number)
+        self._record_champion(loop, now_us)
+        evaluation, verdict = self.judge(challenger, progress)
         record_generation(
             self.lake, _judged_row(challenger, evaluation, verdict, self.config.gate.estimator)
         )
@@ -243,41 +267,73 @@ class Nightly:
         Raises
         ------
         InvalidInputError
-            If no reason is given.
+            If no reason is given, or if the generation is the champion already.
         GenerationError
             If the registry doesn't have the generation.
         """
         if not reason.strip():
             raise InvalidInputError("reason", "expected why the gate is overridden")
+        self._require_challenger(loop, number)
+        self._record_champion(loop, now_us)
+        # First: whatever happens next, there is no champion whose override isn't on record.
+        record_generation(
+            self.lake, {"loop": loop, "generation": number, "override_reason": reason}
+        )
         self.registry.promote(loop, number)
         record_promotion(self.lake, loop, number, now_us=now_us, override_reason=reason)
 
+    def _require_challenger(self, loop: str, number: int) -> None:
+        """Refuse what can't be promoted before anything is recorded of it."""
+        if number == self.registry.champion(loop):
+            raise InvalidInputError("generation", f"{number} is the champion of {loop} already")
+        if number not in self.registry.numbers(loop):
+            raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
+
     def _loop_night(self, loop: str, now_us: int, steps: Steps) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
-        if self.registry.champion(loop) == 0:
-            cold = {"generation": 0, "status": "champion", "exploration": "uniform"}
-            record_generation(self.lake, {"loop": loop} | cold)
+        self._record_champion(loop, now_us)
         refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
+        night = LoopNight(loop=loop, join=joined, champion=0)
         try:
             with steps(f"{loop}: train") as progress:
                 challenger = self.train(loop, now_us=now_us)
                 self.publish(challenger)
                 progress(1, 1)
+            night = msgspec.structs.replace(night, challenger=challenger.number)
             with steps(f"{loop}: evaluate") as progress:
                 evaluation, verdict = self.promote_on_evidence(
                     challenger, now_us=now_us, progress=progress
                 )
+            night = msgspec.structs.replace(night, evaluation=evaluation, verdict=verdict)
         except NotEnoughDataError as reason:
-            champion = self.registry.champion(loop)
-            return LoopNight(loop=loop, join=joined, champion=champion, skipped=str(reason))
-        return LoopNight(
-            loop=loop,
-            join=joined,
-            champion=self.registry.champion(loop),
-            challenger=challenger.number,
-            evaluation=evaluation,
-            verdict=verdict,
-        )
+            night = msgspec.structs.replace(night, skipped=str(reason))
+        except (GenerationError, InvalidInputError, ScoringError) as error:
+            night = msgspec.structs.replace(night, failed=str(error))
+        return msgspec.structs.replace(night, champion=self.registry.champion(loop))
+
+    def _record_champion(self, loop: str, now_us: int) -> None:
+        """Put the registry's champion into the table, where it isn't there yet.
+
+        A crash can have left it out, or somebody has moved the alias in MLflow. The latter is an
+        override, and is recorded as one.
+        """
+        champion = self.registry.champion(loop)
+        known = {
+            row["generation"]: row
+            for row in self.lake.scan("generations", loop).collect().iter_rows(named=True)
+        }
+        recorded = [number for number, row in known.items() if row["status"] == "champion"]
+        if recorded == [champion]:
+            return
+        if champion == 0 and not recorded:
+            cold = {"generation": 0, "status": "champion", "exploration": "uniform"}
+            record_generation(self.lake, {"loop": loop} | cold)
+            return
+        row = known.get(champion, {})
+        passed = row.get("status") == "challenger" and row.get("verdict") is not None
+        explained = passed or row.get("override_reason") is not None
+        reason = None if explained else "made champion in the registry, not by Croupier"
+        record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
 
 
 def _judged_row(

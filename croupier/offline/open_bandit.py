@@ -115,7 +115,7 @@ def read_open_bandit(
         rows.append(_interaction(row, offset, file.stem, items, affinities))
         if progress is not None and (offset % 500 == 499 or offset + 1 == len(log)):
             progress(offset + 1, len(log))
-    moments = log["timestamp"].str.to_datetime(time_unit="us", time_zone="UTC")
+    moments = _moments(log["timestamp"], file)
     return (
         pl.DataFrame(rows)
         .with_columns(
@@ -161,12 +161,14 @@ def _interaction(
     chosen = next(
         (place for place, item in enumerate(items) if item["item_id"] == row["item_id"]), None
     )
-    propensity = row["propensity_score"]
+    propensity, click = row["propensity_score"], row["click"]
     where = f"{source} row {offset}"
     if chosen is None:
         raise InvalidInputError(f"{where} item_id", f"expected a known item, got {row['item_id']}")
-    if not 0.0 < propensity <= 1.0:
+    if propensity is None or not 0.0 < propensity <= 1.0:
         raise InvalidInputError(f"{where} propensity_score", f"expected (0, 1], got {propensity}")
+    if click not in {0, 1}:
+        raise InvalidInputError(f"{where} click", f"expected 0 or 1, got {click}")
     decision_id = f"{source}:{offset}"
     return {
         "offset": offset,
@@ -176,9 +178,23 @@ def _interaction(
         "chosen": chosen,
         "action_id": str(row["item_id"]),
         "propensity": propensity,
-        "reward": float(row["click"]),
+        "reward": float(click),
         "fold": fold_of(decision_id),
     }
+
+
+def _moments(timestamps: pl.Series, file: Path) -> pl.Series:
+    """Moments out of text, or out of a column of moments; UTC where no time zone is said."""
+    try:
+        if timestamps.dtype == pl.String:
+            moments = timestamps.str.to_datetime(time_unit="us", time_zone="UTC")
+        else:
+            moments = timestamps.cast(pl.Datetime("us", "UTC"))
+    except pl.exceptions.PolarsError as error:
+        raise InvalidInputError(f"{file.stem} timestamp", "expected moments") from error
+    if moments.null_count():
+        raise InvalidInputError(f"{file.stem} timestamp", "expected a moment in every row")
+    return moments
 
 
 def _logs(path: Path) -> list[Path]:

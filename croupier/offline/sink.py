@@ -9,6 +9,7 @@ import msgspec
 import polars as pl
 
 from croupier.offline.lake import SCHEMAS, Lake, TableName
+from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Activation, Decision, Judgement, Outcome, decode_event
 
 if TYPE_CHECKING:
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 
     Progress: TypeAlias = Callable[[int, int], None]
 
-__all__ = ("SinkReport", "decision_row", "sink")
+__all__ = ("SinkReport", "decision_row", "sink", "sunk_position")
 
 _APP = "croupier-sink"
 _BATCH = 20_000
-_IDS: dict[TableName, str] = {
-    "decisions": "decision_id",
-    "outcomes": "outcome_id",
-    "audits": "judgement_id",
+# What a record is known by. An activation is known by its decision, and no outcome_id that a caller
+# makes up may pass for one.
+_KEYS: dict[TableName, tuple[str, ...]] = {
+    "decisions": ("loop", "decision_id"),
+    "outcomes": ("loop", "kind", "outcome_id"),
+    "audits": ("loop", "judgement_id"),
 }
 # `decisions` is committed last and with every batch, empty or not: its progress is the sink's.
 _ORDER: tuple[TableName, ...] = ("outcomes", "audits", "decisions")
@@ -52,7 +55,14 @@ class SinkReport:
     position: int
 
 
-def sink(log: EventLog, lake: Lake, progress: Progress | None = None) -> SinkReport:
+def sink(
+    log: EventLog,
+    lake: Lake,
+    progress: Progress | None = None,
+    *,
+    batch: int = _BATCH,
+    until: int | None = None,
+) -> SinkReport:
     """Bring the lake up to the log's end as it is now.
 
     Every batch is one Delta commit per table that carries the log position reached, so a crash at
@@ -66,18 +76,30 @@ def sink(log: EventLog, lake: Lake, progress: Progress | None = None) -> SinkRep
         To write to; hold its lock.
     progress
         Called with positions done and in all.
+    batch
+        Records to a commit, at least 1.
+    until
+        Position to stop at, instead of the log's end.
 
     Raises
     ------
     InvalidInputError
-        If a record can't be decoded.
+        If a record can't be decoded, or if the lake is ahead of the log: it was filled from
+        another one.
     """
-    first = lake.progress("decisions", _APP) or log.start()
+    first = sunk_position(lake) or log.start()
     position, end = first, log.end()
+    if position > end:
+        raise InvalidInputError(
+            "log",
+            f"expected the one that the lake was filled from, up to position {first}; "
+            f"this one ends at {end}",
+        )
+    end = end if until is None else min(until, end)
     added = dict.fromkeys(_ORDER, 0)
     read = 0
     while position < end:
-        entries = log.read(position, limit=min(_BATCH, end - position))
+        entries = log.read(position, limit=min(batch, end - position))
         position = entries[-1].position + 1
         read += len(entries)
         for table, rows in _tables(entries).items():
@@ -90,6 +112,11 @@ def sink(log: EventLog, lake: Lake, progress: Progress | None = None) -> SinkRep
         duplicates=read - sum(added.values()),
         position=position,
     )
+
+
+def sunk_position(lake: Lake) -> int | None:
+    """Position of the log up to which a lake has everything; None before the first run."""
+    return lake.progress("decisions", _APP)
 
 
 def decision_row(decision: Decision, offset: int) -> dict[str, Any]:
@@ -125,7 +152,13 @@ def _tables(entries: Sequence[LogEntry]) -> dict[TableName, list[dict[str, Any]]
     """Rows by table, in the order in which the tables must be committed."""
     tables: dict[TableName, list[dict[str, Any]]] = {table: [] for table in _ORDER}
     for entry in entries:
-        table, row = _row(decode_event(entry.payload), entry.position)
+        try:
+            event = decode_event(entry.payload)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"log position {entry.position}: {error.field}", error.expected
+            ) from error
+        table, row = _row(event, entry.position)
         tables[table].append(row)
     return tables
 
@@ -176,7 +209,7 @@ def _append_once(lake: Lake, table: TableName, rows: list[dict[str, Any]], posit
     if done >= position or (not rows and table != "decisions"):
         return 0
     frame = pl.DataFrame(rows, schema=SCHEMAS[table]).filter(pl.col("offset") >= done)
-    key = ["loop", _IDS[table]]
+    key = _KEYS[table]
     frame = frame.unique(key, keep="first", maintain_order=True)
     known = lake.scan(table).select(key).join(frame.lazy().select(key), on=key, how="semi")
     frame = frame.join(known.collect(), on=key, how="anti", maintain_order="left")

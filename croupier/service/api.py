@@ -8,10 +8,12 @@ import msgspec
 
 from croupier import __version__
 from croupier.policy.decision import DecisionRequest
-from croupier.policy.events import MAX_ID_LENGTH
+from croupier.policy.events import MAX_ID_LENGTH, Action
 
 __all__ = (
+    "ActionRequest",
     "ActivateRequest",
+    "DecideRequest",
     "DecideResponse",
     "ErrorBody",
     "ErrorResponse",
@@ -19,6 +21,20 @@ __all__ = (
     "Receipt",
     "openapi_document",
 )
+
+
+class ActionRequest(Action, frozen=True, forbid_unknown_fields=True):
+    """An action in a request: a misspelt ``features`` must not be taken for none."""
+
+
+class DecideRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A :class:`DecisionRequest` as it is read from a body."""
+
+    actions: list[ActionRequest]  # type: ignore[assignment]  # a list of actions that is only read
+
+
+# The OpenAPI document is made from it.
+DecideRequest.__doc__ = DecisionRequest.__doc__
 
 
 class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +116,7 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
-    ("decide", "Choose an action", DecisionRequest, DecideResponse),
+    ("decide", "Choose an action", DecideRequest, DecideResponse),
     (
         "reward",
         "Report one outcome or a list of them",

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from croupier.eventlog.log import Record
-from croupier.policy.decision import DecisionRequest, check_reward
+from croupier.policy.decision import check_reward
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from croupier.policy.events import MAX_ID_LENGTH, Activation, Outcome
 from croupier.service.api import (
     ActivateRequest,
+    DecideRequest,
     DecideResponse,
     ErrorBody,
     ErrorResponse,
@@ -48,6 +51,8 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "/v1/loops/"
 _JSON = (b"content-type", b"application/json")
+_LONGEST_MESSAGE = 500
+_LONGEST_TARGET = 300
 _CODES = {
     400: "InvalidRequest",
     401: "Unauthorized",
@@ -58,6 +63,13 @@ _CODES = {
     500: "InternalError",
     503: "LogUnavailable",
 }
+_HEADERS = {
+    401: ((b"www-authenticate", b"Bearer"),),
+    405: ((b"allow", b"POST"),),
+    503: ((b"retry-after", b"1"),),
+}
+_PLACED = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_NAMED_FIELD = re.compile(r"(?s)Object (?:contains unknown|missing required) field `(.*)`")
 
 
 class Application:
@@ -96,7 +108,7 @@ class Application:
         self._follower = follower
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
-        self._decide_decoder = msgspec.json.Decoder(DecisionRequest)
+        self._decide_decoder = msgspec.json.Decoder(DecideRequest)
         self._outcome_decoder = msgspec.json.Decoder(OutcomeRequest | list[OutcomeRequest])
         self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
         self._hot = {
@@ -111,8 +123,10 @@ class Application:
                 Route("/metrics", self._render_metrics),
                 Route("/openapi.json", _openapi),
             ],
-            exception_handlers={404: _not_found, 405: _not_found},
+            exception_handlers={HTTPException: _http_error, Exception: _internal_error},
         )
+        # A client that misspells a path is told so, not sent elsewhere without a word.
+        self._slow.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -134,17 +148,13 @@ class Application:
             started = time.perf_counter()
             answer = self._encoder.encode(await handler(loop, body))
             self._metrics.latency.labels(route).observe(time.perf_counter() - started)
-        except _Refusal as refusal:
-            await self._refuse(send, refusal)
-        except InvalidInputError as error:
-            await self._refuse(send, _Refusal(400, str(error), target=error.field))
-        except LogUnavailableError as error:
-            await self._refuse(send, _Refusal(503, str(error)))
-        except Exception:  # noqa: BLE001 - answered as a 500, and logged
-            _log.exception("%s failed", route)
-            await self._refuse(send, _Refusal(500, "an error of ours, see the service's log"))
+        except _DisconnectedError:
+            # Half a request is none, even if it reads like a whole one; and nobody waits for more.
+            return
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
+            await self._refuse(scope, send, _refusal_for(error, route))
         else:
-            await _send(send, 200, answer)
+            await _send(send, 200, [], answer)
 
     def _admit(self, scope: Scope, loop: str) -> None:
         status = self._keys.status(scope["headers"], loop)
@@ -180,6 +190,8 @@ class Application:
             _check_id(f"{where}decision_id", request.decision_id)
             if request.outcome_id is not None:
                 _check_id(f"{where}outcome_id", request.outcome_id)
+            if request.slot is not None:
+                _check_id(f"{where}slot", request.slot)
             check_reward(f"{where}reward", request.reward, config.reward_min, config.reward_max)
         outcomes = [
             Outcome(
@@ -206,32 +218,40 @@ class Application:
         return Receipt(accepted=1)
 
     async def _log(self, records: Sequence[Record]) -> None:
-        if records:
-            await asyncio.wrap_future(self._appender.submit_many(records))
+        if not records:
+            return
+        try:
+            written = self._appender.submit_many(records)
+        except InvalidInputError as error:
+            # More at once than the log ever takes: the caller knows nothing of its records.
+            raise InvalidInputError("body", error.expected) from error
+        await asyncio.wrap_future(written)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         if int(declared) > self._max_body_bytes:
             raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body"):
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > self._max_body_bytes:
-                raise self._too_large()
-        return body
+        message = await _received(receive)
+        body: bytes | bytearray = message.get("body", b"")
+        if message.get("more_body"):
+            body = bytearray(body)
+            while message.get("more_body") and len(body) <= self._max_body_bytes:
+                message = await _received(receive)
+                body += message.get("body", b"")
+        if len(body) > self._max_body_bytes:
+            raise self._too_large()
+        return bytes(body)
 
     def _too_large(self) -> _Refusal:
         return _Refusal(413, f"expected a body of at most {self._max_body_bytes} bytes")
 
-    async def _refuse(self, send: Send, refusal: _Refusal) -> None:
-        code = _CODES[refusal.status]
-        self._metrics.errors.labels(str(refusal.status), code).inc()
-        body = ErrorResponse(
-            error=ErrorBody(code=code, message=refusal.message, target=refusal.target)
-        )
-        await _send(send, refusal.status, self._encoder.encode(body))
+    async def _refuse(self, scope: Scope, send: Send, refusal: _Refusal) -> None:
+        self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
+        headers = list(_HEADERS.get(refusal.status, ()))
+        if any(name == b"expect" for name, _ in scope["headers"]):
+            # A body that was only offered may or may not follow: the next request's start is lost.
+            headers.append((b"connection", b"close"))
+        await _send(send, refusal.status, headers, refusal.body())
 
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
         report = self._follower.report()
@@ -255,14 +275,49 @@ class Application:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")
 
 
+class _DisconnectedError(Exception):
+    """The client went away before its request was complete."""
+
+
 class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """Ends a request with a status and an error body."""
 
-    def __init__(self, status: int, message: str, target: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, target: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.target = target
+        self.code = code or _CODES.get(status, "InvalidRequest")
+        # Both may quote what the caller sent, which may be as long as a body.
+        self.message = _shortened(message, _LONGEST_MESSAGE)
+        self.target = None if target is None else _shortened(target, _LONGEST_TARGET)
+
+    def body(self) -> bytes:
+        """The body of the answer."""
+        error = ErrorBody(code=self.code, message=self.message, target=self.target)
+        return msgspec.json.encode(ErrorResponse(error=error))
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _refusal_for(error: BaseException, route: str) -> _Refusal:
+    """The answer to a request that ended in an exception."""
+    match error:
+        case _Refusal():
+            return error
+        case InvalidInputError():
+            return _Refusal(400, str(error), target=error.field)
+        case LogUnavailableError():
+            return _Refusal(503, str(error))
+        case asyncio.CancelledError():
+            # Only a shutdown that takes too long cancels. The record may be on its way to the log:
+            # to ask again under the same decision_id or outcome_id does no harm.
+            return _Refusal(503, "the service stops before the log has answered", code="Stopping")
+        case _:
+            _log.error("%s failed", route, exc_info=error)
+            return _Refusal(500, "an error of ours, see the service's log")
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
@@ -276,8 +331,12 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 def _refusal_of(error: msgspec.ValidationError) -> _Refusal:
     """Name the field: msgspec's messages end in the path of the value, ``- at `$.a[0]` ``."""
-    message, _, path = str(error).partition(" - at `")
-    target = path.rstrip("`").removeprefix("$").lstrip(".") or "body"
+    placed = _PLACED.fullmatch(str(error))
+    message, target = placed.groups() if placed else (str(error), "")
+    # A field that is missing or too many is named in the message, and the path ends above it.
+    if named := _NAMED_FIELD.fullmatch(message):
+        target = f"{target}.{named[1]}" if target else named[1]
+    target = target or "body"
     return _Refusal(400, f"{target}: {message}", target=target)
 
 
@@ -288,12 +347,15 @@ def _check_id(field: str, value: str) -> None:
         )
 
 
-async def _send(send: Send, status: int, body: bytes) -> None:
-    headers = [_JSON, (b"content-length", str(len(body)).encode())]
-    if status == 503:
-        headers.append((b"retry-after", b"1"))
-    if status == 405:
-        headers.append((b"allow", b"POST"))
+async def _received(receive: Receive) -> MutableMapping[str, Any]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _DisconnectedError
+    return message
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -306,9 +368,15 @@ async def _openapi(request: Request) -> Response:  # noqa: ARG001
     return JSONResponse(openapi_document())
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    status: int = getattr(error, "status_code", 404)
-    body = ErrorBody(code=_CODES[status], message=f"no {request.method} {request.url.path}")
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    # Not the request's URL, which is made from its Host header, whatever that holds.
+    refusal = _Refusal(error.status_code, f"no {request.method} {request.scope['path']}")
     return Response(
-        msgspec.json.encode(ErrorResponse(error=body)), status, media_type="application/json"
+        refusal.body(), error.status_code, headers=error.headers, media_type="application/json"
     )
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    refusal = _refusal_for(error, request.scope["path"])
+    return Response(refusal.body(), refusal.status, media_type="application/json")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import urllib3
 
 from croupier.policy.decision import DecisionRequest
-from croupier.policy.errors import CroupierError
+from croupier.policy.errors import CroupierError, InvalidInputError
 from croupier.policy.events import Action, Features
 from croupier.service.api import (
     ActivateRequest,
@@ -77,7 +78,7 @@ class Client:
         connections: int = 8,
         timeout_s: float = 10.0,
     ) -> None:
-        self._base = f"/v1/loops/{loop}/"
+        self._base = f"/v1/loops/{quote(loop, safe='')}/"
         headers = {"content-type": "application/json"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
@@ -136,8 +137,12 @@ class Client:
         urllib3.exceptions.HTTPError
             If the service can't be reached.
         """
+        try:
+            candidates = msgspec.convert(list(actions), list[Action])
+        except msgspec.ValidationError as error:
+            raise InvalidInputError("actions", str(error)) from error
         request = DecisionRequest(
-            actions=msgspec.convert(list(actions), list[Action]),
+            actions=candidates,
             context=context or {},
             decision_id=decision_id,
             excluded=list(excluded),
@@ -176,14 +181,18 @@ class Client:
         return self._post("activate", ActivateRequest(decision_id=decision_id), Receipt)
 
     def _post(self, route: str, request: Any, kind: type[_Answer]) -> _Answer:
-        response = self._pool.urlopen("POST", self._base + route, self._encoder.encode(request))
-        if response.status == 200:
-            return msgspec.json.decode(response.data, type=kind)
         try:
-            error = msgspec.json.decode(response.data, type=ErrorResponse).error
-        except msgspec.DecodeError:
+            body = self._encoder.encode(request)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            raise InvalidInputError("request", f"expected JSON values: {error}") from error
+        response = self._pool.urlopen("POST", self._base + route, body)
+        try:
+            if response.status == 200:
+                return msgspec.json.decode(response.data, type=kind)
+            refusal = msgspec.json.decode(response.data, type=ErrorResponse).error
+        except (msgspec.DecodeError, UnicodeDecodeError):
             # A proxy in between answers in its own words.
             raise ServiceError(
-                response.status, "Unknown", f"status {response.status}", None
+                response.status, "Unknown", f"status {response.status}, not in JSON", None
             ) from None
-        raise ServiceError(response.status, error.code, error.message, error.target)
+        raise ServiceError(response.status, refusal.code, refusal.message, refusal.target)

@@ -62,7 +62,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     registry_poll: str = "1 s"
 
     def __post_init__(self) -> None:
-        parse_duration(self.registry_poll)
+        _require_poll(self.registry_poll)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be in [0, 65535], got {self.port}")
         if self.max_body_bytes < 1024:
@@ -77,6 +77,16 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def registry_poll_s(self) -> float:
         """The polling interval in seconds."""
         return parse_duration(self.registry_poll) / 1e6
+
+
+def _require_poll(text: str) -> None:
+    try:
+        seconds = parse_duration(text) / 1e6
+    except ValueError as error:
+        raise ValueError(f"registry_poll: {error}") from error
+    # Without a pause two processes would do nothing else.
+    if not 0.01 <= seconds <= 86_400:
+        raise ValueError(f"registry_poll must be in [10 ms, 1 d], got {text!r}")
 
 
 def _is_loopback(host: str) -> bool:

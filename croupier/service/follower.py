@@ -7,6 +7,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from croupier.policy.errors import CroupierError, GenerationError
 from croupier.policy.generation import Generation, cold_start
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ __all__ = ("Follower", "FollowerReport")
 
 _log = logging.getLogger(__name__)
 
+_OK = "ok"
 _STALE_AFTER_POLLS = 30
 _STALE_AT_LEAST_S = 30.0
 
@@ -56,6 +60,7 @@ class Follower:
         self._scorer = scorer
         self._metrics = metrics
         self._poll_s = poll_s
+        self._stale_after_s = max(_STALE_AFTER_POLLS * poll_s, _STALE_AT_LEAST_S)
         self._errors: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="generation-follower", daemon=True)
@@ -78,26 +83,22 @@ class Follower:
             except Exception as error:  # noqa: BLE001
                 # Whatever is wrong with the files, the last good generation goes on (invariant 5).
                 if self._errors.get(loop) != str(error):
-                    _log.exception("loop %s: the new generation can't be loaded", loop)
+                    foreseen = isinstance(error, CroupierError | msgspec.DecodeError | OSError)
+                    _log.error(
+                        "loop %s: the new generation can't be loaded: %s",
+                        loop,
+                        error,
+                        exc_info=None if foreseen else error,
+                    )
                 self._errors[loop] = str(error)
             else:
                 self._errors.pop(loop, None)
 
     def report(self) -> FollowerReport:
         """How fresh the registry's word is, and what every loop serves."""
-        state = self._serving.state()
-        age_s = None
-        if state is not None and state.answered_us is not None:
-            age_s = (self._scorer.now() - state.answered_us) / 1e6
-        if state is None:
-            registry = "not asked yet"
-        elif state.error is not None:
-            registry = state.error
-        else:
-            registry = "ok"
-        stale = age_s is None or age_s > max(_STALE_AFTER_POLLS * self._poll_s, _STALE_AT_LEAST_S)
+        registry, age_s = self._registry()
         degraded = (
-            stale
+            registry != _OK
             or bool(self._errors)
             or any(self._scorer.generation(loop) is None for loop in self._scorer.loops)
         )
@@ -107,6 +108,21 @@ class Follower:
             age_s,
             {loop: self._loop_report(loop) for loop in self._scorer.loops},
         )
+
+    def _registry(self) -> tuple[str, float | None]:
+        """What is wrong with the registry, or ``ok``; and how long ago it answered."""
+        try:
+            state = self._serving.state()
+        except (OSError, msgspec.DecodeError) as error:
+            return f"its state can't be read: {error}", None
+        if state is None:
+            return "not asked yet", None
+        if state.answered_us is None:
+            return state.error or "never answered", None
+        age_s = (self._scorer.now() - state.answered_us) / 1e6
+        if state.error is None and age_s > self._stale_after_s:
+            return f"the mirror has been silent for {age_s:.0f} s", age_s
+        return state.error or _OK, age_s
 
     def _loop_report(self, loop: str) -> dict[str, Any]:
         generation = self._scorer.generation(loop)
@@ -129,7 +145,12 @@ class Follower:
         if champion.generation == 0:
             generation = cold_start(loop)
         else:
-            generation = Generation.load(self._serving.generation_path(loop, champion.generation))
+            path = self._serving.generation_path(loop, champion.generation)
+            generation = Generation.load(path)
+            if (generation.loop, generation.number) != (loop, champion.generation):
+                raise GenerationError(
+                    f"{path} holds generation {generation.number} of loop {generation.loop}"
+                )
         self._scorer.swap(generation)
         self._metrics.generation.labels(loop).set(generation.number)
         _log.info("loop %s: serving generation %d", loop, generation.number)

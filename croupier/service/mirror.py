@@ -6,14 +6,20 @@ latency. One mirror serves all the scorer processes of a machine.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+
+import msgspec
 
 from croupier.policy.errors import GenerationError
 from croupier.policy.generation import Generation, registered_model_name
@@ -21,21 +27,23 @@ from croupier.service.scorer import now_us
 from croupier.service.serving import Champion, RegistryState, ServingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
-__all__ = ("mirror_registry", "registry_is_new")
+__all__ = ("MirrorJob", "MirrorProcess", "main", "mirror_registry", "registry_is_new")
 
 _log = logging.getLogger(__name__)
 
 _KEPT_GENERATIONS = 5
+_LEFTOVER_AFTER_S = 3600.0
+_LOOK_EVERY_S = 0.5
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 
 
-def mirror_registry(
-    tracking_uri: str, loops: Sequence[str], root: Path, poll_s: float, parent: int
-) -> None:
-    """Copy champions from the registry to the serving directory until the parent process ends.
+class MirrorJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mirror is to do.
 
-    Parameters
+    Attributes
     ----------
     tracking_uri
         Of MLflow.
@@ -45,28 +53,104 @@ def mirror_registry(
         The serving directory.
     poll_s
         Seconds between looks.
-    parent
-        Process id of the service; the mirror never outlives it, however it ends.
     """
-    serving = ServingDirectory(root)
-    answered: int | None = None
-    client: Any = None
-    while os.getppid() == parent:
+
+    tracking_uri: str
+    loops: list[str]
+    root: str
+    poll_s: float
+
+
+class MirrorProcess:
+    """Runs a mirror beside the service, and starts another one should it die.
+
+    The job goes to the child's standard input, since command lines can be read by everybody on the
+    machine and an address may hold a password. The same pipe tells the child, by its end, that the
+    service is gone, whichever way it went.
+    """
+
+    def __init__(self, job: MirrorJob) -> None:
+        self._job = job
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry-mirror", daemon=True)
+
+    def start(self) -> None:
+        """Start the process in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the process, and wait until it has."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                with self._started() as process:
+                    while process.poll() is None and not self._stopping.wait(_LOOK_EVERY_S):
+                        pass
+            except OSError as error:
+                _log.warning("the registry mirror can't be started: %s", error)
+            if time.monotonic() - started > _LONGEST_PAUSE_S:
+                pause = _FIRST_PAUSE_S
+            if not self._stopping.wait(pause):
+                _log.warning("the registry mirror has ended, another one takes its place")
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    @contextlib.contextmanager
+    def _started(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            # -P, or a module in the working directory could take the place of one of ours.
+            [sys.executable, "-P", "-m", __name__],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.PIPE,
+            # A terminal's Ctrl-C is for the service, which ends its mirror itself.
+            process_group=0,
+        )
+        assert process.stdin is not None
         try:
-            # Looking into a new registry would create it, in the way of the job that fills it.
-            if not registry_is_new(tracking_uri):
-                client = client or _client(tracking_uri)
-                for loop in loops:
-                    _mirror_loop(client, serving, loop)
-            answered = now_us()
-            serving.write_state(RegistryState(answered_us=answered, error=None))
-        except Exception as error:  # noqa: BLE001
-            # The registry may be away for a while; scorers go on with what they have.
-            _log.warning("the registry can't be read: %s", error)
-            client = None
-            first_line = str(error).partition("\n")[0]
-            serving.write_state(RegistryState(answered_us=answered, error=first_line))
-        time.sleep(poll_s)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(msgspec.json.encode(self._job) + b"\n")
+                process.stdin.flush()
+            yield process
+        finally:
+            process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+
+
+def main() -> None:
+    """Mirror as the job on the first line of the standard input says, until that input ends."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
+    # The next look is the better retry: MLflow's own would hide for minutes that nobody answers.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    job = msgspec.json.decode(line, type=MirrorJob)
+    threading.Thread(target=_end_with_service, name="watch", daemon=True).start()
+    mirror_registry(job)
+
+
+def _end_with_service() -> None:
+    # Unbuffered: a thread inside of Python's own reader would trip over the interpreter's end.
+    while os.read(0, 1):
+        pass
+    os._exit(0)
+
+
+def mirror_registry(job: MirrorJob) -> None:
+    """Copy champions from the registry to the serving directory, for ever."""
+    mirror = _Mirror(job)
+    while True:
+        mirror.look()
+        time.sleep(job.poll_s)
 
 
 def registry_is_new(tracking_uri: str) -> bool:
@@ -75,23 +159,75 @@ def registry_is_new(tracking_uri: str) -> bool:
     return parsed.scheme == "sqlite" and not Path(parsed.path[1:]).exists()
 
 
+class _Mirror:
+    """What is known from one look to the next."""
+
+    def __init__(self, job: MirrorJob) -> None:
+        self._job = job
+        self._serving = ServingDirectory(Path(job.root))
+        self._client: Any = None
+        self._answered: int | None = None
+        self._error: str | None = None
+        self._whole: set[tuple[str, int]] = set()
+
+    def look(self) -> None:
+        """Ask for the champions, fetch what is new, and note how it went."""
+        try:
+            error = self._look()
+            self._answered = now_us()
+        except Exception as trouble:  # noqa: BLE001
+            # The registry may be away for a while; scorers go on with what they have.
+            self._client = None
+            error = _first_line(trouble)
+        if error is not None and error != self._error:
+            _log.warning("the registry can't be followed: %s", error)
+        self._error = error
+        try:
+            self._serving.write_state(RegistryState(answered_us=self._answered, error=error))
+        except OSError as trouble:
+            # Scorers see that the state grows old.
+            _log.warning("the registry's state can't be noted: %s", trouble)
+
+    def _look(self) -> str | None:
+        """Mirror every loop; gives what went wrong with single ones."""
+        # Looking into a new registry would create it, in the way of the job that fills it.
+        if registry_is_new(self._job.tracking_uri):
+            return None
+        if self._client is None:
+            self._client = _client(self._job.tracking_uri)
+        errors = []
+        for loop in self._job.loops:
+            version = _champion_version(self._client, loop)
+            try:
+                self._mirror_loop(loop, version)
+            except Exception as error:  # noqa: BLE001
+                # One loop's broken generation must not keep the others from theirs.
+                errors.append(f"loop {loop}: {_first_line(error)}")
+        return "; ".join(errors) or None
+
+    def _mirror_loop(self, loop: str, version: Any) -> None:
+        number = 0 if version is None else _generation_number(version)
+        if number != 0:
+            self._require_whole(loop, number, version)
+        if self._serving.champion(loop) != Champion(generation=number):
+            self._serving.write_champion(loop, Champion(generation=number))
+            _prune(self._serving, loop, number)
+
+    def _require_whole(self, loop: str, number: int, version: Any) -> None:
+        """Have the generation in place; what is there already is checked once."""
+        path = self._serving.generation_path(loop, number)
+        known = (loop, number) in self._whole
+        if not path.exists() or not (known or _loads(path)):
+            _fetch(self._client, version, self._serving, loop, number)
+        self._whole.add((loop, number))
+
+
 def _client(tracking_uri: str) -> Any:
     from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds, and is not needed elsewhere
 
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-
-
-def _mirror_loop(client: Any, serving: ServingDirectory, loop: str) -> None:
-    version = _champion_version(client, loop)
-    if version is None:
-        number = 0
-    else:
-        number = int(version.tags["generation"])
-        if not serving.generation_path(loop, number).exists():
-            _fetch(client, version, serving, loop, number)
-    if serving.champion(loop) != Champion(generation=number):
-        serving.write_champion(loop, Champion(generation=number))
-        _prune(serving, loop, number)
 
 
 def _champion_version(client: Any, loop: str) -> Any:
@@ -104,6 +240,25 @@ def _champion_version(client: Any, loop: str) -> Any:
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             return None
         raise
+
+
+def _generation_number(version: Any) -> int:
+    tag = version.tags.get("generation", "")
+    if not (tag.isascii() and tag.isdigit()):
+        raise GenerationError(
+            f"the champion, version {version.version} of model {version.name}, has no number in "
+            f"its tag 'generation'; only generations that Croupier published can be served"
+        )
+    return int(tag)
+
+
+def _loads(path: Path) -> bool:
+    try:
+        Generation.load(path)
+    except GenerationError as error:
+        _log.warning("fetching a generation again: %s", error)
+        return False
+    return True
 
 
 def _fetch(client: Any, version: Any, serving: ServingDirectory, loop: str, number: int) -> None:
@@ -119,6 +274,7 @@ def _fetch(client: Any, version: Any, serving: ServingDirectory, loop: str, numb
                 f"the registry's generation {number} of loop {loop} says it is "
                 f"{generation.number} of {generation.loop}"
             )
+        shutil.rmtree(target, ignore_errors=True)
         downloaded.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -126,8 +282,24 @@ def _fetch(client: Any, version: Any, serving: ServingDirectory, loop: str, numb
 
 def _prune(serving: ServingDirectory, loop: str, champion: int) -> None:
     """Keep the champion and the few newest generations, for a quick rollback."""
-    folder = serving.root / loop
-    numbers = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    paths = list((serving.root / loop).iterdir())
+    numbers = sorted(int(path.name) for path in paths if path.name.isdigit())
     for number in numbers[:-_KEPT_GENERATIONS]:
         if number != champion:
             shutil.rmtree(serving.generation_path(loop, number), ignore_errors=True)
+    for path in paths:
+        # Of a mirror that was killed while it fetched.
+        if path.name.startswith(".") and path.is_dir() and _age_s(path) > _LEFTOVER_AFTER_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from croupier.policy.decision import DecisionRequest, check_request, decide, decide_baseline
+from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
+from croupier.service.json_values import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,6 +51,8 @@ class Scorer:
         self._clock = clock or now_us
         self._on_fallback = on_fallback
         self._generations: dict[str, Generation] = {}
+        self._failed: dict[str, int] = {}
+        self._encoder = FeatureEncoder(EncoderConfig())
 
     def now(self) -> int:
         """Now, in microseconds since the Unix epoch, by the scorer's clock."""
@@ -93,9 +97,18 @@ class Scorer:
         """
         config = self.loop(loop)
         check_request(request)
+        check_json("audit", request.audit)
+        try:
+            return self._decide(config, loop, request)
+        except InvalidInputError as error:
+            raise _in_the_request(error, request) from error
+
+    def _decide(self, config: LoopConfig, loop: str, request: DecisionRequest) -> Decision:
         ts = self._clock()
         decision_id = request.decision_id if request.decision_id is not None else uuid7(ts)
         generation = self._generations.get(loop)
+        if config.learning_mode != "online" or generation is None or generation.oracle is None:
+            self._check_features(request)
         if generation is not None:
             try:
                 return decide(
@@ -107,9 +120,10 @@ class Scorer:
                 )
             except InvalidInputError:
                 raise
-            except Exception:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001
                 # Whatever an oracle does, the application gets an answer (invariant 5).
-                _log.exception("loop %s: generation %d can't score", loop, generation.number)
+                self._note_failure(generation, error)
+                self._check_features(request)
                 reason, number = "scoring failed", generation.number
         else:
             reason, number = "no generation", 0
@@ -123,6 +137,35 @@ class Scorer:
             ts=ts,
             learning_mode=config.learning_mode,
         )
+
+    def _check_features(self, request: DecisionRequest) -> None:
+        """Refuse features that no oracle could read, where none has looked at them.
+
+        An application must not find out on the day of its first promotion, nor the training in
+        what was logged until then.
+        """
+        self._encoder.encode(request.context, request.actions)
+
+    def _note_failure(self, generation: Generation, error: Exception) -> None:
+        """Log the first failure of a generation; the rest of them are counted, at request rate."""
+        if self._failed.get(generation.loop) != generation.number:
+            self._failed[generation.loop] = generation.number
+            _log.error(
+                "loop %s: generation %d can't score, the baseline is played instead",
+                generation.loop,
+                generation.number,
+                exc_info=error,
+            )
+
+
+def _in_the_request(error: InvalidInputError, request: DecisionRequest) -> InvalidInputError:
+    """Name an action by its place, as all other errors do; the encoder names it by its id."""
+    for position, action in enumerate(request.actions):
+        by_id = f"actions[id={action.id}]."
+        if error.field.startswith(by_id):
+            field = f"actions[{position}].{error.field.removeprefix(by_id)}"
+            return InvalidInputError(field, error.expected)
+    return error
 
 
 def now_us() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
+import errno
 import os
+import signal
 import socket
+import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +21,15 @@ from croupier.service.app import Application
 from croupier.service.auth import KeyRing
 from croupier.service.follower import Follower
 from croupier.service.metrics import Metrics
-from croupier.service.mirror import mirror_registry, registry_is_new
+from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
+from croupier.service.protocol import HttpProtocol
 from croupier.service.scorer import Scorer
 from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+    from types import FrameType
 
     from croupier.eventlog.log import LogConfig
     from croupier.policy.loop import LoopConfig
@@ -34,8 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = ("ServiceAddress", "ServiceSetup", "read_address", "run_service")
 
-_log = logging.getLogger(__name__)
 _DRAIN_S = 10
+# Longer than clients and balancers keep an idle connection as a rule: whoever closes first must not
+# be the one that can't know whether a request is on its way.
+_KEEP_ALIVE_S = 75
+_BACKLOG = 2048
 
 
 class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,9 +89,9 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
     ConfigError
         If the address is taken or can't be listened on.
     """
-    listener = _listen(setup.service)
-    url = _url(setup.service.host, listener)
-    with ExitStack() as stack:
+    with _terminated_in_order(), ExitStack() as stack:
+        listener = _listen(setup.service)
+        url = _url(setup.service.host, listener)
         stack.callback(listener.close)
         log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
         appender = Appender.open(log, setup.log)
@@ -95,8 +101,10 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
             uvicorn.Config(
                 application,
                 loop="uvloop",
-                http="httptools",
+                http=HttpProtocol,
+                ws="none",
                 lifespan="off",
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 access_log=False,
                 log_config=None,
                 server_header=False,
@@ -105,7 +113,7 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
             )
         )
         _write_address(setup.address_file, url)
-        stack.callback(setup.address_file.unlink, missing_ok=True)
+        stack.callback(_remove_address, setup.address_file, url)
         announce(url)
         server.run(sockets=[listener])
 
@@ -132,11 +140,13 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
         for loop in setup.loops:
             serving.start_cold(loop)
     poll_s = setup.service.registry_poll_s
-    mirror = multiprocessing.get_context("spawn").Process(
-        target=mirror_registry,
-        args=(setup.tracking_uri, list(setup.loops), setup.serving_dir, poll_s, os.getpid()),
-        name="registry-mirror",
-        daemon=True,
+    mirror = MirrorProcess(
+        MirrorJob(
+            tracking_uri=setup.tracking_uri,
+            loops=list(setup.loops),
+            root=str(setup.serving_dir),
+            poll_s=poll_s,
+        )
     )
     mirror.start()
     follower = Follower(serving, scorer, metrics, poll_s=poll_s)
@@ -152,8 +162,7 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
         )
     finally:
         follower.stop()
-        mirror.terminate()
-        mirror.join()
+        mirror.stop()
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
@@ -162,15 +171,24 @@ def _listen(config: ServiceConfig) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
-    except OSError as error:
+        # From here on the port is surely ours, and whoever reads our address can connect.
+        listener.listen(_BACKLOG)
+    except (OSError, ValueError, TypeError) as error:
         listener.close()
-        raise ConfigError(
-            "service.port",
-            f"expected a free port, but {config.host}:{config.port} can't be listened on: "
-            f"{error.strerror}",
-        ) from error
-    listener.set_inheritable(False)
+        raise _address_error(config, error) from error
     return listener
+
+
+def _address_error(config: ServiceConfig, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, OSError) and error.errno in {errno.EADDRINUSE, errno.EACCES}:
+        return ConfigError(
+            "service.port",
+            f"expected a free port, but {config.host}:{config.port} can't be listened on: {reason}",
+        )
+    return ConfigError(
+        "service.host", f"expected an address of this machine, got {config.host!r}: {reason}"
+    )
 
 
 def _url(host: str, listener: socket.socket) -> str:
@@ -180,4 +198,34 @@ def _url(host: str, listener: socket.socket) -> str:
 
 def _write_address(path: Path, url: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(ServiceAddress(url=url, pid=os.getpid())))
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_bytes(msgspec.json.encode(ServiceAddress(url=url, pid=os.getpid())))
+    staging.replace(path)
+
+
+def _remove_address(path: Path, url: str) -> None:
+    """Take the address back, unless another service of the data directory has put its own there."""
+    if read_address(path) == ServiceAddress(url=url, pid=os.getpid()):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Have SIGTERM unwind the stack, once; by default it would end the process on the spot.
+
+    While uvicorn runs it has handlers of its own, and raises the signal again when it has drained.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(_number: int, _frame: FrameType | None) -> None:
+        # A second one must not interrupt what the first one has begun.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

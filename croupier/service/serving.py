@@ -49,8 +49,9 @@ class ServingDirectory:
         self.root = root
 
     def start_cold(self, loop: str) -> None:
-        """Serve the cold start until the registry says otherwise."""
-        self.write_champion(loop, Champion(generation=0))
+        """Serve the cold start until the registry says otherwise, unless it already has."""
+        if not (self.root / loop / "champion.json").exists():
+            self.write_champion(loop, Champion(generation=0))
 
     def generation_path(self, loop: str, number: int) -> Path:
         """Directory of one generation's files."""

@@ -1,0 +1,132 @@
+"""HTTP/1.1 on a connection: uvicorn's protocol, with our errors and no request lost at the end."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from croupier.service.api import ErrorBody, ErrorResponse
+
+if TYPE_CHECKING:
+    import asyncio
+    from typing import Any
+
+    from uvicorn._types import ASGI3Application
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+__all__ = ("HttpProtocol",)
+
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+_MAX_HEAD_BYTES = 65_536
+_LAST_CALL_S = 0.3
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection.
+
+    What differs from uvicorn's own:
+
+    - A request that is not HTTP gets the JSON error body too, and never in the place of the answer
+      to an earlier request on the connection.
+    - An offer to upgrade (Java's client makes one for HTTP/2) is ignored, as HTTP allows. The
+      parser would take it that another protocol follows, and drop the request's body.
+    - A client that closes its sending side still gets the answers to what it has sent.
+    - Before an idle connection is closed at shutdown, a request that is on its way gets through.
+    - The head of a request can't grow without end.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._running: RequestResponseCycle | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._last_call = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived."""
+        continued = self._in_head
+        super().data_received(_UPGRADE.sub(b"\r\nx-declined-upgrade:", data))
+        if continued and self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._break_off(431, "HeadTooLarge", "the request's line and headers are too large")
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser didn't understand."""
+        self._break_off(400, "InvalidRequest", msg)
+
+    def on_message_begin(self) -> None:
+        """Begin to read a request."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, or queue it behind the one before."""
+        self._in_head = False
+        super().on_headers_complete()
+        if self._last_call:
+            self.cycle.keep_alive = False
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool
+        """Keep the connection open for what is still to be answered, if anything is."""
+        return self._answer_the_rest()
+
+    def shutdown(self) -> None:
+        """Close the connection once it is idle and nothing more is on its way."""
+        if cycle := self._unanswered():
+            cycle.keep_alive = False
+        else:
+            self._last_call = True
+            self.loop.call_later(_LAST_CALL_S, self._close_if_idle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _unanswered(self) -> RequestResponseCycle | None:
+        """The newest request, if it has not been answered yet."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _close_if_idle(self) -> None:
+        if self._unanswered() is None:
+            self.transport.close()
+
+    def _answer_the_rest(self) -> bool:
+        """Let requests that have arrived whole be answered, then close; False without any."""
+        if self.pipeline and self.cycle.more_body:
+            # The newest has not started, and the rest of it won't come.
+            self.pipeline.popleft()
+            newest = self.pipeline[0][0] if self.pipeline else self._running
+            assert newest is not None
+            self.cycle = newest
+        cycle = self._unanswered()
+        if cycle is None or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        return True
+
+    def _break_off(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing() or self._answer_the_rest():
+            return
+        if cycle := self._unanswered():
+            # It is this one's body that is broken: the application isn't to answer any more.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        body = msgspec.json.encode(ErrorResponse(error=ErrorBody(code=code, message=message)))
+        head = (
+            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        ) % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()

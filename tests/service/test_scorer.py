@@ -1,0 +1,138 @@
+"""The scorer without HTTP: whatever an oracle does, there is an answer with a true propensity."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from croupier.policy.decision import DecisionRequest
+from croupier.policy.errors import InvalidInputError
+from croupier.policy.events import Action, decode_event, encode_event
+from croupier.policy.exploration import Softmax
+from croupier.policy.generation import Generation
+from croupier.policy.loop import LoopConfig
+from croupier.service.scorer import Scorer, uuid7
+from tests.service.generations import generation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from croupier.policy.events import Features
+
+REQUEST = DecisionRequest(actions=[Action("a"), Action("b"), Action("c")], baseline="b")
+
+
+class Oracle:
+    """Gives the scores it was told to, or the error."""
+
+    def __init__(self, scores: Sequence[float] | Exception) -> None:
+        self._scores = scores
+
+    def score(self, context: Features, actions: Sequence[Action]) -> NDArray[np.float64]:
+        if isinstance(self._scores, Exception):
+            raise self._scores
+        return np.array(self._scores, dtype=np.float64)
+
+    def save(self, directory: Path) -> None:
+        raise NotImplementedError
+
+
+def scorer_with(oracle: Oracle) -> tuple[Scorer, list[tuple[str, str]]]:
+    fallbacks: list[tuple[str, str]] = []
+    scorer = Scorer({"digits": LoopConfig()}, on_fallback=lambda *what: fallbacks.append(what))
+    scorer.swap(Generation("digits", 7, Softmax(), oracle, None))
+    return scorer, fallbacks
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [NAN, NAN, NAN],
+        [0.1, NAN, 0.3],
+        [INF, 0.0, 0.0],
+        [-INF, 0.0, 0.0],
+        [0.1, 0.2],
+        [[0.1, 0.2, 0.3]],
+        [],
+        RuntimeError("no"),
+        MemoryError(),
+        RecursionError(),
+        ZeroDivisionError(),
+    ],
+    ids=repr,
+)
+def test_an_oracle_that_fails_ends_in_the_baseline(scores: Sequence[float] | Exception) -> None:
+    scorer, fallbacks = scorer_with(Oracle(scores))
+    decision = scorer.decide("digits", REQUEST)
+    assert (decision.chosen, decision.propensity, decision.pmf) == (1, 1.0, [0.0, 1.0, 0.0])
+    assert [(part.source, part.weight) for part in decision.mix] == [("baseline", 1.0)]
+    assert (decision.generation, decision.scores) == (7, None)
+    assert fallbacks == [("digits", "scoring failed")]
+    assert decode_event(encode_event(decision)) == decision
+
+
+def test_a_failing_oracle_is_logged_once_and_not_at_request_rate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scorer, fallbacks = scorer_with(Oracle([NAN] * 3))
+    for _ in range(50):
+        scorer.decide("digits", REQUEST)
+    assert len(fallbacks) == 50
+    assert len(caplog.records) == 1
+    assert "generation 7 can't score" in caplog.text
+
+
+def test_without_a_generation_the_baseline_is_played() -> None:
+    fallbacks: list[tuple[str, str]] = []
+    scorer = Scorer({"digits": LoopConfig()}, on_fallback=lambda *what: fallbacks.append(what))
+    decision = scorer.decide("digits", REQUEST)
+    assert (decision.chosen, decision.propensity, decision.generation) == (1, 1.0, 0)
+    assert fallbacks == [("digits", "no generation")]
+
+
+@pytest.mark.parametrize("served", ["nothing", "cold start", "oracle", "failing oracle"])
+def test_features_are_refused_whoever_serves(served: str) -> None:
+    # Otherwise an application would find out at its first promotion, and its training never would.
+    scorer, _ = scorer_with(Oracle(RuntimeError("no")))
+    if served == "nothing":
+        scorer = Scorer({"digits": LoopConfig()})
+    elif served == "cold start":
+        scorer.swap(Generation("digits", 0, Softmax(), None, None))
+    elif served == "oracle":
+        scorer.swap(generation("digits", 1))
+    deep: object = 1
+    for _ in range(9):
+        deep = [deep, "x"]
+    for features in ({"x": {"y": deep}}, {"x": 1e39}, {"x": object()}, {"x": "\ud800"}):
+        request = DecisionRequest(actions=[Action("a"), Action("b", features)])
+        with pytest.raises(InvalidInputError) as refused:
+            scorer.decide("digits", request)
+        assert refused.value.field.startswith("actions[1].features")
+        with pytest.raises(InvalidInputError) as refused:
+            scorer.decide("digits", DecisionRequest(actions=[Action("a")], context=features))
+        assert refused.value.field.startswith("context")
+
+
+def test_an_unknown_loop() -> None:
+    scorer = Scorer({"digits": LoopConfig(), "other": LoopConfig()})
+    with pytest.raises(InvalidInputError, match="loop: expected one of digits, other, got 'x'"):
+        scorer.decide("x", REQUEST)
+    with pytest.raises(InvalidInputError, match="expected one of digits, other"):
+        scorer.swap(generation("x", 1))
+
+
+def test_ids_are_ordered_by_time() -> None:
+    ids = [uuid7(ts) for ts in range(10**15, 10**15 + 10**6, 10**4)]
+    assert ids == sorted(set(ids))
+    assert {uuid.UUID(each).version for each in ids} == {7}
+    assert {uuid.UUID(each).variant for each in ids} == {uuid.RFC_4122}
+    assert len({uuid7(10**15) for _ in range(1000)}) == 1000
