@@ -137,7 +137,8 @@ def _rewards(outcomes: pl.LazyFrame, aggregation: Aggregation) -> pl.LazyFrame:
     rewards = outcomes.group_by("decision_id").agg(
         reward=_AGGREGATIONS[aggregation],
         outcomes=pl.len().cast(pl.Int64),
-        delay_s=delay.clip(lower_bound=0.0),
+        # Rounded to what a clock tells, since polars may multiply by 1e-6 instead of dividing.
+        delay_s=delay.clip(lower_bound=0.0).round(6),
     )
     if aggregation not in _EXACT:
         return rewards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -145,6 +146,9 @@ _PARTITIONS: dict[TableName, list[str]] = {
 _ALL_VERSIONS: tuple[TableName, ...] = ("interactions", "generations")
 _KEEP_VERSIONS = {"delta.enableExpiredLogCleanup": "false"}
 
+# Characters of a path that Delta, polars or SQLAlchemy take for more than a part of a name.
+_UNUSABLE = frozenset("%?#[]|^\\=")
+
 
 class LakeLockedError(CroupierError):
     """Another process is writing to the lake."""
@@ -171,13 +175,12 @@ class Lake:
         """Read a table lazily, as it is now; only one loop's rows if named."""
         if not self.exists(table):
             return pl.LazyFrame(schema=SCHEMAS[table])
-        rows = pl.scan_delta(str(self.root / table)).select(SCHEMAS[table].names())
+        rows = self._rows(table, None)
         return rows if loop is None else rows.filter(pl.col("loop") == loop)
 
     def scan_version(self, table: TableName, version: int, loop: str) -> pl.LazyFrame:
         """Read one loop's rows as they were in a version of the table."""
-        rows = pl.scan_delta(str(self.root / table), version=version)
-        return rows.select(SCHEMAS[table].names()).filter(pl.col("loop") == loop)
+        return self._rows(table, version).filter(pl.col("loop") == loop)
 
     def version(self, table: TableName) -> int:
         """Number of the table's latest version; -1 before the first write."""
@@ -225,6 +228,11 @@ class Lake:
         InvalidInputError
             If nothing can be written there.
         """
+        unusable = sorted(_UNUSABLE.intersection(str(self.root.absolute())))
+        if unusable:
+            raise InvalidInputError(
+                "lake", f"expected a path without {' '.join(unusable)}, got {self.root}"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             handle = (self.root / ".lock").open("w")
@@ -240,6 +248,21 @@ class Lake:
                     f"another process is writing to the lake in {self.root}"
                 ) from None
             yield
+
+    def _rows(self, table: TableName, version: int | None) -> pl.LazyFrame:
+        """All rows of a version; what `polars.scan_delta` does for paths of plain letters alone.
+
+        It asks for files by their percent-encoded names and finds none in a directory with spaces
+        (https://github.com/pola-rs/polars/issues/20944).
+        """
+        delta = DeltaTable(self.root / table, version=version)
+        files = [unquote(uri) for uri in delta.file_uris()]
+        schema = SCHEMAS[table]
+        if not files:
+            return pl.LazyFrame(schema=schema)
+        partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
+        rows = pl.scan_parquet(files, glob=False, hive_partitioning=True, hive_schema=partitions)
+        return rows.select(schema.names())
 
     def _write(
         self,

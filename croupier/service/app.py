@@ -314,7 +314,7 @@ def _refusal_for(error: BaseException, route: str) -> _Refusal:
         case asyncio.CancelledError():
             # Only a shutdown that takes too long cancels. The record may be on its way to the log:
             # to ask again under the same decision_id or outcome_id does no harm.
-            return _Refusal(503, "the service stops before the log has answered", code="Stopping")
+            return _Refusal(503, "the service is stopping, ask again", code="Stopping")
         case _:
             _log.error("%s failed", route, exc_info=error)
             return _Refusal(500, "an error of ours, see the service's log")

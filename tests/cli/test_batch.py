@@ -69,9 +69,10 @@ class Command:
     def __call__(self, *arguments: object) -> Done:
         self._capture.readouterr()
         config = ["--config", str(self.directory / "croupier.toml")]
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["croupier", *map(str, arguments), *config])
-            main()
+            with pytest.raises(SystemExit) as ended:
+                main()
         code = ended.value.code
         assert isinstance(code, int)
         return Done(code, *self._capture.readouterr())
@@ -200,20 +201,21 @@ def test_a_data_directory_that_is_none_is_one_line(empty: Command) -> None:
 
 def test_the_steps_of_a_night(command: Command) -> None:
     """Each by itself, over what a night left."""
-    now = hour_ago()
-    events = [decision(f"late-{n}", now + n, context={"x": "x1"}) for n in range(30)]
-    with SqliteEventLog(command.directory / "data" / "log") as log:
-        log.append([Record.of(each) for each in [*events, outcome("late-3", "o3", now + 9)]])
-    assert command("sink", "--json").facts["decisions"] == 30
+    shop = Shop(command.directory / "data", random_world(3, 4, seed=3), now=hour_ago())
+    shop.count = 10_000
+    shop.day(30)
+    sunk = command("sink", "--json").facts
+    assert (sunk["decisions"], sunk["duplicates"]) == (30, 0)
     joined = command("join", "--json").facts
     assert joined["shop"] == {
         "joined": 30,
-        "observed": 1,
-        "defaulted": 29,
+        "observed": sunk["outcomes"],
+        "defaulted": 30 - sunk["outcomes"],
         "open": 0,
         "late": 0,
         "orphans": 0,
     }
+    assert "Join" in command("join").out
     trained = command("retrain", "--json").facts
     assert trained["shop"]["generation"] == 2
     learned = trained["shop"]["training_rows"]

@@ -172,3 +172,24 @@ def test_a_place_that_can_t_be_written_to_is_named(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "file" / "lake")
     with pytest.raises(InvalidInputError, match="lake: expected a directory"), lake.lock():
         pytest.fail("there is no such lake")
+
+
+@pytest.mark.parametrize("name", ["my data", "données", "a+b", "it's {here}", "~x", "co:lon", "*"])
+def test_directories_may_be_called_what_people_call_them(tmp_path: Path, name: str) -> None:
+    lake = Lake(tmp_path / name / "lake")
+    with lake.lock():
+        lake.append("audits", audits(1))
+        lake.append("audits", audits(2, loop="mail"), app="me", progress=3)
+    assert offsets(lake) == [1, 2]
+    assert offsets(lake, "mail") == [2]
+    assert len(lake.scan_version("audits", 0, "shop").collect()) == 1
+    assert lake.progress("audits", "me") == 3
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["100%", "50%20", "a?b", "a#b", "[a]", "a=b", "a\\b", "a|b"])
+def test_a_directory_that_libraries_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+    lake = Lake(tmp_path / name / "lake")
+    with pytest.raises(InvalidInputError, match="expected a path without"), lake.lock():
+        pytest.fail("nothing can be written there")
+    assert list(tmp_path.iterdir()) == []
