@@ -11,7 +11,7 @@ import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import interval
-from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.evaluate import Evaluation, evaluate, logged_value
 from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
 from croupier.offline.join import join
@@ -155,13 +155,24 @@ def evaluate_command(
         name: judge_challenger(session.config.nightly.gate, evaluation)
         for name, evaluation in evaluations.items()
     }
+    logged = {name: _logged_value(session, name) for name in evaluations}
     facts = {
-        name: {**msgspec.to_builtins(evaluation), "verdict": msgspec.to_builtins(verdicts[name])}
+        name: {
+            **msgspec.to_builtins(evaluation),
+            "logged": msgspec.to_builtins(logged[name]),
+            "verdict": msgspec.to_builtins(verdicts[name]),
+        }
         for name, evaluation in evaluations.items()
     }
 
     def show() -> None:
         for name, evaluation in evaluations.items():
+            whole = logged[name]
+            session.output.remark(
+                f"{name}: the whole log's mean reward is {whole.value:.4f}, "
+                f"{100 * whole.confidence:g} % interval {interval(whole.lower, whole.upper)} "
+                f"({whole.n:,} interactions, {whole.nonzero_rewards:,} with a reward)"
+            )
             _show_evaluation(session, evaluation, verdicts[name])
 
     session.output.result(facts, show)
@@ -329,6 +340,14 @@ def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], N
     return msgspec.structs.replace(
         evaluation, policies=(logged, msgspec.structs.replace(policy, name=trained))
     )
+
+
+def _logged_value(session: Session, name: str) -> Estimate:
+    """What the policies that made a loop's log earned, over all of it."""
+    loop = session.config.loops.get(name, LoopConfig())
+    columns = ("reward", "propensity", "keep_prob")
+    rows = session.lake.scan("interactions", name).select(columns).collect()
+    return logged_value(rows, loop, confidence=session.config.nightly.gate.confidence)
 
 
 def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig) -> None:

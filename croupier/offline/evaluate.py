@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("LOGGED", "EstimatorName", "Evaluation", "PolicyValue", "evaluate")
+__all__ = ("LOGGED", "EstimatorName", "Evaluation", "PolicyValue", "evaluate", "logged_value")
 
 EstimatorName: TypeAlias = Literal["ips", "snips", "dr"]
 
@@ -156,6 +156,36 @@ def evaluate(
             for kind, pair in estimators.items()
         },
     )
+
+
+def logged_value(
+    interactions: pl.DataFrame, config: LoopConfig, *, confidence: float = 0.95
+) -> Estimate:
+    """What the policies that made a log earned: the mean reward, with its interval.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table, of one loop.
+    config
+        Of the loop: the range of its reward.
+    confidence
+        Of the interval, in (0, 1).
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are too few rows for an interval.
+    """
+    propensity = interactions["propensity"].to_numpy()
+    batch = LoggedBatch(
+        reward=interactions["reward"].to_numpy(),
+        propensity=propensity,
+        target_probability=propensity,
+        keep_prob=interactions["keep_prob"].to_numpy(),
+    )
+    reward_range = (config.reward_min, config.reward_max)
+    return IPS(reward_range=reward_range, weight_range=(1.0, 1.0)).add(batch).result(confidence)
 
 
 @dataclass(frozen=True, slots=True)

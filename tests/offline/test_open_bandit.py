@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 import pytest
+from scipy.stats import binomtest
 
+from croupier.offline.evaluate import logged_value
 from croupier.offline.interactions import logged_requests, training_rows
 from croupier.offline.join import fold_of
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.open_bandit import ImportReport, import_open_bandit, read_open_bandit
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.loop import LoopConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,3 +236,16 @@ def test_a_row_is_json_of_its_own(imported: Lake) -> None:
         *(f"user_feature_{n}" for n in range(4)),
     }
     assert len(msgspec.json.decode(row["actions"])) == ITEMS
+
+
+def test_a_logs_own_value_is_the_mean_near_the_exact_binomial_interval(imported: Lake) -> None:
+    clicks = {"open-bandit-random-men": 46, "open-bandit-bts-men": 69}
+    for loop, k in clicks.items():
+        value = logged_value(imported.scan("interactions", loop).collect(), LoopConfig())
+        exact = binomtest(k, 10_000).proportion_ci(0.95)
+        assert value.value == pytest.approx(k / 10_000, abs=1e-15)
+        assert value.nonzero_rewards == k
+        # Clopper and Pearson's interval is an independent one; a tenth of its width either way.
+        slack = 0.1 * (exact.high - exact.low)
+        assert value.lower == pytest.approx(exact.low, abs=slack)
+        assert value.upper == pytest.approx(exact.high, abs=slack)
