@@ -49,7 +49,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 def measure(seed: int = 0) -> list[Timing]:
     """Time every exploration at every number of actions."""
     rng = np.random.default_rng(seed)
-    timings = []
+    timings: list[Timing] = []
     for actions in ACTIONS:
         scores = rng.random(actions)
         seconds = [_seconds(exploration, scores) for exploration in EXPLORATIONS]
