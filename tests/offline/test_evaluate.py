@@ -20,8 +20,8 @@ from croupier.policy.loop import LoopConfig
 from tests.offline.worlds import World, random_world
 
 KINDS: tuple[EstimatorName, ...] = get_args(EstimatorName)
-REPEATS = 50
-ROWS = 250
+REPEATS = 40
+ROWS = 200
 FALSE_ALARM = 1e-3
 
 

@@ -171,7 +171,7 @@ def bits(value: Any) -> Any:
             return value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     history=st.lists(st.lists(EVENTS, max_size=12), min_size=1, max_size=3),
     batch=st.integers(1, 9),
