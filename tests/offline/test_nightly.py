@@ -213,15 +213,25 @@ def test_provenance_in_the_table_is_that_of_the_generation(history: History) -> 
 # By hand.
 
 
-@pytest.fixture
-def shop(tmp_path: Path, world: World, template: Path) -> Shop:
-    """A day and a night old, with a challenger that a strict gate has held back."""
-    strict = NightlyConfig(gate=GateConfig(margin=0.9))
-    shop = Shop(tmp_path, world, config=strict, template=template)
+STRICT = NightlyConfig(gate=GateConfig(margin=0.9))
+
+
+@pytest.fixture(scope="module")
+def held_back(tmp_path_factory: pytest.TempPathFactory, world: World, template: Path) -> Shop:
+    shop = Shop(tmp_path_factory.mktemp("held"), world, config=STRICT, template=template)
     shop.day(800)
     (night,) = shop.night().loops
     assert night.champion == 0
     assert shop.rows()[1]["status"] == "rejected"
+    return shop
+
+
+@pytest.fixture
+def shop(tmp_path: Path, world: World, held_back: Shop) -> Shop:
+    """A day and a night old, with a challenger that a strict gate has held back."""
+    shutil.copytree(held_back.root, tmp_path, dirs_exist_ok=True)
+    shop = Shop(tmp_path, world, config=STRICT, now=held_back.now)
+    shop.count = held_back.count
     return shop
 
 

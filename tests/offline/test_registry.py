@@ -222,7 +222,7 @@ def test_several_processes_may_be_the_first(tmp_path: Path) -> None:
     for directory in (data_dir, start, home):
         directory.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", RACE, data_dir, "3"],
+        [sys.executable, "-c", RACE, data_dir, "2"],
         check=False,
         capture_output=True,
         text=True,
@@ -237,7 +237,7 @@ def test_several_processes_may_be_the_first(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     registry = registry_in(data_dir)
-    for number in (1, 2, 3):
+    for number in (1, 2):
         assert registry.numbers(f"loop{number}") == [number]
         assert registry.champion(f"loop{number}") == number
     assert {path.name for path in data_dir.iterdir()} == {"mlflow.db", "mlartifacts"}

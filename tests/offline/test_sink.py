@@ -171,7 +171,7 @@ def bits(value: Any) -> Any:
             return value
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     history=st.lists(st.lists(EVENTS, max_size=12), min_size=1, max_size=3),
     batch=st.integers(1, 9),
@@ -305,7 +305,7 @@ class CrashingLake(Lake):
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("resumed_batch", [1, 5, 100])
+@pytest.mark.parametrize("resumed_batch", [3, 100])
 def test_a_crash_between_the_commits_of_two_tables_changes_nothing(
     log: SqliteEventLog, tmp_path: Path, resumed_batch: int, *, after: bool
 ) -> None:
@@ -325,7 +325,7 @@ def test_a_crash_between_the_commits_of_two_tables_changes_nothing(
 def test_a_sink_that_is_killed_over_and_over_gets_there(
     log: SqliteEventLog, tmp_path: Path, seed: int
 ) -> None:
-    append(log, mixed_events(60, seed))
+    append(log, mixed_events(50, seed))
     sink(log, Lake(tmp_path / "whole"))
     script = [sys.executable, "-m", "tests.offline.sinking"]
     result = subprocess.run(
@@ -337,8 +337,8 @@ def test_a_sink_that_is_killed_over_and_over_gets_there(
         timeout=240,
     )
     assert result.returncode == 0, result.stderr
-    # At most five of some 80 commits are made before a kill.
-    assert int(result.stdout) >= 10
+    # At most five of some 60 commits are made before a kill.
+    assert int(result.stdout) >= 8
     for name in SUNK:
         assert table(tmp_path / "lake", name).equals(table(tmp_path / "whole", name)), name
 
