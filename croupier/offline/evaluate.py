@@ -265,7 +265,7 @@ def _answers(
 
     Scorers refuse such a request as soon as they serve an oracle; the cold start asks none.
     """
-    asked = (request.context, request.actions, request.eligible)
+    asked = (request.context, request.actions, request.eligible, request.baseline)
     try:
         target, scores = challenger.pmf(*asked)
         other = target if champion is None else champion.pmf(*asked)[0]

@@ -35,21 +35,24 @@ class LoggedRequest:
         Which actions could be chosen, shape (K,); None if all could.
     chosen
         Index of the action that the log's policy drew.
+    baseline
+        Index of the application's own choice; None where the log doesn't tell.
     """
 
     context: Features
     actions: list[Action]
     eligible: NDArray[np.bool_] | None
     chosen: int
+    baseline: int | None = None
 
 
 def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
     """Decode requests, in the order of the rows."""
-    columns = ("context", "actions", "excluded", "chosen")
-    for context, actions, excluded, chosen in interactions.select(columns).iter_rows():
+    columns = ("context", "actions", "excluded", "chosen", "baseline")
+    for context, actions, excluded, chosen, baseline in interactions.select(columns).iter_rows():
         decoded = _actions_decoder.decode(actions)
         eligible = np.array([each.id not in excluded for each in decoded]) if excluded else None
-        yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, chosen)
+        yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, chosen, baseline)
 
 
 def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:

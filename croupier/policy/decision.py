@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,13 +19,24 @@ from croupier.policy.events import (
     MixComponent,
 )
 from croupier.policy.sampling import draw, draw_key
+from croupier.policy.traffic import shadow_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from croupier.policy.generation import Generation
+    from croupier.policy.events import Shadow
+    from croupier.policy.traffic import OnFailure, Plan
 
-__all__ = ("DecisionRequest", "check_request", "decide", "decide_baseline", "eligibility")
+__all__ = (
+    "Circumstances",
+    "DecisionRequest",
+    "baseline_index",
+    "check_request",
+    "check_reward",
+    "decide",
+    "decide_baseline",
+    "eligibility",
+)
 
 MAX_ACTIONS = 10_000
 
@@ -94,88 +106,110 @@ def check_request(request: DecisionRequest) -> None:
         raise InvalidInputError("excluded", "expected at least one action to remain eligible")
 
 
-def decide(
-    request: DecisionRequest,
-    generation: Generation,
-    *,
-    decision_id: str,
-    ts: int,
-    learning_mode: LearningMode = "online",
-) -> Decision:
-    """Draw an action from a generation.
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a decision depends on besides its request and the plan.
 
-    The same request under the same decision_id and generation always gets the same answer.
-
-    Parameters
+    Attributes
     ----------
-    request
-        A request that :func:`check_request` accepts.
-    generation
-        The policy to draw from.
     decision_id
         The request's own id, or one made up for it.
     ts
         Now, in microseconds since the Unix epoch, UTC.
     learning_mode
         Of the loop; anything but ``online`` plays the baseline.
+    uniform
+        Share of uniform play, in [0, 1].
+    secret
+        Of the draws, see :func:`~croupier.policy.sampling.draw_key`.
+    """
+
+    decision_id: str
+    ts: int
+    learning_mode: LearningMode = "online"
+    uniform: float = 0.0
+    secret: bytes = b""
+
+
+def decide(
+    request: DecisionRequest,
+    plan: Plan,
+    circumstances: Circumstances,
+    *,
+    on_failure: OnFailure | None = None,
+) -> Decision:
+    """Draw an action from a plan.
+
+    The same request under the same decision_id, plan and share of uniform play always gets the same
+    answer. An apprentice's plan is asked what it would have done, and the baseline is played.
+
+    Parameters
+    ----------
+    request
+        A request that :func:`check_request` accepts.
+    plan
+        What the loop serves.
+    circumstances
+        Everything else.
+    on_failure
+        Called with generations that can't answer and are not needed for an answer, and with why.
 
     Raises
     ------
     ScoringError
-        If the generation's oracle gives no usable scores; :func:`decide_baseline` always works.
+        If the champion's oracle gives no usable scores; :func:`decide_baseline` always works.
     """
-    if learning_mode != "online":
-        return decide_baseline(
-            request,
-            loop=generation.loop,
-            generation=generation.number,
-            decision_id=decision_id,
-            ts=ts,
-            learning_mode=learning_mode,
-        )
-    pmf, scores = generation.pmf(request.context, request.actions, eligibility(request))
-    key = draw_key(generation.loop, generation.number, decision_id)
-    chosen = draw(pmf, key)
+    loop, number = plan.champion.loop, plan.champion.number
+    baseline = baseline_index(request)
+    asked = (request.context, request.actions, eligibility(request), baseline)
+    if plan.killed is not None or circumstances.learning_mode != "online":
+        shadow = None
+        if plan.killed is None and circumstances.learning_mode == "apprentice":
+            shadow = shadow_of(plan.champion, *asked)
+        return decide_baseline(request, circumstances, loop=loop, generation=number, shadow=shadow)
+    answer = plan.answer(*asked, uniform=circumstances.uniform, on_failure=on_failure)
+    key = draw_key(loop, number, circumstances.decision_id, secret=circumstances.secret)
+    chosen = draw(answer.pmf, key)
     return Decision(
-        decision_id=decision_id,
-        loop=generation.loop,
-        ts=ts,
-        generation=generation.number,
-        learning_mode=learning_mode,
+        decision_id=circumstances.decision_id,
+        loop=loop,
+        ts=circumstances.ts,
+        generation=number,
+        learning_mode=circumstances.learning_mode,
         context=request.context,
         actions=request.actions,
         excluded=request.excluded,
-        pmf=pmf.tolist(),
+        pmf=answer.pmf.tolist(),
         chosen=chosen,
-        propensity=float(pmf[chosen]),
-        baseline=baseline_index(request),
-        scores=None if scores is None else scores.tolist(),
-        mix=[MixComponent(f"generation:{generation.number}", 1.0)],
+        propensity=float(answer.pmf[chosen]),
+        baseline=baseline,
+        scores=None if answer.scores is None else answer.scores.tolist(),
+        mix=answer.mix,
         draw_key=key,
         deferred=request.deferred,
         audit=request.audit,
+        shadow=answer.shadow,
     )
 
 
 def decide_baseline(
     request: DecisionRequest,
+    circumstances: Circumstances,
     *,
     loop: str,
     generation: int,
-    decision_id: str,
-    ts: int,
-    learning_mode: LearningMode = "online",
+    shadow: Shadow | None = None,
 ) -> Decision:
     """Play the application's own choice with probability 1, and say so in the mix."""
     chosen = baseline_index(request)
     pmf = [0.0] * len(request.actions)
     pmf[chosen] = 1.0
     return Decision(
-        decision_id=decision_id,
+        decision_id=circumstances.decision_id,
         loop=loop,
-        ts=ts,
+        ts=circumstances.ts,
         generation=generation,
-        learning_mode=learning_mode,
+        learning_mode=circumstances.learning_mode,
         context=request.context,
         actions=request.actions,
         excluded=request.excluded,
@@ -185,9 +219,10 @@ def decide_baseline(
         baseline=chosen,
         scores=None,
         mix=[MixComponent("baseline", 1.0)],
-        draw_key=draw_key(loop, generation, decision_id),
+        draw_key=draw_key(loop, generation, circumstances.decision_id, secret=circumstances.secret),
         deferred=request.deferred,
         audit=request.audit,
+        shadow=shadow,
     )
 
 

@@ -28,6 +28,7 @@ __all__ = (
     "LearningMode",
     "MixComponent",
     "Outcome",
+    "Shadow",
     "decode_event",
     "encode_event",
 )
@@ -71,6 +72,21 @@ class MixComponent(msgspec.Struct, frozen=True):
     weight: float
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """What a generation would have done that was asked beside the one that was played.
+
+    Attributes
+    ----------
+    generation
+        Its number.
+    pmf
+        Its probability of every action, in the order of the decision's.
+    """
+
+    generation: int
+    pmf: list[float]
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_field="type"):
     """What was asked, what was answered, and with which probability.
 
@@ -101,7 +117,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_fi
     deferred
         True if rewards count only once the decision is activated.
     slot
-        Slot id of a multi-slot decision.
+        Slot id of a multi-slot decision, of a position of a ranking, or of a place in a slate.
+    slate_size
+        Number of places of a slate, in which `pmf` is an action's marginal probability of being in
+        the slate over that number; None for every other decision.
     mix
         Which policies the draw was a mixture of.
     keep_prob
@@ -110,6 +129,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_fi
         16 hexadecimal digits from which the draw can be replayed bit for bit.
     audit
         Attributes for audits only, never features.
+    shadow
+        What another generation would have done; None if none was asked.
     version
         Layout of this event.
     """
@@ -133,6 +154,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_fi
     slot: str | None = None
     keep_prob: float = 1.0
     audit: Features = {}
+    shadow: Shadow | None = None
+    slate_size: int | None = None
     version: int = EVENT_VERSION
 
 
@@ -250,7 +273,9 @@ def _numbers(event: Event) -> Iterable[float]:
     """The event's own floats, which JSON would turn into nulls if they were not finite."""
     if isinstance(event, Decision):
         weights = [component.weight for component in event.mix]
-        return [event.propensity, event.keep_prob, *event.pmf, *(event.scores or ()), *weights]
+        shadow = event.shadow.pmf if event.shadow is not None else ()
+        own = [event.propensity, event.keep_prob]
+        return [*own, *event.pmf, *(event.scores or ()), *weights, *shadow]
     if isinstance(event, Outcome):
         return [event.reward, *event.guardrails.values()]
     return [event.distance] if isinstance(event, Judgement) else []

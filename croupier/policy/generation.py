@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from croupier.policy.errors import GenerationError, ScoringError
-from croupier.policy.exploration import Exploration, Uniform
+from croupier.policy.exploration import Conservative, Exploration, Uniform
 from croupier.policy.oracle import load_oracle
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from croupier.policy.estimates import Estimates, Uncertainty
     from croupier.policy.events import Action, Features
 
 __all__ = ("Generation", "Provenance", "cold_start", "registered_model_name")
@@ -50,6 +51,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         Interactions it learned from.
     created_us
         When it was trained, in microseconds since the Unix epoch, UTC.
+    budget
+        Reward that each of its decisions may lose in expectation because earlier ones have earned
+        it; only a conservative exploration spends it.
     """
 
     parent: int
@@ -59,12 +63,17 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     training_rows: int
     created_us: int
+    budget: float = 0.0
 
 
 class _Scores(Protocol):
     """The part of an oracle that a generation needs."""
 
     def score(self, context: Features, actions: Sequence[Action]) -> NDArray[np.float64]: ...
+
+    def estimate(
+        self, context: Features, actions: Sequence[Action], needs: Uncertainty = ...
+    ) -> Estimates: ...
 
     def save(self, directory: Path) -> None: ...
 
@@ -98,8 +107,18 @@ class Generation:
         context: Features,
         actions: Sequence[Action],
         eligible: NDArray[np.bool_] | None = None,
+        baseline: int | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Probabilities of all actions and the scores they come from (None without an oracle).
+
+        Parameters
+        ----------
+        context, actions
+            The request.
+        eligible
+            Which actions may be chosen, shape (K,); all of them if None.
+        baseline
+            Index of the application's own choice, for explorations that fall back on it.
 
         Raises
         ------
@@ -107,15 +126,24 @@ class Generation:
             If the oracle gives scores of the wrong number or not finite, or no action is eligible.
         """
         if self.oracle is None:
-            return self.exploration.pmf(np.zeros(len(actions)), eligible), None
-        scores = self.oracle.score(context, actions)
+            nothing = np.zeros(len(actions))
+            return self.exploration.pmf(nothing, eligible, baseline=baseline), None
+        estimates = self.oracle.estimate(context, actions, self.exploration.needs)
+        scores = estimates.mean
         if scores.shape != (len(actions),):
             raise ScoringError(f"expected {len(actions)} scores, got shape {scores.shape}")
         # Those of excluded actions too: all scores are logged, and JSON has no NaN.
         if not np.isfinite(scores).all():
             raise ScoringError("the oracle gave a score that is not finite")
-        rows = 0 if self.provenance is None else self.provenance.training_rows
-        return self.exploration.pmf(scores, eligible, training_rows=rows), scores
+        origin = self.provenance
+        pmf = self.exploration.pmf(
+            estimates,
+            eligible,
+            training_rows=0 if origin is None else origin.training_rows,
+            baseline=baseline,
+            budget=0.0 if origin is None else origin.budget,
+        )
+        return pmf, scores
 
     def save(self, directory: Path) -> None:
         """Write the generation to a directory that doesn't exist yet; all of it or nothing.
@@ -175,8 +203,15 @@ class Generation:
         )
 
 
-def cold_start(loop: str) -> Generation:
-    """Generation 0: uniform over the eligible actions, for a loop that has learned nothing yet."""
+def cold_start(loop: str, exploration: Exploration | None = None) -> Generation:
+    """Generation 0, for a loop that has learned nothing yet: uniform over the eligible actions.
+
+    Where the loop's exploration is a conservative one, it is that mixture of the baseline and the
+    uniform distribution that is safe whatever the rewards are.
+    """
+    if isinstance(exploration, Conservative):
+        exploration = msgspec.structs.replace(exploration, inner=Uniform(), radius=0.0)
+        return Generation(loop, 0, exploration, None, None)
     return Generation(loop, 0, Uniform(), None, None)
 
 

@@ -11,6 +11,7 @@ import msgspec
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Exploration, SquareCB
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
+from croupier.policy.traffic import UniformSlice
 
 __all__ = ("Aggregation", "LoopConfig", "parse_duration", "valid_loop_name")
 
@@ -45,7 +46,10 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     aggregation
         How several outcomes of a decision become one reward.
     learning_mode
-        ``online`` plays the generation; ``apprentice`` and ``logging_only`` play the baseline.
+        ``online`` plays the generation; ``apprentice`` plays the baseline and learns to imitate it;
+        ``logging_only`` plays the baseline.
+    uniform_slices
+        When, and with which share, decisions are uniform.
     reward_min, reward_max
         Range of the reward. Outcomes outside it are refused, and intervals rely on it.
     """
@@ -56,11 +60,18 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     default_reward: float = 0.0
     aggregation: Aggregation = "earliest"
     learning_mode: LearningMode = "online"
+    uniform_slices: tuple[UniformSlice, ...] = ()
     reward_min: float = 0.0
     reward_max: float = 1.0
 
     def __post_init__(self) -> None:
         _require_window(self.attribution_window)
+        missing = sorted(self.exploration.needs - self.oracle.offers)
+        if missing:
+            raise ValueError(
+                f"exploration {self.exploration.__struct_config__.tag} needs an oracle that "
+                f"estimates {', '.join(missing)}; {self.oracle.__struct_config__.tag} does not"
+            )
         for name in ("reward_min", "reward_max"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")

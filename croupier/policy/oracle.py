@@ -19,6 +19,7 @@ import numpy as np
 
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
+from croupier.policy.estimates import Estimates
 from croupier.policy.events import Action, Features
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import EncodedDecision, EncodedFeatures
+    from croupier.policy.estimates import Uncertainty
 
 __all__ = (
     "LinearOracle",
@@ -102,6 +104,12 @@ class Oracle(Protocol):
         """Reward estimate of every action, shape (K,)."""
         ...
 
+    def estimate(
+        self, context: Features, actions: Sequence[Action], needs: Uncertainty = frozenset()
+    ) -> Estimates:
+        """Reward estimates with as much of their uncertainty as an exploration needs."""
+        ...
+
     def save(self, directory: Path) -> None:
         """Write everything that :func:`load_oracle` needs into an existing directory."""
         ...
@@ -138,6 +146,11 @@ class VowpalWabbitConfig(
     l2: float = 0.0
     encoder: EncoderConfig = EncoderConfig()
 
+    @property
+    def offers(self) -> Uncertainty:
+        """A single table of weights can't tell how sure it is."""
+        return frozenset()
+
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
@@ -170,6 +183,11 @@ class SklearnConfig(
     estimator: str = "sklearn.linear_model.Ridge"
     params: dict[str, Any] = {}
     encoder: EncoderConfig = EncoderConfig()
+
+    @property
+    def offers(self) -> Uncertainty:
+        """A single table of weights can't tell how sure it is."""
+        return frozenset()
 
 
 OracleConfig: TypeAlias = VowpalWabbitConfig | SklearnConfig
@@ -209,6 +227,15 @@ class LinearOracle:
             If the oracle was never fitted.
         """
         return self.score_encoded(self._encoder.encode(context, actions))
+
+    def estimate(
+        self,
+        context: Features,
+        actions: Sequence[Action],
+        needs: Uncertainty = frozenset(),  # noqa: ARG002
+    ) -> Estimates:
+        """The scores; a single table of weights can't tell how sure it is of them."""
+        return Estimates(self.score(context, actions))
 
     def score_encoded(self, decision: EncodedDecision) -> NDArray[np.float64]:
         """As :meth:`score`, for features that are encoded already."""

@@ -18,12 +18,27 @@ _KEY_DIGEST_BYTES = 8
 _PERSON = b"croupier-draw-1"
 
 
-def draw_key(loop: str, generation: int, decision_id: str, slot: str | None = None) -> str:
-    """Key of one draw: a hash of everything that names it, as 16 hexadecimal digits.
+def draw_key(
+    loop: str,
+    generation: int,
+    decision_id: str,
+    slot: str | None = None,
+    *,
+    secret: bytes = b"",
+) -> str:
+    """Key of one draw: a keyed hash of everything that names it, as 16 hexadecimal digits.
 
     Different decisions get independent keys, also those of one user; the same decision under the
     same generation gets the same key, so that a retried request gets the same answer. The parts
-    are length-prefixed so that no two different draws share an input.
+    are length-prefixed so that no two different draws share an input. Who chooses decision ids and
+    knows the secret could choose draws; the key that is logged is enough to replay the draw.
+
+    Parameters
+    ----------
+    loop, generation, decision_id, slot
+        What is drawn for.
+    secret
+        At most 64 bytes that only the scorers know.
 
     Raises
     ------
@@ -36,7 +51,9 @@ def draw_key(loop: str, generation: int, decision_id: str, slot: str | None = No
     except UnicodeEncodeError as error:
         raise InvalidInputError("draw key", f"expected valid Unicode: {error.reason}") from error
     material = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
-    return hashlib.blake2b(material, digest_size=_KEY_DIGEST_BYTES, person=_PERSON).hexdigest()
+    return hashlib.blake2b(
+        material, digest_size=_KEY_DIGEST_BYTES, key=secret, person=_PERSON
+    ).hexdigest()
 
 
 def uniform_of_key(key: str) -> float:

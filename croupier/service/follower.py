@@ -11,6 +11,7 @@ import msgspec
 
 from croupier.policy.errors import CroupierError, GenerationError
 from croupier.policy.generation import Generation, cold_start
+from croupier.policy.traffic import Plan
 
 if TYPE_CHECKING:
     from croupier.service.metrics import Metrics
@@ -100,7 +101,7 @@ class Follower:
         degraded = (
             registry != _OK
             or bool(self._errors)
-            or any(self._scorer.generation(loop) is None for loop in self._scorer.loops)
+            or any(self._scorer.plan(loop) is None for loop in self._scorer.loops)
         )
         return FollowerReport(
             "degraded" if degraded else "ready",
@@ -125,9 +126,9 @@ class Follower:
         return state.error or _OK, age_s
 
     def _loop_report(self, loop: str) -> dict[str, Any]:
-        generation = self._scorer.generation(loop)
+        plan = self._scorer.plan(loop)
         return {
-            "generation": None if generation is None else generation.number,
+            "generation": None if plan is None else plan.champion.number,
             "error": self._errors.get(loop),
         }
 
@@ -139,11 +140,11 @@ class Follower:
         champion = self._serving.champion(loop)
         if champion is None:
             return
-        serving = self._scorer.generation(loop)
-        if serving is not None and serving.number == champion.generation:
+        serving = self._scorer.plan(loop)
+        if serving is not None and serving.champion.number == champion.generation:
             return
         if champion.generation == 0:
-            generation = cold_start(loop)
+            generation = cold_start(loop, self._scorer.loop(loop).exploration)
         else:
             path = self._serving.generation_path(loop, champion.generation)
             generation = Generation.load(path)
@@ -151,6 +152,6 @@ class Follower:
                 raise GenerationError(
                     f"{path} holds generation {generation.number} of loop {generation.loop}"
                 )
-        self._scorer.swap(generation)
+        self._scorer.swap(Plan(generation))
         self._metrics.generation.labels(loop).set(generation.number)
         _log.info("loop %s: serving generation %d", loop, generation.number)

@@ -7,15 +7,22 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from croupier.policy.decision import DecisionRequest, check_request, decide, decide_baseline
+from croupier.policy.decision import (
+    Circumstances,
+    DecisionRequest,
+    check_request,
+    decide,
+    decide_baseline,
+)
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.traffic import Plan, uniform_share
 from croupier.service.json_values import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from croupier.policy.events import Decision
+    from croupier.policy.events import Decision, LearningMode
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
@@ -25,9 +32,9 @@ _log = logging.getLogger(__name__)
 
 
 class Scorer:
-    """Holds the generation being served of every loop and decides from it.
+    """Holds the plan being served of every loop and decides from it.
 
-    Thread-safe: a decision reads its loop's generation once, and :meth:`swap` replaces it in one
+    Thread-safe: a decision reads its loop's plan once, and :meth:`swap` replaces it in one
     assignment.
 
     Parameters
@@ -38,6 +45,8 @@ class Scorer:
         Gives now, in microseconds since the Unix epoch.
     on_fallback
         Called with loop and reason whenever a decision falls back to the baseline.
+    secret
+        Of the draws; the same on every scorer of a loop.
     """
 
     def __init__(
@@ -46,32 +55,34 @@ class Scorer:
         *,
         clock: Callable[[], int] | None = None,
         on_fallback: Callable[[str, str], None] | None = None,
+        secret: bytes = b"",
     ) -> None:
         self.loops = dict(loops)
         self._clock = clock or now_us
         self._on_fallback = on_fallback
-        self._generations: dict[str, Generation] = {}
-        self._failed: dict[str, int] = {}
+        self._secret = secret
+        self._plans: dict[str, Plan] = {}
+        self._failed: set[tuple[str, int]] = set()
         self._encoder = FeatureEncoder(EncoderConfig())
 
     def now(self) -> int:
         """Now, in microseconds since the Unix epoch, by the scorer's clock."""
         return self._clock()
 
-    def generation(self, loop: str) -> Generation | None:
-        """The generation being served; None while the registry has not been heard of."""
-        return self._generations.get(loop)
+    def plan(self, loop: str) -> Plan | None:
+        """What is being served; None while the registry has not been heard of."""
+        return self._plans.get(loop)
 
-    def swap(self, generation: Generation) -> None:
-        """Serve another generation from the next decision on.
+    def swap(self, plan: Plan) -> None:
+        """Serve another plan from the next decision on.
 
         Raises
         ------
         InvalidInputError
             If its loop is not configured here.
         """
-        self.loop(generation.loop)
-        self._generations[generation.loop] = generation
+        self.loop(plan.champion.loop)
+        self._plans[plan.champion.loop] = plan
 
     def loop(self, name: str) -> LoopConfig:
         """Configuration of a loop.
@@ -105,38 +116,32 @@ class Scorer:
 
     def _decide(self, config: LoopConfig, loop: str, request: DecisionRequest) -> Decision:
         ts = self._clock()
-        decision_id = request.decision_id if request.decision_id is not None else uuid7(ts)
-        generation = self._generations.get(loop)
-        if config.learning_mode != "online" or generation is None or generation.oracle is None:
+        circumstances = Circumstances(
+            decision_id=request.decision_id if request.decision_id is not None else uuid7(ts),
+            ts=ts,
+            learning_mode=config.learning_mode,
+            uniform=uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
+            secret=self._secret,
+        )
+        plan = self._plans.get(loop)
+        if plan is None:
             self._check_features(request)
-        if generation is not None:
+            reason, number = "no generation", 0
+        else:
+            if not _is_scored(plan, config.learning_mode):
+                self._check_features(request)
             try:
-                return decide(
-                    request,
-                    generation,
-                    decision_id=decision_id,
-                    ts=ts,
-                    learning_mode=config.learning_mode,
-                )
+                return decide(request, plan, circumstances, on_failure=self._note_failure)
             except InvalidInputError:
                 raise
             except Exception as error:  # noqa: BLE001
                 # Whatever an oracle does, the application gets an answer (invariant 5).
-                self._note_failure(generation, error)
+                self._note_failure(plan.champion, error)
                 self._check_features(request)
-                reason, number = "scoring failed", generation.number
-        else:
-            reason, number = "no generation", 0
+                reason, number = "scoring failed", plan.champion.number
         if self._on_fallback is not None:
             self._on_fallback(loop, reason)
-        return decide_baseline(
-            request,
-            loop=loop,
-            generation=number,
-            decision_id=decision_id,
-            ts=ts,
-            learning_mode=config.learning_mode,
-        )
+        return decide_baseline(request, circumstances, loop=loop, generation=number)
 
     def _check_features(self, request: DecisionRequest) -> None:
         """Refuse features that no oracle could read, where none has looked at them.
@@ -147,15 +152,22 @@ class Scorer:
         self._encoder.encode(request.context, request.actions)
 
     def _note_failure(self, generation: Generation, error: Exception) -> None:
-        """Log the first failure of a generation; the rest of them are counted, at request rate."""
-        if self._failed.get(generation.loop) != generation.number:
-            self._failed[generation.loop] = generation.number
+        """Log the first failure of a generation; more would come at the rate of requests."""
+        if (generation.loop, generation.number) not in self._failed:
+            self._failed.add((generation.loop, generation.number))
             _log.error(
-                "loop %s: generation %d can't score, the baseline is played instead",
+                "loop %s: generation %d can't score, others are played instead",
                 generation.loop,
                 generation.number,
                 exc_info=error,
             )
+
+
+def _is_scored(plan: Plan, learning_mode: LearningMode) -> bool:
+    """Whether an oracle looks at the features of every request."""
+    return (
+        plan.killed is None and learning_mode != "logging_only" and plan.champion.oracle is not None
+    )
 
 
 def _in_the_request(error: InvalidInputError, request: DecisionRequest) -> InvalidInputError:

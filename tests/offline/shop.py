@@ -17,6 +17,7 @@ from croupier.policy.events import Outcome
 from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import SklearnConfig
+from croupier.policy.traffic import Plan
 from croupier.service.scorer import Scorer
 from tests.offline.logs import EPOCH_US
 from tests.offline.worlds import SECOND, World
@@ -71,7 +72,7 @@ class Shop:
     def follow(self) -> None:
         """Serve the champions."""
         for loop in self.scorer.loops:
-            self.scorer.swap(self.registry.load(loop, self.registry.champion(loop)))
+            self.scorer.swap(Plan(self.registry.load(loop, self.registry.champion(loop))))
 
     def log(self) -> SqliteEventLog:
         return SqliteEventLog(self.root / "log", synchronous="normal")

@@ -10,7 +10,7 @@ import pytest
 from croupier.offline.audit import PropensityAudit, audit_propensities, draws_test
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.sink import decision_row
-from croupier.policy.decision import decide_baseline
+from croupier.policy.decision import Circumstances, decide_baseline
 from croupier.policy.exploration import EpsilonGreedy, SquareCB
 from croupier.policy.generation import cold_start
 from croupier.policy.sampling import draw_key
@@ -39,7 +39,7 @@ def log(world: World) -> pl.DataFrame:
     logs = [world.log(policy, 300, seed) for seed, policy in enumerate(policies)]
     baseline = [
         decide_baseline(
-            world.request(0), loop="shop", generation=2, decision_id=f"b{number}", ts=EPOCH_US
+            world.request(0), Circumstances(f"b{number}", EPOCH_US), loop="shop", generation=2
         )
         for number in range(20)
     ]

@@ -11,10 +11,11 @@ import polars as pl
 from croupier.offline.join import fold_of
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.sink import decision_row
-from croupier.policy.decision import DecisionRequest, decide, eligibility
+from croupier.policy.decision import Circumstances, DecisionRequest, decide, eligibility
 from croupier.policy.events import Action
 from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import SklearnConfig, SklearnOracle, TrainingRow
+from croupier.policy.traffic import Plan
 from tests.offline.logs import EPOCH_US
 
 if TYPE_CHECKING:
@@ -98,9 +99,8 @@ class World:
             context = int(rng.integers(len(self.rewards)))
             drawn = decide(
                 self.request(context),
-                policy,
-                decision_id=f"{seed}-{number}",
-                ts=EPOCH_US + number * SECOND,
+                Plan(policy),
+                Circumstances(f"{seed}-{number}", EPOCH_US + number * SECOND),
             )
             reward = float(rng.random() < self.rewards[context, drawn.chosen])
             rows.append(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from croupier.policy.decision import (
     MAX_ACTIONS,
+    Circumstances,
     DecisionRequest,
     check_request,
     check_reward,
@@ -33,12 +34,15 @@ from croupier.policy.exploration import Exploration, SquareCB
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.oracle import SklearnConfig, SklearnOracle
 from croupier.policy.sampling import draw, draw_key
+from croupier.policy.traffic import Plan
 from tests.policy.strategies import EXPLORATIONS, FEATURES, action_lists
 from tests.policy.test_generation import PROVENANCE
 from tests.policy.training import random_rows
 
 ORACLE = SklearnOracle(SklearnConfig()).fit(random_rows(100))
 GENERATION = Generation("news", 3, SquareCB(floor=0.02), ORACLE, PROVENANCE)
+PLAN = Plan(GENERATION)
+AT_ZERO = Circumstances("d", 0)
 
 
 def actions(names: str) -> list[Action]:
@@ -121,7 +125,7 @@ class TestDecide:
         self, request: DecisionRequest, exploration: Exploration, decision_id: str
     ) -> None:
         generation = Generation("news", 3, exploration, ORACLE, PROVENANCE)
-        decision = decide(request, generation, decision_id=decision_id, ts=5)
+        decision = decide(request, Plan(generation), Circumstances(decision_id, 5))
         excluded = {
             index for index, each in enumerate(request.actions) if each.id in request.excluded
         }
@@ -150,31 +154,31 @@ class TestDecide:
     @settings(deadline=None, max_examples=50)
     def test_replays(self, request: DecisionRequest, decision_id: str) -> None:
         """The same decision from the same request, also after it went over the wire."""
-        first = decide(request, GENERATION, decision_id=decision_id, ts=5)
+        first = decide(request, PLAN, Circumstances(decision_id, 5))
         resent = msgspec.json.decode(msgspec.json.encode(request), type=DecisionRequest)
-        assert decide(resent, GENERATION, decision_id=decision_id, ts=5) == first
+        assert decide(resent, PLAN, Circumstances(decision_id, 5)) == first
         logged = decode_event(encode_event(first))
         assert logged == first
 
     def test_does_not_depend_on_the_time(self) -> None:
         request = DecisionRequest(actions=actions("abcdefgh"))
-        decisions = [decide(request, GENERATION, decision_id="d", ts=ts) for ts in range(20)]
+        decisions = [decide(request, PLAN, Circumstances("d", ts)) for ts in range(20)]
         assert len({decision.chosen for decision in decisions}) == 1
 
     def test_depends_on_id_generation_and_loop(self) -> None:
         request = DecisionRequest(actions=actions("abcdefgh"))
-        chosen = {decide(request, GENERATION, decision_id=str(i), ts=0).chosen for i in range(200)}
+        chosen = {decide(request, PLAN, Circumstances(str(i), 0)).chosen for i in range(200)}
         assert chosen == set(range(8))
         for generations in (
             [Generation("news", number, SquareCB(), None, None) for number in range(200)],
             [cold_start(f"loop-{number}") for number in range(200)],
         ):
-            chosen = {decide(request, each, decision_id="d", ts=0).chosen for each in generations}
+            chosen = {decide(request, Plan(each), AT_ZERO).chosen for each in generations}
             assert chosen == set(range(8))
 
     def test_of_the_cold_start_has_no_scores(self) -> None:
         request = DecisionRequest(actions=actions("abcd"), excluded=["b"])
-        decision = decide(request, cold_start("news"), decision_id="d", ts=0)
+        decision = decide(request, Plan(cold_start("news")), AT_ZERO)
         assert decision.scores is None
         assert decision.pmf == [1 / 3, 0.0, 1 / 3, 1 / 3]
         assert decision.generation == 0
@@ -182,7 +186,7 @@ class TestDecide:
     def test_audit_attributes_never_reach_the_oracle(self) -> None:
         plain = DecisionRequest(actions=actions("abcd"), context={"age": 3})
         audited = msgspec.structs.replace(plain, audit={"gender": "x", "v": [1.0]})
-        left, right = (decide(each, GENERATION, decision_id="d", ts=0) for each in (plain, audited))
+        left, right = (decide(each, PLAN, AT_ZERO) for each in (plain, audited))
         assert left.scores == right.scores
         assert left.pmf == right.pmf
         assert right.audit == {"gender": "x", "v": [1.0]}
@@ -196,7 +200,7 @@ class TestDecide:
         generation = Generation("news", 3, exploration, ORACLE, PROVENANCE)
         request = DecisionRequest(actions=[Action(f"a{k}", {"x": k / 2}) for k in range(4)])
         n = 20_000
-        pmf = np.array(decide(request, generation, decision_id="d", ts=0).pmf)
+        pmf = np.array(decide(request, Plan(generation), AT_ZERO).pmf)
         drawn = [draw(pmf, draw_key("news", 3, f"d{i}")) for i in range(n)]
         weighted = np.bincount(drawn, minlength=4) / pmf / n
         assert (np.abs(weighted - 1.0) <= 5 * np.sqrt((1.0 / pmf - 1.0) / n)).all()
@@ -221,9 +225,9 @@ class TestBaseline:
         self, excluded: list[str], baseline: str | None, expected: str
     ) -> None:
         request = DecisionRequest(actions=actions("abcd"), excluded=excluded, baseline=baseline)
-        played = decide_baseline(request, loop="news", generation=3, decision_id="d", ts=0)
+        played = decide_baseline(request, AT_ZERO, loop="news", generation=3)
         assert played.actions[played.chosen].id == expected
-        online = decide(request, GENERATION, decision_id="d", ts=0)
+        online = decide(request, PLAN, AT_ZERO)
         assert online.actions[online.baseline].id == expected
 
     @given(requests(), st.sampled_from(["apprentice", "logging_only"]))
@@ -231,7 +235,7 @@ class TestBaseline:
     def test_is_played_for_certain_unless_the_loop_is_online(
         self, request: DecisionRequest, mode: LearningMode
     ) -> None:
-        decision = decide(request, GENERATION, decision_id="d", ts=7, learning_mode=mode)
+        decision = decide(request, PLAN, Circumstances("d", 7, mode))
         assert_baseline_for_certain(decision)
         assert decision.learning_mode == mode
         assert decision.actions[decision.chosen].id not in request.excluded
@@ -242,7 +246,7 @@ class TestBaseline:
     @given(requests())
     @settings(deadline=None, max_examples=50)
     def test_can_be_replayed_as_any_draw_can(self, request: DecisionRequest) -> None:
-        decision = decide_baseline(request, loop="news", generation=3, decision_id="d", ts=0)
+        decision = decide_baseline(request, AT_ZERO, loop="news", generation=3)
         assert_baseline_for_certain(decision)
         assert draw(np.array(decision.pmf), decision.draw_key) == decision.chosen
 

@@ -141,7 +141,8 @@ class TestRoundTrip:
             '"actions":[{"id":"a","features":{"x":0.5}},{"id":"b","features":{}}],"excluded":[],'
             '"pmf":[0.25,0.75],"chosen":1,"propensity":0.75,"baseline":0,"scores":[0.1,0.2],'
             '"mix":[{"source":"generation:3","weight":1.0}],"draw_key":"00112233aabbccdd",'
-            '"deferred":false,"slot":null,"keep_prob":1.0,"audit":{},"version":1}'
+            '"deferred":false,"slot":null,"keep_prob":1.0,"audit":{},"shadow":null,"slate_size":null,'
+            '"version":1}'
         )
         assert encode_event(OUTCOME).decode() == (
             '{"type":"outcome","decision_id":"d-1","loop":"news","outcome_id":"o-1","reward":1.0,'

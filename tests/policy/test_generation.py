@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError, InvalidInputError, ScoringError
+from croupier.policy.estimates import Estimates
 from croupier.policy.events import Action
 from croupier.policy.exploration import Greedy, SquareCB, Uniform
 from croupier.policy.generation import Generation, Provenance, cold_start, registered_model_name
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from croupier.policy.estimates import Uncertainty
+    from croupier.policy.events import Features
 
 PROVENANCE = Provenance(
     parent=2,
@@ -49,9 +53,15 @@ class GivenScores:
     def __init__(self, scores: list[float]) -> None:
         self.scores = np.array(scores)
 
-    def score(self, context: dict[str, Any], actions: Sequence[Action]) -> NDArray[np.float64]:
+    def score(self, context: Features, actions: Sequence[Action]) -> NDArray[np.float64]:
         del context, actions
         return self.scores
+
+    def estimate(
+        self, context: Features, actions: Sequence[Action], needs: Uncertainty = frozenset()
+    ) -> Estimates:
+        del needs
+        return Estimates(self.score(context, actions))
 
     def save(self, directory: Path) -> None:
         (directory / "scores.txt").write_text(str(self.scores.tolist()))

@@ -10,10 +10,12 @@ import pytest
 
 from croupier.policy.decision import DecisionRequest
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.estimates import Estimates
 from croupier.policy.events import Action, decode_event, encode_event
 from croupier.policy.exploration import Softmax
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
+from croupier.policy.traffic import Plan
 from croupier.service.scorer import Scorer, uuid7
 from tests.service.generations import generation
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from croupier.policy.estimates import Uncertainty
     from croupier.policy.events import Features
 
 REQUEST = DecisionRequest(actions=[Action("a"), Action("b"), Action("c")], baseline="b")
@@ -39,6 +42,12 @@ class Oracle:
             raise self._scores
         return np.array(self._scores, dtype=np.float64)
 
+    def estimate(
+        self, context: Features, actions: Sequence[Action], needs: Uncertainty = frozenset()
+    ) -> Estimates:
+        del needs
+        return Estimates(self.score(context, actions))
+
     def save(self, directory: Path) -> None:
         raise NotImplementedError
 
@@ -46,7 +55,7 @@ class Oracle:
 def scorer_with(oracle: Oracle) -> tuple[Scorer, list[tuple[str, str]]]:
     fallbacks: list[tuple[str, str]] = []
     scorer = Scorer({"digits": LoopConfig()}, on_fallback=lambda *what: fallbacks.append(what))
-    scorer.swap(Generation("digits", 7, Softmax(), oracle, None))
+    scorer.swap(Plan(Generation("digits", 7, Softmax(), oracle, None)))
     return scorer, fallbacks
 
 
@@ -106,9 +115,9 @@ def test_features_are_refused_whoever_serves(served: str) -> None:
     if served == "nothing":
         scorer = Scorer({"digits": LoopConfig()})
     elif served == "cold start":
-        scorer.swap(Generation("digits", 0, Softmax(), None, None))
+        scorer.swap(Plan(Generation("digits", 0, Softmax(), None, None)))
     elif served == "oracle":
-        scorer.swap(generation("digits", 1))
+        scorer.swap(Plan(generation("digits", 1)))
     deep: object = 1
     for _ in range(9):
         deep = [deep, "x"]
@@ -127,7 +136,7 @@ def test_an_unknown_loop() -> None:
     with pytest.raises(InvalidInputError, match="loop: expected one of digits, other, got 'x'"):
         scorer.decide("x", REQUEST)
     with pytest.raises(InvalidInputError, match="expected one of digits, other"):
-        scorer.swap(generation("x", 1))
+        scorer.swap(Plan(generation("x", 1)))
 
 
 def test_ids_are_ordered_by_time() -> None:

@@ -1,0 +1,66 @@
+"""What an oracle believes of the actions of one decision: rewards, and how sure it is of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from croupier.policy.errors import ScoringError
+
+__all__ = ("Estimates", "Uncertainty")
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+Uncertainty: TypeAlias = frozenset[str]
+"""Names of the fields of :class:`Estimates`, beside the mean, that an oracle can fill in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """Reward estimates of K actions, and the uncertainty that an exploration may ask for.
+
+    Attributes
+    ----------
+    mean
+        Expected reward of every action, shape (K,).
+    deviation
+        Standard error of every mean, shape (K,), at least 0: for a linear model fitted by ridge
+        regression, ``sqrt(xᵀ V⁻¹ x)`` with ``V = λI + Σ x xᵀ``, that is, in units of the noise's
+        standard deviation.
+    covariance
+        Of the means' errors, shape (K, K), symmetric and positive semidefinite, its diagonal
+        ``deviation ** 2``.
+    members
+        Every ensemble member's own estimates, shape (B, K).
+    """
+
+    mean: FloatArray
+    deviation: FloatArray | None = None
+    covariance: FloatArray | None = None
+    members: FloatArray | None = None
+
+    def of(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Estimates:
+        """The estimates of some of the actions, by mask or by index."""
+        return Estimates(
+            self.mean[chosen],
+            None if self.deviation is None else self.deviation[chosen],
+            None if self.covariance is None else self.covariance[chosen][:, chosen],
+            None if self.members is None else self.members[:, chosen],
+        )
+
+    def require_finite(self) -> None:
+        """Check every number that is there.
+
+        Raises
+        ------
+        ScoringError
+            If one is not finite, or a deviation is negative.
+        """
+        for numbers in (self.mean, self.deviation, self.covariance, self.members):
+            if numbers is not None and not np.isfinite(numbers).all():
+                raise ScoringError("the oracle gave a score that is not finite")
+        if self.deviation is not None and self.deviation.size and self.deviation.min() < 0.0:
+            raise ScoringError("the oracle gave a standard error below 0")

@@ -1,0 +1,113 @@
+"""RegCB: exploration by confidence intervals of the reward."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from croupier.policy.exploration.base import (
+    LARGEST,
+    ExplorationBase,
+    FloatArray,
+    Round,
+    require,
+    share_of_best,
+)
+
+if TYPE_CHECKING:
+    from croupier.policy.estimates import Estimates, Uncertainty
+
+__all__ = ("RegCB", "optimists", "survivors")
+
+
+class RegCB(ExplorationBase, frozen=True, tag="regcb"):
+    """Uniform over the actions that may still be best, or the one that may be best of all.
+
+    The interval of an action's reward holds what every regression function gives whose squared
+    error on the log is within ``Δ = mellowness · ln(K n) · (reward_max - reward_min)²`` of the best
+    one's, n being the interactions behind the oracle. For a linear model by ridge regression that
+    set is an ellipsoid and the interval ``f(a) ± sqrt(Δ) · deviation(a)``, exactly; it is then
+    clipped to the range of the reward. ``elimination`` plays uniformly among the actions whose
+    upper end reaches the highest lower end; ``optimistic`` plays the one with the highest upper
+    end, ties shared. Before there is any data nothing is known, and both play uniformly.
+
+    Vowpal Wabbit searches for the interval by reweighting an imagined example to first order, and
+    takes ``ln(K n)`` at n = 0 for a width of minus infinity, so that it starts greedily.
+
+    Attributes
+    ----------
+    variant
+        ``elimination`` or ``optimistic``.
+    mellowness
+        ≥ 0; how much worse than the best a function may fit.
+    reward_min, reward_max
+        Range of the reward.
+
+    References
+    ----------
+    Foster, Agarwal, Dudík, Luo and Schapire, "Practical Contextual Bandits with Regression
+    Oracles", 2018, Algorithms 1 and 2; defaults as in Bietti, Agarwal and Langford, "A Contextual
+    Bandit Bake-off", 2021.
+    """
+
+    variant: Literal["elimination", "optimistic"] = "elimination"
+    mellowness: float = 0.1
+    reward_min: float = 0.0
+    reward_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("mellowness", self.mellowness, low=0.0)
+        if not math.isfinite(self.reward_max - self.reward_min):
+            raise ValueError("reward_min and reward_max must be finite")
+        if not self.reward_min < self.reward_max:
+            raise ValueError(
+                f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
+            )
+
+    @property
+    def needs(self) -> Uncertainty:
+        """The standard error of every estimate."""
+        return frozenset({"deviation"})
+
+    @property
+    def caution(self) -> str | None:
+        """Without a floor: that whole actions are missing from its log."""
+        if self.floor > 0.0:
+            return None
+        return (
+            "actions that it rules out are never played: policies that play them can't be "
+            "evaluated from its log; give it a floor"
+        )
+
+    def radius(self, training_rows: int, actions: int) -> float:
+        """Half an interval's width over the deviation, ``sqrt(Δ)``."""
+        spread = self.reward_max - self.reward_min
+        rows = max(actions * training_rows, 1)
+        return min(spread * math.sqrt(self.mellowness * math.log(rows)), LARGEST)
+
+    def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
+        actions = estimates.mean.size
+        if round_.training_rows == 0:
+            return np.full(actions, 1.0 / actions)
+        assert estimates.deviation is not None, "needs says so"
+        with np.errstate(over="ignore"):
+            half = np.minimum(
+                self.radius(round_.training_rows, actions) * estimates.deviation, LARGEST
+            )
+            lower = np.clip(estimates.mean - half, self.reward_min, self.reward_max)
+            upper = np.clip(estimates.mean + half, self.reward_min, self.reward_max)
+        return optimists(upper) if self.variant == "optimistic" else survivors(lower, upper)
+
+
+def survivors(lower: FloatArray, upper: FloatArray) -> FloatArray:
+    """Uniform over the actions whose interval reaches the highest lower end, shape (K,)."""
+    alive = upper >= lower.max()
+    return np.asarray(alive / np.count_nonzero(alive), dtype=np.float64)
+
+
+def optimists(upper: FloatArray) -> FloatArray:
+    """All of the probability to the highest upper end, ties shared, shape (K,)."""
+    return share_of_best(upper)

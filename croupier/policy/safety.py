@@ -1,0 +1,85 @@
+"""The safety budget: what a conservative policy has earned and may spend on exploring."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+__all__ = ("SafetyBudget",)
+
+
+class SafetyBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """Running sums of what was played against what the baseline would have earned.
+
+    ``saved = Σ_explored [value - (1 - alpha)·baseline] + alpha·Σ_rest baseline``, in rewards above
+    the lowest possible one; predicted values are summed, not observed rewards, which is what makes
+    the sums certain enough to act upon. Immutable: :meth:`explored` and :meth:`held` give the next
+    budget.
+
+    Attributes
+    ----------
+    alpha
+        Share of the baseline's value, in [0, 1], that may be lost.
+    slack
+        Factor ≥ 0 on ``sqrt(explored)``, the allowance for errors of the predictions.
+    saved
+        The sum above.
+    explorations
+        Decisions that explored.
+
+    References
+    ----------
+    Deb, Ghavamzadeh and Banerjee, "Conservative Contextual Bandits: Beyond Linear
+    Representations", 2025, Algorithm 1, whose sums are costs and whose slack is
+    ``16 sqrt(m (Reg_sq(m) + log(8/δ)))``; Kazerouni et al., "Conservative Contextual Linear
+    Bandits", 2017.
+    """
+
+    alpha: float = 0.1
+    slack: float = 0.0
+    saved: float = 0.0
+    explorations: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha!r}")
+        if not 0.0 <= self.slack < math.inf:
+            raise ValueError(f"slack must be in [0, inf), got {self.slack!r}")
+
+    @property
+    def available(self) -> float:
+        """What may be spent: `saved` less the allowance for errors; can be below 0."""
+        return self.saved - self.slack * math.sqrt(self.explorations)
+
+    def allows(self, value: float, baseline: float) -> bool:
+        """Whether a decision may explore: whether the budget would still be at least 0 after it.
+
+        Parameters
+        ----------
+        value
+            ``Σ_a p(a)·f(a)``, what exploring is predicted to earn, above the lowest reward.
+        baseline
+            What the baseline earns, above the lowest reward.
+        """
+        return self.explored(value, baseline).available >= 0.0
+
+    def explored(self, value: float, baseline: float) -> SafetyBudget:
+        """The budget after a decision that explored."""
+        return msgspec.structs.replace(
+            self,
+            saved=self.saved + value - (1.0 - self.alpha) * baseline,
+            explorations=self.explorations + 1,
+        )
+
+    def held(self, baseline: float) -> SafetyBudget:
+        """The budget after a decision that played the baseline."""
+        return msgspec.structs.replace(self, saved=self.saved + self.alpha * baseline)
+
+    def per_decision(self, decisions: int) -> float:
+        """What each of the coming `decisions` may spend, at least 0, beyond its own `alpha`.
+
+        For a policy that is fixed for a while, such as a generation that serves until the next
+        night: the whole budget is spent only once all of them were made.
+        """
+        return max(self.available, 0.0) / max(decisions, 1)
