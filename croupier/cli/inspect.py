@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from croupier.cli.output import Output
 from croupier.offline.audit import PropensityAudit, audit_propensities
 from croupier.policy.conformance import check_exploration
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.exploration import Exploration
+from croupier.policy.exploration import ENTRY_POINTS, Exploration
 from croupier.sim2rec.lts import LTSConfig, UserPopulation
 from croupier.sim2rec.study import constant_policy_study
 
@@ -83,7 +84,10 @@ def lts(
 
 def check_policy(
     path: Annotated[
-        str, typer.Argument(help="module:Class of an exploration, or the kind of one of ours.")
+        str,
+        typer.Argument(
+            help="module:Class or entry point of an exploration, or the kind of one of ours."
+        ),
     ],
     params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
     json: JsonOption = False,
@@ -91,6 +95,8 @@ def check_policy(
     """Check that an exploration gives exact, well-behaved probabilities."""
     output = Output(json=json)
     exploration = _exploration(path, params)
+    if exploration.caution is not None:
+        output.warn(f"{exploration.describe()}: {exploration.caution}")
     findings = check_exploration(exploration)
     passed = all(finding.passed for finding in findings)
 
@@ -112,9 +118,10 @@ def _exploration(path: str, params: str) -> Exploration:
         given = msgspec.json.decode(params, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise InvalidInputError("params", f"expected a JSON object: {error}") from error
-    asked = {"kind": "custom", "path": path, "params": given} if ":" in path else None
     # A user's class is looked for where the command is run, as `python -m` would.
     sys.path.insert(0, "")
+    own = ":" in path or path in entry_points(group=ENTRY_POINTS).names
+    asked = {"kind": "custom", "path": path, "params": given} if own else None
     try:
         exploration: Exploration = msgspec.convert(asked or {"kind": path, **given}, Exploration)
     except msgspec.ValidationError as error:

@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hypothesis import strategies as st
 
+from croupier.policy.estimates import Estimates
 from croupier.policy.events import Action
 from croupier.policy.exploration import (
+    Bagging,
+    Conservative,
+    Cover,
     EpsilonGreedy,
     Exploration,
     Falcon,
     FastCB,
     Greedy,
+    RegCB,
     Softmax,
     SquareCB,
+    Thompson,
     Uniform,
 )
 
@@ -131,3 +137,56 @@ def action_lists(draw: st.DrawFn, max_size: int = 5) -> list[Action]:
     ids = st.text(min_size=1, max_size=12)
     names = draw(st.lists(ids, min_size=1, max_size=max_size, unique=True))
     return [Action(name, draw(FEATURES)) for name in names]
+
+
+@st.composite
+def estimates(draw: st.DrawFn, max_size: int = 8) -> Estimates:
+    """Reward-like estimates with every kind of uncertainty; ties and certainty among them."""
+    mean = draw(score_arrays(st.sampled_from([0.0, 0.25, 1.0]) | st.floats(-2.0, 2.0), max_size))
+    size = mean.size
+    spread = st.sampled_from([0.0, 0.1]) | st.floats(0.0, 3.0)
+    deviation = np.array(draw(st.lists(spread, min_size=size, max_size=size)))
+    loading = np.array(draw(st.lists(st.floats(-1.0, 1.0), min_size=size, max_size=size)))
+    correlation = np.outer(loading, loading)
+    np.fill_diagonal(correlation, 1.0)
+    seed, count = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 6))
+    noise = np.random.default_rng(seed).normal(size=(count, size))
+    return Estimates(
+        mean,
+        deviation,
+        correlation * np.outer(deviation, deviation),
+        mean + np.round(noise, 1) * deviation,
+    )
+
+
+_KEPT: dict[str, Any] = {"floor": FLOORS, "floor_method": METHODS}
+
+UNCERTAIN: st.SearchStrategy[Exploration] = st.one_of(
+    st.builds(
+        RegCB,
+        variant=st.sampled_from(["elimination", "optimistic"]),
+        mellowness=st.floats(0.0, 1e300),
+        reward_min=st.sampled_from([-1.0, 0.0]),
+        reward_max=st.sampled_from([0.5, 1.0, 1e100]),
+        **_KEPT,
+    ),
+    st.builds(Bagging, **_KEPT),
+    st.builds(Cover, epsilon=st.none() | PROBABILITIES, **_KEPT),
+    st.builds(
+        Thompson,
+        scale=st.floats(0.0, 1e3),
+        correlated=st.booleans(),
+        samples=st.just(200),
+        seed=st.integers(0, 3),
+        **_KEPT,
+    ),
+)
+
+CONSERVATIVE: st.SearchStrategy[Conservative] = st.builds(
+    Conservative,
+    inner=EXPLORATIONS | UNCERTAIN,
+    alpha=PROBABILITIES,
+    radius=st.sampled_from([0.0, 1.0]) | st.floats(0.0, 100.0),
+    reward_min=st.sampled_from([-2.0, 0.0]),
+    **_KEPT,
+)

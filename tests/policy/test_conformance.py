@@ -12,14 +12,19 @@ import pytest
 
 from croupier.policy.conformance import check_exploration
 from croupier.policy.exploration import (
+    Bagging,
+    Conservative,
+    Cover,
     Custom,
     EpsilonGreedy,
     Exploration,
     Falcon,
     FastCB,
     Greedy,
+    RegCB,
     Softmax,
     SquareCB,
+    Thompson,
     Uniform,
 )
 
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from croupier.policy.estimates import Estimates
 
     FloatArray = NDArray[np.float64]
 
@@ -43,6 +50,16 @@ OURS: list[Exploration] = [
     SquareCB(floor=0.03),
     FastCB(floor=0.05, floor_method="mix"),
     Softmax(floor=0.5),
+    RegCB(),
+    RegCB(variant="optimistic", floor=0.01),
+    Bagging(),
+    Bagging(floor=0.01, floor_method="mix"),
+    Cover(),
+    Cover(epsilon=0.1),
+    Thompson(),
+    Thompson(correlated=False, floor=0.001),
+    Conservative(inner=SquareCB()),
+    Conservative(inner=RegCB(floor=0.01), radius=1.0, floor=0.01),
 ]
 
 
@@ -58,6 +75,23 @@ class Proportional:
     def probabilities(self, scores: FloatArray, training_rows: int) -> FloatArray:
         weights = 1.0 + (scores[:, None] > scores).sum(axis=1) * min(training_rows, 1)
         return np.asarray(weights / weights.sum())
+
+
+class Curious:
+    """Asks for standard errors: the more uncertain, the likelier."""
+
+    needs = frozenset({"deviation"})
+
+    def probabilities(self, estimates: Estimates, training_rows: int) -> FloatArray:
+        assert estimates.deviation is not None
+        odds = 0.1 + estimates.deviation
+        return np.asarray(odds / odds.sum())
+
+
+class Demanding(Curious):
+    """Needs something that there isn't."""
+
+    needs = frozenset({"crystal ball"})
 
 
 class FirstTie:
@@ -132,6 +166,11 @@ def test_a_users_own_conforms() -> None:
     assert failures(custom(Proportional)) == set()
 
 
+def test_a_users_own_that_asks_for_uncertainty_conforms() -> None:
+    assert failures(custom(Curious)) == set()
+    assert custom(Curious).needs == {"deviation"}
+
+
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
@@ -165,7 +204,8 @@ def test_the_floor_of_a_users_own_is_kept_for_it() -> None:
         ("os:system", {"command": "true"}, "method probabilities"),
         ("subprocess:Popen", {"args": "true"}, "method probabilities"),
         (f"{__name__}:FirstTie", {"share": 1}, "params must be what"),
-        ("no-colon", {}, "module:Class"),
+        (f"{__name__}:Demanding", {}, "must be among covariance, deviation, members"),
+        ("no-colon", {}, "no entry point of that name is installed"),
     ],
 )
 def test_bad_paths_say_what_was_expected(path: str, params: dict[str, Any], message: str) -> None:
@@ -192,6 +232,22 @@ def test_check_policy_finds_a_class_in_the_working_directory(tmp_path: Path) -> 
         "        return np.full(len(scores), 1 / len(scores))\n"
     )
     done = check_policy(tmp_path, "mine:Fair", "--json")
+    assert done.returncode == 0, done.stderr
+    assert msgspec.json.decode(done.stdout)["conforms"] is True
+
+
+def test_check_policy_finds_an_entry_point_of_an_installed_package(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "class Fair:\n"
+        "    def probabilities(self, scores, training_rows):\n"
+        "        return np.full(len(scores), 1 / len(scores))\n"
+    )
+    installed = tmp_path / "mine-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[croupier.explorations]\nfair = mine:Fair\n")
+    done = check_policy(tmp_path, "fair", "--json")
     assert done.returncode == 0, done.stderr
     assert msgspec.json.decode(done.stdout)["conforms"] is True
 

@@ -75,6 +75,12 @@ class TestKey:
         }
         assert len(keys) == 5
 
+    def test_is_keyed_by_a_secret(self) -> None:
+        secrets = (b"", b"a", b"b" * 16, b"b" * 64)
+        keys = {draw_key("news", 1, "d", secret=secret) for secret in secrets}
+        assert len(keys) == len(secrets)
+        assert draw_key("news", 1, "d", secret=b"") == draw_key("news", 1, "d")
+
     def test_refuses_what_is_not_unicode(self) -> None:
         with pytest.raises(InvalidInputError, match="valid Unicode"):
             draw_key("news", 1, "\ud800")
@@ -177,6 +183,25 @@ class TestIndependence:
             [draw_key("news", 1, each, "0") for each in ids],
         ):
             assert_independent(plain, uniforms(other))
+
+    def test_of_a_users_decisions_whatever_the_secret(self) -> None:
+        """A hash of the user alone would give all of a user's decisions the same number.
+
+        The correlation between a user's numbers is 0 but for chance; false-alarm rate 1e-6 for each
+        secret.
+        """
+        users, visits = 3000, 10
+        for secret in (b"", b"x" * 32):
+            numbers = np.array(
+                [
+                    uniform_of_key(draw_key("news", 1, f"user-{user}/{visit}", secret=secret))
+                    for user in range(users)
+                    for visit in range(visits)
+                ]
+            ).reshape(users, visits)
+            spread_of_means = numbers.mean(axis=1).var(ddof=1) * visits * 12.0
+            # Means of independent numbers: (users - 1) times this is close to chi-square.
+            assert abs(spread_of_means - 1.0) < 4.9 * np.sqrt(2.0 / (users - 1))
 
     def test_of_the_slots_of_a_decision(self) -> None:
         first, second = (

@@ -61,6 +61,7 @@ class ExplorationBase(
     floor_method: Literal["project", "mix"] = "project"
 
     needs_scores: ClassVar[bool] = True
+    uses_baseline: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require("floor", self.floor, low=0.0, high=1.0)

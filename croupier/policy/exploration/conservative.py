@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -80,6 +80,8 @@ class Conservative(ExplorationBase, frozen=True, tag="conservative"):
     alpha: float = 0.1
     radius: float = 0.0
     reward_min: float = 0.0
+
+    uses_baseline: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,10 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 # Of the largest spread: a narrower posterior is a point to any other.
 _NARROWEST = 1e-9
 _TIED = 1e-12
+# Where the logarithm of a probability is below this, it is 0.
+_IMPOSSIBLE = -60.0
+_LOOKS = 32
+_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,11 @@ class Thompson(ExplorationBase, frozen=True, tag="thompson"):
 
     Taken one by one (`correlated` false), the actions' posteriors are independent and
     ``p(a) = ∫ φ_a(x) Π_{b≠a} Φ_b(x) dx`` is found by quadrature to about 1e-10. With their
-    covariance two actions have the closed form ``Φ((f(a) - f(b)) / sd)``; for three and more the
-    pmf is that of `samples` draws of the posterior, the same ones for every request. What is played
-    is the drawn pmf, so that its propensities are exact too; :meth:`approximation` says how far it
-    is from the limit.
+    covariance two actions have the closed form ``Φ((f(a) - f(b)) / sd)``, and errors that any two
+    actions share to the same extent cancel, which leaves independent ones; otherwise the pmf is
+    that of `samples` draws of the posterior, the same ones for every request. What is played is the
+    drawn pmf, so that its propensities are exact too; :meth:`approximation` says how far it is from
+    the limit.
 
     Attributes
     ----------
@@ -142,6 +147,9 @@ class Thompson(ExplorationBase, frozen=True, tag="thompson"):
         covariance = self.scale**2 * estimates.covariance
         if mean.size == 2:
             return _better_of_two(mean, covariance)
+        remaining = _beyond_the_shared(covariance)
+        if remaining is not None:
+            return _probability_of_best(mean, np.sqrt(remaining))
         return _share_of_samples(mean, covariance, self.samples, self.seed)
 
 
@@ -152,31 +160,37 @@ def _probability_of_best(mean: FloatArray, deviation: FloatArray) -> FloatArray:
     """
     from scipy.special import log_ndtr  # noqa: PLC0415 - slow to import, and seldom needed
 
+    actions = mean.size
     # In units of the spread, so that neither squares nor differences overflow or vanish.
     center = mean.max()
     with np.errstate(over="ignore"):
-        unit = max(float(min(center - mean.min(), 1e150)), float(deviation.max()), 1e-290)
+        unit = max(float(min(center - mean.min(), 1e150)), float(deviation.max())) or 1.0
         mean = np.maximum((mean - center) / unit, -1e6)
         deviation = np.maximum(deviation / unit, _NARROWEST)
-    # Nobody below this is ever the best of all.
-    bottom = float((mean - _REACH * deviation).max())
-    contending = mean + _REACH * deviation > bottom
-    if np.count_nonzero(contending) < mean.size:
-        pmf = np.zeros(mean.size)
-        pmf[contending] = _probability_of_best(mean[contending], deviation[contending])
-        return pmf
     top = float((mean + _REACH * deviation).max())
+    bottom = float((mean - _REACH * deviation).max())
+    # The best of many is hardly ever that low.
+    x = np.linspace(bottom, top, _LOOKS)
+    rising = log_ndtr((x[:, None] - mean) / deviation).sum(axis=1)
+    bottom = float(x[max(int(np.searchsorted(rising, _IMPOSSIBLE)) - 1, 0)])
+    contending = np.flatnonzero(mean + _REACH * deviation > bottom)
+    mean, deviation = mean[contending], deviation[contending]
     left, right = _panels(mean, deviation, bottom, top)
     half = 0.5 * (right - left)
     x = (0.5 * (left + right)[:, None] + half[:, None] * _NODES).ravel()
     weights = (half[:, None] * _WEIGHTS).ravel()
-    z = (x - mean[:, None]) / deviation[:, None]
-    log_cdf = log_ndtr(z)
-    # φ_a / Φ_a times the product of all Φ_b, in logarithms since single factors underflow.
-    log_pdf = -0.5 * z * z - np.log(deviation)[:, None]
-    pmf = np.exp(log_pdf - log_cdf + log_cdf.sum(axis=0)) @ weights
-    # Equal posteriors get equal probabilities to the last bit.
-    return np.asarray(pmf / pmf.sum())
+    shares = np.zeros(contending.size)
+    step = max(1, _AT_ONCE // contending.size)
+    for start in range(0, x.size, step):
+        z = (x[start : start + step] - mean[:, None]) / deviation[:, None]
+        log_cdf = log_ndtr(z)
+        # φ_a / Φ_a times the product of all Φ_b, in logarithms since single factors underflow.
+        log_pdf = -0.5 * z * z - log_cdf + log_cdf.sum(axis=0)
+        shares += np.exp(log_pdf) @ weights[start : start + step]
+    shares /= deviation
+    pmf = np.zeros(actions)
+    pmf[contending] = shares / shares.sum()
+    return pmf
 
 
 def _panels(
@@ -205,6 +219,20 @@ def _better_of_two(mean: FloatArray, covariance: FloatArray) -> FloatArray:
         return np.array([first, 1.0 - first])
     z = gap / math.sqrt(2.0 * variance)
     return 0.5 * np.array([math.erfc(-z), math.erfc(z)])
+
+
+def _beyond_the_shared(covariance: FloatArray) -> FloatArray | None:
+    """Variances without the part that all actions share; None if they share different parts.
+
+    ``N(f, D + c·11ᵀ)`` is ``N(f, D)`` and one number more for all actions, which changes no order.
+    """
+    off = ~np.eye(len(covariance), dtype=bool)
+    shared = covariance[off]
+    spread = np.diag(covariance)
+    tolerance = _TIED * max(float(spread.max()), 1e-300)
+    if np.ptp(shared) > tolerance or (spread < shared[0] - tolerance).any():
+        return None
+    return np.asarray(np.maximum(spread - shared[0], 0.0))
 
 
 def _share_of_samples(
