@@ -1,7 +1,8 @@
-"""Time from scores to a pmf, for every exploration beside the uniform one as yardstick.
+"""Time from estimates to a pmf, for every exploration beside the uniform one as yardstick.
 
 Run with ``python -m benchmarks.exploration`` (``--json`` for programs). Every figure is the best of
-several rounds in this one process, so compare columns and ratios, not machines.
+several rounds in this one process, so compare columns and ratios, not machines. Ensembles have ten
+members; posteriors have errors that the actions share in part.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import msgspec
 import numpy as np
 
 from croupier.cli.output import Output
+from croupier.policy.estimates import Estimates
 from croupier.policy.exploration import (
+    Bagging,
+    Conservative,
+    Cover,
     EpsilonGreedy,
     Exploration,
     Falcon,
     FastCB,
+    RegCB,
     Softmax,
     SquareCB,
+    Thompson,
     Uniform,
 )
 
 ACTIONS = (10, 100, 1000)
-ROUNDS, CALLS = 7, 500
+ROUNDS, ROUND_S, MEMBERS = 5, 0.05, 10
 EXPLORATIONS: tuple[Exploration, ...] = (
     Uniform(),
     EpsilonGreedy(),
@@ -34,6 +41,12 @@ EXPLORATIONS: tuple[Exploration, ...] = (
     SquareCB(floor=0.0005),
     Falcon(),
     FastCB(),
+    RegCB(),
+    Bagging(),
+    Cover(),
+    Thompson(correlated=False),
+    Thompson(),
+    Conservative(inner=SquareCB()),
 )
 
 
@@ -51,8 +64,8 @@ def measure(seed: int = 0) -> list[Timing]:
     rng = np.random.default_rng(seed)
     timings: list[Timing] = []
     for actions in ACTIONS:
-        scores = rng.random(actions)
-        seconds = [_seconds(exploration, scores) for exploration in EXPLORATIONS]
+        believed = _estimates(rng, actions)
+        seconds = [_seconds(exploration, believed) for exploration in EXPLORATIONS]
         timings.extend(
             Timing(
                 exploration=exploration.describe(),
@@ -65,11 +78,25 @@ def measure(seed: int = 0) -> list[Timing]:
     return timings
 
 
-def _seconds(exploration: Exploration, scores: np.typing.NDArray[np.float64]) -> float:
-    def call() -> None:
-        exploration.pmf(scores, training_rows=1000)
+def _estimates(rng: np.random.Generator, actions: int) -> Estimates:
+    mean, causes = rng.random(actions), 0.1 * rng.normal(size=(actions, 5))
+    covariance = causes @ causes.T + np.diag(rng.uniform(0.01, 0.1, actions) ** 2)
+    deviation = np.sqrt(np.diag(covariance))
+    members = mean + deviation * rng.normal(size=(MEMBERS, actions))
+    return Estimates(mean, deviation, covariance, members)
 
-    return min(timeit.repeat(call, repeat=ROUNDS, number=CALLS)) / CALLS
+
+def _seconds(exploration: Exploration, believed: Estimates) -> float:
+    given = believed if exploration.needs else believed.mean
+
+    def call() -> None:
+        exploration.pmf(given, training_rows=1000, baseline=0)
+
+    timer = timeit.Timer(call)
+    calls = 1
+    while (taken := timer.timeit(calls)) < ROUND_S:
+        calls = max(calls + 1, round(1.2 * calls * ROUND_S / max(taken, 1e-7)))
+    return min(timer.repeat(ROUNDS, calls)) / calls
 
 
 def main() -> None:
@@ -81,7 +108,7 @@ def main() -> None:
     output.result(
         timings,
         lambda: output.table(
-            f"Scores to pmf, best of {ROUNDS} x {CALLS} calls, Python {sys.version.split()[0]}, "
+            f"Estimates to pmf, best of {ROUNDS} rounds, Python {sys.version.split()[0]}, "
             f"NumPy {np.__version__}",
             ["exploration", "actions", "microseconds", "times uniform"],
             [

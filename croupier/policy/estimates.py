@@ -51,16 +51,19 @@ class Estimates:
             None if self.members is None else self.members[:, chosen],
         )
 
-    def require_finite(self) -> None:
-        """Check every number that is there.
+    def require(self, needs: Uncertainty) -> None:
+        """Check the mean, and the fields that are needed.
 
         Raises
         ------
         ScoringError
-            If one is not finite, or a deviation is negative.
+            If a field is missing, a number is not finite, or a deviation is below 0.
         """
-        for numbers in (self.mean, self.deviation, self.covariance, self.members):
-            if numbers is not None and not np.isfinite(numbers).all():
+        missing = sorted(name for name in needs if getattr(self, name) is None)
+        if missing:
+            raise ScoringError(f"the oracle does not estimate {', '.join(missing)}")
+        for name in ("mean", *needs):
+            if not np.isfinite(getattr(self, name)).all():
                 raise ScoringError("the oracle gave a score that is not finite")
-        if self.deviation is not None and self.deviation.size and self.deviation.min() < 0.0:
+        if "deviation" in needs and self.deviation is not None and self.deviation.min() < 0.0:
             raise ScoringError("the oracle gave a standard error below 0")

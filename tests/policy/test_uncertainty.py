@@ -82,22 +82,27 @@ class TestEveryPmf:
     def test_says_what_the_oracle_does_not_tell(
         self, exploration: Exploration, missing: str
     ) -> None:
-        with pytest.raises(ScoringError, match=f"{exploration.__struct_config__.tag}.*{missing}"):
+        with pytest.raises(ScoringError, match=f"does not estimate.*{missing}"):
             exploration.pmf(np.zeros(3), training_rows=1, baseline=0)
         table = msgspec.to_builtins(exploration)
         with pytest.raises(msgspec.ValidationError, match=f"{missing}.*vowpal_wabbit does not"):
             msgspec.convert({"exploration": table}, LoopConfig)
 
-    @pytest.mark.parametrize("field", ["deviation", "covariance", "members"])
-    def test_refuses_uncertainty_that_is_not_finite(self, field: str) -> None:
-        bad: dict[str, Any] = {
-            "deviation": np.ones(2),
-            "covariance": np.eye(2),
-            "members": np.zeros((3, 2)),
-        }
-        bad[field] = bad[field] * np.nan
+    @pytest.mark.parametrize(
+        ("exploration", "bad"),
+        [
+            (RegCB(), Estimates(np.zeros(2), deviation=np.array([0.1, np.inf]))),
+            (Thompson(), Estimates(np.zeros(2), covariance=np.full((2, 2), np.nan))),
+            (Bagging(), Estimates(np.zeros(2), members=np.array([[0.0, 1.0], [np.nan, 0.0]]))),
+            (Bagging(), Estimates(np.array([np.nan, 0.0]), members=np.zeros((3, 2)))),
+        ],
+        ids=str,
+    )
+    def test_refuses_uncertainty_that_is_not_finite(
+        self, exploration: Exploration, bad: Estimates
+    ) -> None:
         with pytest.raises(ScoringError, match="not finite"):
-            Bagging().pmf(Estimates(np.zeros(2), **bad))
+            exploration.pmf(bad)
 
     def test_refuses_a_standard_error_below_0(self) -> None:
         with pytest.raises(ScoringError, match="below 0"):
@@ -147,6 +152,11 @@ class TestEveryPmf:
     def test_names_what_is_wrong(self, table: dict[str, Any], message: str) -> None:
         with pytest.raises(msgspec.ValidationError, match=message):
             msgspec.convert(table, Exploration)
+
+
+def test_describes_what_is_inside() -> None:
+    exploration = Conservative(inner=SquareCB(gamma_scale=2.0), alpha=0.05)
+    assert exploration.describe() == "conservative(inner=squarecb(gamma_scale=2), alpha=0.05)"
 
 
 class TestRegCB:

@@ -128,13 +128,7 @@ class ExplorationBase(
         if estimates.mean.size == 0:
             raise ScoringError("no action is eligible")
         if self.needs_scores:
-            estimates.require_finite()
-            missing = sorted(name for name in self.needs if getattr(estimates, name) is None)
-            if missing:
-                raise ScoringError(
-                    f"{self.__struct_config__.tag} needs an oracle that estimates "
-                    f"{', '.join(missing)}"
-                )
+            estimates.require(self.needs)
         pmf = self._explore(estimates, round_)
         return apply_floor(pmf, self.floor, self.floor_method)
 
@@ -144,14 +138,18 @@ class ExplorationBase(
     def describe(self) -> str:
         """One line for tables: the kind and the parameters that differ from their defaults."""
         named = [
-            f"{field.name}={getattr(self, field.name):g}"
-            if isinstance(getattr(self, field.name), float)
-            else f"{field.name}={getattr(self, field.name)}"
+            f"{field.name}={_shown(getattr(self, field.name))}"
             for field in msgspec.structs.fields(self)
             if getattr(self, field.name) != field.default
         ]
         kind = str(self.__struct_config__.tag)
         return f"{kind}({', '.join(named)})" if named else kind
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, ExplorationBase):
+        return value.describe()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def apply_floor(

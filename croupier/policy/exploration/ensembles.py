@@ -19,7 +19,7 @@ from croupier.policy.exploration.base import (
 if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates, Uncertainty
 
-__all__ = ("Bagging", "Cover")
+__all__ = ("Bagging", "Cover", "cover_floor")
 
 _NEEDS: Uncertainty = frozenset({"members"})
 
@@ -87,12 +87,27 @@ class Cover(ExplorationBase, frozen=True, tag="cover"):
         return _NO_VOTE if self.epsilon == 0.0 and self.floor == 0.0 else None
 
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
-        actions = estimates.mean.size
-        if self.epsilon is not None:
-            floor = self.epsilon / actions
-        else:
-            floor = min(1.0 / actions, 1.0 / math.sqrt(max(round_.training_rows, 1) * actions))
+        floor = cover_floor(estimates.mean.size, round_.training_rows, self.epsilon)
         return apply_floor(_votes(estimates), floor, self.floor_method)
+
+
+def cover_floor(actions: int, training_rows: int, epsilon: float | None = None) -> float:
+    """Smallest probability of an action under :class:`Cover`, which its training reckons with too.
+
+    ``epsilon / K``, or without one ``min(1/K, 1/sqrt(K n))``.
+
+    Parameters
+    ----------
+    actions
+        K, how many are eligible.
+    training_rows
+        n, the interactions behind the oracle.
+    epsilon
+        Fixed share of uniform traffic in [0, 1], or None.
+    """
+    if epsilon is not None:
+        return epsilon / actions
+    return min(1.0 / actions, 1.0 / math.sqrt(max(training_rows, 1) * actions))
 
 
 _NO_VOTE = (
