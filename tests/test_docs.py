@@ -1,0 +1,73 @@
+"""What the pages in docs/ show is what the code takes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from croupier.cli.config import CroupierConfig
+from croupier.policy.conformance import check_exploration
+from croupier.policy.exploration import Custom, Exploration
+from croupier.policy.oracle import OracleConfig
+
+PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+EXPLORATION = (Path(__file__).parent.parent / "docs" / "exploration.md").read_text()
+
+
+def blocks(language: str) -> list[Any]:
+    found = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [
+        pytest.param(text, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, text in enumerate(found.findall(page.read_text()))
+    ]
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_configuration_is_accepted(text: str) -> None:
+    msgspec.convert(tomllib.loads(text), CroupierConfig)
+
+
+def kinds(union: Any) -> set[str]:
+    """Tags of a union of structs."""
+    return {str(each.__struct_config__.tag) for each in union.__args__}
+
+
+def test_every_exploration_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", EXPLORATION, re.MULTILINE)) >= kinds(Exploration)
+
+
+def test_every_oracle_is_in_the_table() -> None:
+    table = EXPLORATION.partition("## Oracles")[2].partition("```")[0]
+    assert set(re.findall(r"`(\w+)`", table)) >= kinds(OracleConfig)
+
+
+@pytest.mark.parametrize("kind", sorted(kinds(Exploration) - {"custom"}))
+def test_defaults_in_the_table_are_the_codes(kind: str) -> None:
+    line = re.findall(rf"^\| `{kind}` \|.*$", EXPLORATION, re.MULTILINE)[0]
+    documented = dict(re.findall(r"`(\w+)` (-?\d+(?:\.\d+)?|true)\b", line.split(" | ")[2]))
+    (struct,) = (each for each in Exploration.__args__ if each.__struct_config__.tag == kind)
+    fields = {field.name: field.default for field in msgspec.structs.fields(struct)}
+    assert set(documented) <= set(fields)
+    for name, value in documented.items():
+        if (kind, name) != ("fastcb", "gamma"):
+            assert fields[name] == (True if value == "true" else float(value)), name
+
+
+def test_the_users_own_breaks_ties_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = (block.values[0] for block in blocks("python"))
+    namespace: dict[str, Any] = {"np": np, "__name__": __name__}
+    exec(text, namespace)
+    monkeypatch.setattr(f"{__name__}.Halves", namespace["Halves"], raising=False)
+    failed = {
+        finding.check
+        for finding in check_exploration(Custom(path=f"{__name__}:Halves"))
+        if not finding.passed
+    }
+    assert failed == {"shares ties evenly", "reorders with the actions"}
