@@ -14,6 +14,7 @@ from croupier.cli.output import interval
 from croupier.offline.evaluate import Evaluation, evaluate, logged_value
 from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
+from croupier.offline.imitation import Imitation
 from croupier.offline.join import join
 from croupier.offline.lake import Lake, TableName
 from croupier.offline.nightly import LoopNight
@@ -148,7 +149,7 @@ def evaluate_command(
                 evaluation = _evaluate_half(session, name, progress)
             else:
                 session.config.loop(name)
-                challenger = session.registry.load(name, generation)
+                challenger = session.nightly.generation(name, generation)
                 evaluation, _ = session.nightly.judge(challenger, progress)
         evaluations[name] = evaluation
     verdicts = {
@@ -195,7 +196,7 @@ def promote(
         if override:
             session.nightly.override(loop, generation, now_us=now_us(), reason=reason)
         else:
-            challenger = session.registry.load(loop, generation)
+            challenger = session.nightly.generation(loop, generation)
             with session.output.progress(f"{loop}: evaluate") as progress:
                 _, verdict = session.nightly.promote_on_evidence(
                     challenger, now_us=now_us(), progress=progress
@@ -216,6 +217,7 @@ def nightly(
     """Do a night's work: sink, join, retrain, evaluate, gate, register, promote."""
     session = Session.open(config, data_dir, json=json)
     session.loops(None)
+    session.warn()
     with session.log() as log:
         report = session.nightly.run(log, now_us=now_us(), steps=session.output.progress)
 
@@ -377,12 +379,37 @@ def _show_night(session: Session, night: LoopNight) -> None:
         f"{joined.defaulted:,} by default), {joined.open:,} windows open, "
         f"{joined.late:,} outcomes late, {joined.orphans:,} without a decision"
     )
+    if night.imitation is not None and night.verdict is not None:
+        _show_imitation(session, night, night.imitation, night.verdict)
+        return
     if night.evaluation is None or night.verdict is None:
         trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
         why = f": {night.skipped}" if night.skipped is not None else ""
         session.output.remark(f"{night.loop}: {trained} trained, nothing judged{why}")
         return
     _show_evaluation(session, night.evaluation, night.verdict)
+    session.output.remark(f"{night.loop}: champion is generation {night.champion}")
+
+
+def _show_imitation(
+    session: Session, night: LoopNight, imitation: Imitation, verdict: Verdict
+) -> None:
+    rates = {
+        "champion": imitation.champion,
+        f"generation {night.challenger}": imitation.challenger,
+        "served": imitation.served,
+    }
+    session.output.table(
+        f"{night.loop}: how often the baseline's choice is the most probable one",
+        ["generation", "decisions", "match rate", "interval"],
+        [
+            [name, rate.rows, round(rate.value, 5), interval(rate.lower, rate.upper)]
+            for name, rate in rates.items()
+            if rate is not None
+        ],
+    )
+    gate = "lets it through" if verdict.promote else "holds it back"
+    session.output.remark(f"The gate {gate}: {'; '.join(verdict.reasons)}")
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
 
 

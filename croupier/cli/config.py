@@ -101,6 +101,7 @@ class DataPaths:
         self.serving = root / "serving"
         self.artifacts = root / "mlartifacts"
         self.address = root / "service.json"
+        self.secret = root / "draw-secret"
 
     def tracking_uri(self, registry: RegistryConfig) -> str:
         """MLflow's address: the configured one, or a database in the data directory."""

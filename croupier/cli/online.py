@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import polars as pl
 import typer
 import urllib3
@@ -12,14 +13,46 @@ import urllib3
 from croupier.cli.demo import run_demo, show_demo
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
 from croupier.cli.output import Output
+from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.policy.errors import InvalidInputError
 from croupier.service.server import ServiceSetup, read_address, run_service
+from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
     from croupier.cli.config import DataPaths
 
 __all__ = ("register",)
+
+
+class LoopState(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``croupier status`` says of a loop.
+
+    Attributes
+    ----------
+    loop
+        Its name.
+    decisions, interactions
+        In the lake.
+    champion, exploration, mean
+        Number of the champion, how it explores, and the mean reward of what it has played.
+    match_rate
+        Of a champion that learned to imitate the baseline, see :mod:`croupier.offline.imitation`.
+    traffic
+        What this machine's scorers were told to play.
+    caution
+        What users of its exploration should know of.
+    """
+
+    loop: str
+    decisions: int | None
+    interactions: int | None
+    champion: int | None
+    exploration: str | None
+    mean: float | None
+    match_rate: float | None
+    traffic: str | None
+    caution: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +74,7 @@ def serve(
         config, data_dir, json=False, flags={"service.host": host, "service.port": port}
     )
     session.loops(None)
+    session.warn()
     setup = ServiceSetup(
         service=session.config.service,
         log=session.config.log,
@@ -48,6 +82,7 @@ def serve(
         log_dir=session.paths.log,
         serving_dir=session.paths.serving,
         address_file=session.paths.address,
+        secret_file=session.paths.secret,
         tracking_uri=session.paths.tracking_uri(session.config.registry),
     )
     loops = ", ".join(session.config.loops)
@@ -85,11 +120,14 @@ def status(
             [["scorer", _service_line(service)], ["event log", _log_line(log)]],
         )
         if loops:
-            rows = [list(row.values()) for row in loops]
-            session.output.table("Loops", list(loops[0]), rows)
+            # A caution is a sentence, and has a line of its own on stderr.
+            columns = [name for name in LoopState.__struct_fields__ if name != "caution"]
+            rows = [[getattr(loop, name) for name in columns] for loop in loops]
+            session.output.table("Loops", columns, rows)
 
     facts = {"data_dir": str(session.paths.root), "service": service, "log": log, "loops": loops}
     session.output.result(facts, show)
+    session.warn()
 
 
 def demo(
@@ -136,8 +174,8 @@ def _log_state(session: Session) -> dict[str, int] | None:
         return {"start": log.start(), "end": log.end(), "not_in_lake": log.end() - sunk}
 
 
-def _loop_states(session: Session) -> list[dict[str, Any]]:
-    """A row for every loop that is configured or in the lake."""
+def _loop_states(session: Session) -> list[LoopState]:
+    """The state of every loop that is configured or in the lake."""
     counts = [
         session.lake.scan(table).group_by("loop").agg(pl.len().alias(table)).collect()
         for table in ("decisions", "interactions")
@@ -145,14 +183,30 @@ def _loop_states(session: Session) -> list[dict[str, Any]]:
     champions = (
         session.lake.scan("generations")
         .filter(pl.col("status") == "champion")
-        .select("loop", champion="generation", exploration="exploration", mean="realised_mean")
+        .select("loop", "exploration", "match_rate", champion="generation", mean="realised_mean")
         .collect()
     )
     names = {*session.config.loops, *(name for each in counts for name in each["loop"])}
     table = pl.DataFrame({"loop": sorted(names)}, schema={"loop": pl.String})
     for each in (*counts, champions):
         table = table.join(each, on="loop", how="left", maintain_order="left")
-    return table.to_dicts()
+    serving, cautions = ServingDirectory(session.paths.serving), session.cautions()
+    return [
+        LoopState(**row, traffic=_traffic(serving, row["loop"]), caution=cautions.get(row["loop"]))
+        for row in table.to_dicts()
+    ]
+
+
+def _traffic(serving: ServingDirectory, loop: str) -> str | None:
+    """The plan that this machine's scorers follow; None if nobody has told them of one."""
+    killed = serving.killed(loop)
+    try:
+        plan = serving.split(loop)
+    except msgspec.DecodeError as error:
+        return f"can't be read: {error}" if killed is None else f"killed: {killed}"
+    if plan is None:
+        return None if killed is None else f"killed: {killed}"
+    return describe_plan(plan if killed is None else msgspec.structs.replace(plan, killed=killed))
 
 
 def _service_line(service: dict[str, Any]) -> str:

@@ -77,6 +77,17 @@ class Session:
         """The batch side."""
         return Nightly(self.lake, self.registry, self.config.loops, self.config.nightly)
 
+    def cautions(self) -> dict[str, str]:
+        """What the users of a loop should be warned of, by loop."""
+        found = {name: loop.exploration.caution for name, loop in self.config.loops.items()}
+        return {name: caution for name, caution in found.items() if caution is not None}
+
+    def warn(self) -> None:
+        """Print a line on stderr for every caution."""
+        for name, caution in self.cautions().items():
+            kind = self.config.loops[name].exploration.__struct_config__.tag
+            self.output.warn(f"loop {name}: {kind}: {caution}")
+
     def log(self) -> SqliteEventLog:
         """Open the event log; the caller closes it."""
         return SqliteEventLog.open(self.paths.log, self.config.log)

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +54,13 @@ class Output:
 
     def remark(self, text: str) -> None:
         """Say something that isn't a result."""
-        (self.errors if self.json else self.console).print(text)
+        # It may quote a user, who may write in brackets.
+        (self.errors if self.json else self.console).print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Say on stderr what a user should know of and no program has to."""
+        sys.stderr.write(f"warning: {' '.join(text.split())}\n")
+        sys.stderr.flush()
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
@@ -65,7 +72,7 @@ class Output:
             numeric = all(isinstance(row[position], int | float | None) for row in rows)
             table.add_column(column, justify="right" if numeric and rows else "left")
         for row in rows:
-            table.add_row(*(cell(value) for value in row))
+            table.add_row(*(Text(cell(value)) for value in row))
         self.console.print(table)
 
     @contextmanager

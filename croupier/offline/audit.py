@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from croupier.offline.join import fold_of
 from croupier.offline.propensity import (
     PmfViolations,
     PropensityTest,
@@ -15,6 +16,7 @@ from croupier.offline.propensity import (
     propensity_test,
 )
 from croupier.policy.sampling import draw
+from croupier.policy.slates import replay_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,8 +89,14 @@ def draws_test(decisions: pl.DataFrame) -> PropensityTest:
 
     Rows that contradict themselves are passed over: :func:`audit_propensities` counts them, and no
     draw can be expected of a pmf that is none.
+
+    The test adds up the covariances of single draws, so that draws must be uncorrelated. Those of a
+    ranking and of slots are: each has the pmf that it had given all before it, and what it differs
+    from that by has mean 0 whatever came before (a martingale difference). The places of a slate
+    exclude each other without saying so in their pmfs, which are marginal ones; one of them is
+    tested, picked by a hash of the decision's id that the draw doesn't depend on.
     """
-    decisions = decisions.filter(_consistent())
+    decisions = _without_other_places(decisions.filter(_consistent()))
     flat, offsets = _flat(decisions["pmf"])
     actions = decisions["action_ids"].explode().cast(pl.Categorical).to_physical()
     return propensity_test(
@@ -117,6 +125,15 @@ def _consistent() -> pl.Expr:
     )
 
 
+def _without_other_places(decisions: pl.DataFrame) -> pl.DataFrame:
+    """All rows but those of slates, and one place of each of these."""
+    rows = decisions.select("decision_id", "slot", "slate_size").iter_rows()
+    tested = [
+        size is None or slot == str(fold_of(decision_id) % size) for decision_id, slot, size in rows
+    ]
+    return decisions.filter(pl.Series(tested, dtype=pl.Boolean))
+
+
 def _flat(lists: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """All entries one after the other, and where each row's begin."""
     lengths = lists.list.len().to_numpy().astype(np.int64)
@@ -125,17 +142,19 @@ def _flat(lists: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def _replay_mismatches(drawn: pl.DataFrame, progress: Callable[[int, int], None] | None) -> int:
     mismatches, n = 0, len(drawn)
-    rows = drawn.select("pmf", "draw_key", "chosen").iter_rows()
-    for row, (pmf, key, chosen) in enumerate(rows, start=1):
-        mismatches += not _draws(pmf, key, chosen)
+    rows = drawn.select("pmf", "draw_key", "slot", "slate_size", "chosen").iter_rows()
+    for row, (pmf, key, slot, size, chosen) in enumerate(rows, start=1):
+        mismatches += _replayed(pmf, key, slot, size) != chosen
         if progress is not None and (row % 1000 == 0 or row == n):
             progress(row, n)
     return mismatches
 
 
-def _draws(pmf: list[float], key: str, chosen: int) -> bool:
-    """Whether the key draws the chosen action from the pmf, if it draws any at all."""
+def _replayed(pmf: list[float], key: str, slot: str | None, size: int | None) -> int | None:
+    """What the key draws from the pmf; None if it doesn't draw anything."""
     try:
-        return draw(np.array(pmf), key) == chosen
-    except (IndexError, ValueError):
-        return False
+        if size is None:
+            return draw(np.array(pmf), key)
+        return replay_place(np.array(pmf), size, slot or "", key)
+    except (IndexError, OverflowError, ValueError):
+        return None

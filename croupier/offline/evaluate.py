@@ -21,6 +21,7 @@ from croupier.offline.ope import (
     PairedBatch,
 )
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.slates import inclusion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,11 @@ def evaluate(
     The reward model of the doubly robust estimator is the challenger's oracle, which must not
     have learned from these rows. Rows that can't tell what the policies are worth are left out:
     which rows those are doesn't depend on rewards, so the rest is a fair sample of the others.
+
+    A row is one draw. Of a slate it is one place, which both policies would have filled with their
+    own inclusion probabilities; of a ranking or of slots it is a position given what was taken
+    before it, so that values are those of single positions after the log's own first ones. Rows of
+    one request share a context but count as if they did not.
 
     Parameters
     ----------
@@ -269,9 +275,19 @@ def _answers(
     try:
         target, scores = challenger.pmf(*asked)
         other = target if champion is None else champion.pmf(*asked)[0]
+        pmfs = [_of_the_row(each, request) for each in (other, target)]
     except InvalidInputError:
         return None
-    return [other, target], np.zeros(len(target)) if scores is None else scores
+    return pmfs, np.zeros(len(target)) if scores is None else scores
+
+
+def _of_the_row(pmf: NDArray[np.float64], request: LoggedRequest) -> NDArray[np.float64]:
+    """Probability of every action to be what the row logs, for a policy with this pmf.
+
+    A place of a slate holds an action with its inclusion probability over the number of places.
+    """
+    size = request.slate_size
+    return pmf if size is None else inclusion(pmf, size, request.eligible) / size
 
 
 def _reward_range(interactions: pl.DataFrame, config: LoopConfig) -> tuple[float, float]:

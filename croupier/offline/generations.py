@@ -85,10 +85,12 @@ def _put(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _realised(interactions: pl.LazyFrame, confidence: float) -> list[dict[str, Any]]:
-    columns = ("generation", "reward", "action_ids", "pmf", "chosen")
+    drawn = ("decision_id", "slot", "slate_size", "action_ids", "pmf", "chosen")
     z = float(stats.norm.isf((1.0 - confidence) / 2.0))
     rows = []
-    for (number,), served in interactions.select(columns).collect().group_by("generation"):
+    for (number,), served in (
+        interactions.select("generation", "reward", *drawn).collect().group_by("generation")
+    ):
         rewards = served["reward"].to_numpy()
         n = len(rewards)
         mean = float(rewards.mean())

@@ -37,6 +37,8 @@ class LoggedRequest:
         Index of the action that the log's policy drew.
     baseline
         Index of the application's own choice; None where the log doesn't tell.
+    slate_size
+        Number of places of the slate that the row is one place of; None for everything else.
     """
 
     context: Features
@@ -44,15 +46,16 @@ class LoggedRequest:
     eligible: NDArray[np.bool_] | None
     chosen: int
     baseline: int | None = None
+    slate_size: int | None = None
 
 
 def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
     """Decode requests, in the order of the rows."""
-    columns = ("context", "actions", "excluded", "chosen", "baseline")
-    for context, actions, excluded, chosen, baseline in interactions.select(columns).iter_rows():
+    columns = ("context", "actions", "excluded", "chosen", "baseline", "slate_size")
+    for context, actions, excluded, *rest in interactions.select(columns).iter_rows():
         decoded = _actions_decoder.decode(actions)
         eligible = np.array([each.id not in excluded for each in decoded]) if excluded else None
-        yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, chosen, baseline)
+        yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, *rest)
 
 
 def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:

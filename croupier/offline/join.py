@@ -22,6 +22,9 @@ __all__ = ("FOLDS", "JoinReport", "fold_of", "join")
 FOLDS = 1000
 """Number of folds that decisions are divided into, by a hash of their ids."""
 
+# A decision without slots has null for its slot, and is joined as if that were a name.
+_KEY = ("decision_id", "slot")
+
 _AGGREGATIONS: dict[Aggregation, pl.Expr] = {
     "earliest": pl.col("reward").sort_by("ts", "offset").first(),
     "latest": pl.col("reward").sort_by("ts", "offset").last(),
@@ -66,6 +69,10 @@ class JoinReport:
 def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport:
     """Add an interaction for every decision whose attribution window closed before `as_of_us`.
 
+    A decision is known by its id and its slot: an outcome counts for the slot that it names, and is
+    an orphan if the decision has none of that name, or has slots and the outcome names none. An
+    activation is one of all slots.
+
     A deferred decision counts once it was activated in time, and not at all if it never was.
     What an interaction holds depends on the log and the loop's configuration alone, not on when
     or how often the join runs.
@@ -87,23 +94,28 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
     window = pl.duration(microseconds=config.attribution_window_us)
     as_of = pl.lit(as_of_us).cast(pl.Datetime("us", "UTC"))
     decisions = lake.scan("decisions", loop)
-    outcomes = lake.scan("outcomes", loop).join(
-        decisions.select("decision_id", decided=pl.col("ts")), on="decision_id", how="left"
+    known = decisions.select(*_KEY, decided=pl.col("ts"))
+    sent = lake.scan("outcomes", loop)
+    rewarding = sent.filter(pl.col("kind") == "outcome").join(
+        known, on=_KEY, how="left", nulls_equal=True
     )
-    in_time = outcomes.filter(pl.col("ts") <= pl.col("decided") + window)
+    activating = (
+        sent.filter(pl.col("kind") == "activation").drop("slot").join(known, on="decision_id")
+    )
+    in_time = pl.col("ts") <= pl.col("decided") + window
 
     closed = decisions.filter(pl.col("ts") + window < as_of)
-    fresh = closed.join(lake.scan("interactions", loop), on="decision_id", how="anti")
-    activated = in_time.filter(pl.col("kind") == "activation").select("decision_id").unique()
+    fresh = closed.join(lake.scan("interactions", loop), on=_KEY, how="anti", nulls_equal=True)
+    activated = activating.filter(in_time).select(_KEY).unique()
     counted = pl.concat(
         [
             fresh.filter(~pl.col("deferred")),
-            fresh.filter(pl.col("deferred")).join(activated, on="decision_id", how="semi"),
+            fresh.filter(pl.col("deferred")).join(activated, on=_KEY, how="semi", nulls_equal=True),
         ]
     )
-    rewards = _rewards(in_time.filter(pl.col("kind") == "outcome"), config.aggregation)
+    rewards = _rewards(rewarding.filter(in_time), config.aggregation)
     rows = (
-        counted.join(rewards, on="decision_id", how="left")
+        counted.join(rewards, on=_KEY, how="left", nulls_equal=True)
         .with_columns(
             reward=pl.col("reward").fill_null(config.default_reward),
             reward_source=pl.when(pl.col("reward").is_null())
@@ -118,7 +130,6 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
     rows = rows.with_columns(folds).select(SCHEMAS["interactions"].names())
     if len(rows):
         lake.append("interactions", rows)
-    rewarding = outcomes.filter(pl.col("kind") == "outcome")
     counts = pl.collect_all(
         [
             decisions.filter(pl.col("ts") + window >= as_of).select(pl.len()),
@@ -132,9 +143,9 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
 
 
 def _rewards(outcomes: pl.LazyFrame, aggregation: Aggregation) -> pl.LazyFrame:
-    """One reward for every decision that has outcomes in time."""
+    """One reward for every slot or decision that has outcomes in time."""
     delay = (pl.col("ts").min() - pl.col("decided").first()).dt.total_microseconds() / 1e6
-    rewards = outcomes.group_by("decision_id").agg(
+    rewards = outcomes.group_by(_KEY).agg(
         reward=_AGGREGATIONS[aggregation],
         outcomes=pl.len().cast(pl.Int64),
         # Rounded to what a clock tells, since polars may multiply by 1e-6 instead of dividing.

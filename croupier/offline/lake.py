@@ -22,6 +22,7 @@ TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generat
 
 _TIME = pl.Datetime("us", "UTC")
 _MIX = pl.List(pl.Struct({"source": pl.String, "weight": pl.Float64}))
+_SHADOW = pl.Struct({"generation": pl.Int64, "pmf": pl.List(pl.Float64)})
 
 _Columns: TypeAlias = dict[str, pl.DataType | type[pl.DataType]]
 
@@ -49,6 +50,8 @@ _DECISION: _Columns = {
     "deferred": pl.Boolean,
     "slot": pl.String,
     "audit": pl.String,
+    "slate_size": pl.Int64,
+    "shadow": _SHADOW,
 }
 
 _OUTCOME: _Columns = {
@@ -106,6 +109,10 @@ _GENERATION: _Columns = {
     "realised_lower": pl.Float64,
     "realised_upper": pl.Float64,
     "propensity_p_value": pl.Float64,
+    "budget": pl.Float64,
+    "match_rate": pl.Float64,
+    "match_lower": pl.Float64,
+    "match_upper": pl.Float64,
 }
 
 _AUDIT: _Columns = {
@@ -130,7 +137,10 @@ SCHEMAS: dict[TableName, pl.Schema] = {
 }
 """Columns of every table. JSON stands in `context`, `actions`, `audit` and `guardrails`; `pmf` and
 `scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
-[0, 1000), in the division of rows between learner and judge."""
+[0, 1000), in the division of rows between learner and judge. `slot` is null for a decision that has
+none, `slate_size` for all but slates, `shadow` where none was asked.
+
+A table may gain columns, at the end; files that were written before have nulls in them."""
 
 _PARTITIONS: dict[TableName, list[str]] = {
     "decisions": ["loop", "date"],
@@ -261,7 +271,14 @@ class Lake:
         if not files:
             return pl.LazyFrame(schema=schema)
         partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
-        rows = pl.scan_parquet(files, glob=False, hive_partitioning=True, hive_schema=partitions)
+        rows = pl.scan_parquet(
+            files,
+            glob=False,
+            schema=schema,
+            hive_partitioning=True,
+            hive_schema=partitions,
+            missing_columns="insert",
+        )
         return rows.select(schema.names())
 
     def _write(
@@ -276,6 +293,7 @@ class Lake:
             self.root / table,
             rows.select(schema.names()).match_to_schema(schema),
             mode=mode,
+            schema_mode="merge",
             partition_by=_PARTITIONS[table],
             configuration=_KEEP_VERSIONS if table in _ALL_VERSIONS else None,
             commit_properties=CommitProperties(app_transactions=transactions),

@@ -10,6 +10,7 @@ import msgspec
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
+from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.join import JoinReport, join
 from croupier.offline.retrain import is_judged, retrain
 from croupier.offline.sink import SinkReport, sink
@@ -19,11 +20,14 @@ from croupier.policy.errors import (
     NotEnoughDataError,
     ScoringError,
 )
+from croupier.policy.exploration import Conservative
 from croupier.policy.loop import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
+
+    import polars as pl
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.evaluate import EstimatorName
@@ -73,6 +77,8 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         Number of the generation that is champion afterwards.
     challenger, evaluation, verdict
         What was trained and how it was judged; None where there was too little data.
+    imitation
+        How an apprentice was judged, instead of by an evaluation.
     skipped
         Why nothing was trained, or why what was trained was not judged; None if all was done.
     failed
@@ -85,6 +91,7 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     challenger: int | None = None
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
+    imitation: Imitation | None = None
     skipped: str | None = None
     failed: str | None = None
 
@@ -154,6 +161,16 @@ class Nightly:
         settled = now_us - parse_duration(self.config.settle)
         return join(self.lake, loop, self.loops[loop], settled)
 
+    def generation(self, loop: str, number: int) -> Generation:
+        """Read a generation of a configured loop back from the registry.
+
+        Raises
+        ------
+        GenerationError
+            If the registry doesn't have it, or not in order.
+        """
+        return self.registry.load(loop, number, self.loops[loop].exploration)
+
     def train(self, loop: str, *, now_us: int) -> Generation:
         """Train a loop's next generation against its present champion; doesn't publish it.
 
@@ -220,10 +237,9 @@ class Nightly:
             If there are too few such rows.
         """
         loop = challenger.loop
-        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
         evaluation = evaluate(
-            judged.sort("offset", "decision_id").collect(),
-            self.registry.load(loop, self.registry.champion(loop)),
+            self._judged(loop),
+            self.generation(loop, self.registry.champion(loop)),
             challenger,
             self.loops[loop],
             confidence=self.config.gate.confidence,
@@ -231,14 +247,41 @@ class Nightly:
         )
         return evaluation, judge_challenger(self.config.gate, evaluation)
 
+    def judge_imitation(
+        self, challenger: Generation, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Imitation, Verdict]:
+        """Compare how a generation and the champion imitate the baseline, on the judge's rows.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If there are too few such rows.
+        """
+        loop, confidence = challenger.loop, self.config.gate.confidence
+        imitation, verdict = judge_imitation(
+            self._judged(loop),
+            self.generation(loop, self.registry.champion(loop)),
+            challenger,
+            confidence=confidence,
+            progress=progress,
+        )
+        if isinstance(self.loops[loop].exploration, Conservative):
+            # Its shadows play the baseline whatever they have learned, and say nothing.
+            return imitation, verdict
+        everything = self.lake.scan("interactions", loop).collect()
+        served = served_match_rate(everything, confidence=confidence)
+        return msgspec.structs.replace(imitation, served=served), verdict
+
     def promote_on_evidence(
         self,
         challenger: Generation,
         *,
         now_us: int,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Evaluation, Verdict]:
+    ) -> tuple[Evaluation | Imitation, Verdict]:
         """Judge a published generation, record the verdict, and promote it if it passed.
+
+        An apprentice is judged by how it imitates the baseline, any other by the gate.
 
         Raises
         ------
@@ -252,14 +295,24 @@ class Nightly:
         loop, number = challenger.loop, challenger.number
         self._require_challenger(loop, number)
         self._record_champion(loop, now_us)
-        evaluation, verdict = self.judge(challenger, progress)
-        record_generation(
-            self.lake, _judged_row(challenger, evaluation, verdict, self.config.gate.estimator)
-        )
+        evidence: Evaluation | Imitation
+        if self.loops[loop].learning_mode == "apprentice":
+            evidence, verdict = self.judge_imitation(challenger, progress)
+            shown = _imitation_row(evidence)
+        else:
+            evidence, verdict = self.judge(challenger, progress)
+            shown = _evaluation_row(evidence, self.config.gate.estimator)
+        judged = {
+            "loop": loop,
+            "generation": number,
+            "status": "challenger" if verdict.promote else "rejected",
+            "verdict": "; ".join(verdict.reasons),
+        }
+        record_generation(self.lake, judged | shown)
         if verdict.promote:
             self.registry.promote(loop, number)
             record_promotion(self.lake, loop, number, now_us=now_us)
-        return evaluation, verdict
+        return evidence, verdict
 
     def override(self, loop: str, number: int, *, now_us: int, reason: str) -> None:
         """Make a generation champion because a person says so, and record why.
@@ -282,6 +335,11 @@ class Nightly:
         self.registry.promote(loop, number)
         record_promotion(self.lake, loop, number, now_us=now_us, override_reason=reason)
 
+    def _judged(self, loop: str) -> pl.DataFrame:
+        """The judge's interactions, which no generation learned from."""
+        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
+        return judged.sort("offset", "decision_id").collect()
+
     def _require_challenger(self, loop: str, number: int) -> None:
         """Refuse what can't be promoted before anything is recorded of it."""
         if number == self.registry.champion(loop):
@@ -301,10 +359,11 @@ class Nightly:
                 progress(1, 1)
             night = msgspec.structs.replace(night, challenger=challenger.number)
             with steps(f"{loop}: evaluate") as progress:
-                evaluation, verdict = self.promote_on_evidence(
+                evidence, verdict = self.promote_on_evidence(
                     challenger, now_us=now_us, progress=progress
                 )
-            night = msgspec.structs.replace(night, evaluation=evaluation, verdict=verdict)
+            kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
+            night = msgspec.structs.replace(night, verdict=verdict, **{kind: evidence})
         except NotEnoughDataError as reason:
             night = msgspec.structs.replace(night, skipped=str(reason))
         except (GenerationError, InvalidInputError, ScoringError) as error:
@@ -326,7 +385,8 @@ class Nightly:
         if recorded == [champion]:
             return
         if champion == 0 and not recorded:
-            cold = {"generation": 0, "status": "champion", "exploration": "uniform"}
+            explored = self.generation(loop, 0).exploration.describe()
+            cold = {"generation": 0, "status": "champion", "exploration": explored}
             record_generation(self.lake, {"loop": loop} | cold)
             return
         row = known.get(champion, {})
@@ -336,15 +396,10 @@ class Nightly:
         record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
 
 
-def _judged_row(
-    challenger: Generation, evaluation: Evaluation, verdict: Verdict, kind: EstimatorName
-) -> dict[str, Any]:
+def _evaluation_row(evaluation: Evaluation, kind: EstimatorName) -> dict[str, Any]:
     champion, judged = evaluation.policies
     estimate, difference = judged.estimates[kind], evaluation.differences[kind]
     return {
-        "loop": challenger.loop,
-        "generation": challenger.number,
-        "status": "challenger" if verdict.promote else "rejected",
         "judged_rows": evaluation.rows,
         "estimator": kind,
         "estimate": estimate.value,
@@ -356,5 +411,14 @@ def _judged_row(
         "difference": difference.value,
         "difference_lower": difference.lower,
         "difference_upper": difference.upper,
-        "verdict": "; ".join(verdict.reasons),
+    }
+
+
+def _imitation_row(imitation: Imitation) -> dict[str, Any]:
+    match = imitation.challenger
+    return {
+        "judged_rows": match.rows,
+        "match_rate": match.value,
+        "match_lower": match.lower,
+        "match_upper": match.upper,
     }

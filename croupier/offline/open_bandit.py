@@ -135,6 +135,8 @@ def read_open_bandit(
             deferred=pl.lit(value=False),
             slot=pl.lit(None),
             audit=pl.lit("{}"),
+            slate_size=pl.lit(None),
+            shadow=pl.lit(None),
             reward_source=pl.lit("observed"),
             outcomes=pl.lit(1),
             delay_s=pl.lit(None),

@@ -1,4 +1,9 @@
-"""Publishing generations: MLflow runs, model versions and the aliases champion and challenger."""
+"""Publishing generations: MLflow runs, model versions, and the aliases and tags of a loop's plan.
+
+The aliases `champion`, `canary` and `shadow` name the generations that scorers serve; tags of the
+registered model hold the canary's share and the reason of the kill switch, and one tag for every
+change of these says who made it, when and why.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,68 @@ import contextlib
 import logging
 import os
 import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from croupier.policy.errors import CroupierError, GenerationError
+import msgspec
+
+from croupier.policy.errors import CroupierError, GenerationError, InvalidInputError
 from croupier.policy.generation import Generation, cold_start, registered_model_name
+from croupier.policy.traffic import (
+    CANARY,
+    CHAMPION,
+    KILLED_TAG,
+    SHADOW,
+    SHARE_TAG,
+    Split,
+    canary_share,
+    check_share,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ("Registry", "RegistryError")
+    from croupier.policy.exploration import Exploration
+
+__all__ = ("Change", "Registry", "RegistryError")
+
+_CHANGE_TAG = "croupier.change."
+_LONGEST_REASON = 500
 
 
 class RegistryError(CroupierError):
     """The registry can't be reached, or doesn't do as it is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes a loop's plan, when and why; what was changed is added when it is recorded.
+
+    Attributes
+    ----------
+    by
+        Who.
+    ts
+        When, in microseconds since the Unix epoch, UTC.
+    reason
+        Why, at most 500 characters; can be left out but for the kill switch.
+    what
+        What was changed.
+    """
+
+    by: str
+    ts: int
+    reason: str = ""
+    what: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > _LONGEST_REASON:
+            raise InvalidInputError(
+                "reason", f"expected at most {_LONGEST_REASON} characters, got {len(self.reason)}"
+            )
 
 
 class Registry:
@@ -78,6 +130,8 @@ class Registry:
     def promote(self, loop: str, number: int) -> None:
         """Give a generation the alias champion; scorers pick it up.
 
+        If it was the canary or the shadow, it is no longer.
+
         Raises
         ------
         GenerationError
@@ -85,29 +139,142 @@ class Registry:
         """
         version = self._version(loop, number)
         with _reported("promoting a generation"):
-            self._client().set_registered_model_alias(
-                registered_model_name(loop), "champion", version.version
+            client, name = self._client(), registered_model_name(loop)
+            client.set_registered_model_alias(name, CHAMPION, version.version)
+            aliases = client.get_registered_model(name).aliases
+            if str(aliases.get(CANARY)) == str(version.version):
+                self._drop_canary(name)
+            if str(aliases.get(SHADOW)) == str(version.version):
+                client.delete_registered_model_alias(name, SHADOW)
+
+    def split(self, loop: str) -> Split:
+        """The plan as it is registered.
+
+        Raises
+        ------
+        GenerationError
+            If somebody has changed it into one that can't be served.
+        """
+        model = self._model(loop)
+        if model is None:
+            return Split(generation=0)
+        try:
+            numbers = {
+                alias: self._number(model.name, model.aliases[alias])
+                for alias in (CHAMPION, CANARY, SHADOW)
+                if alias in model.aliases
+            }
+            return Split(
+                generation=numbers.get(CHAMPION, 0),
+                canary=numbers.get(CANARY),
+                canary_share=canary_share(model.tags) if CANARY in numbers else 0.0,
+                shadow=numbers.get(SHADOW),
+                killed=model.tags.get(KILLED_TAG),
             )
+        except (KeyError, ValueError) as error:
+            raise GenerationError(f"the plan of {loop!r} in the registry: {error}") from error
+
+    def changes(self, loop: str) -> list[Change]:
+        """Who changed the plan, when and why: canaries, shadows and the kill switch, by time."""
+        model = self._model(loop)
+        tags = {} if model is None else model.tags
+        return [_read_change(key, tags[key]) for key in sorted(tags) if key.startswith(_CHANGE_TAG)]
+
+    def set_canary(self, loop: str, number: int, share: float, change: Change) -> None:
+        """Try a generation on a share of the traffic.
+
+        Raises
+        ------
+        InvalidInputError
+            If the share is not in (0, 1), or the generation is the champion.
+        GenerationError
+            If the registry doesn't have it.
+        """
+        try:
+            check_share(share)
+        except ValueError as error:
+            raise InvalidInputError("share", str(error)) from error
+        version = self._other_version(CANARY, loop, number)
+        with _reported("setting the canary"):
+            client, name = self._client(), registered_model_name(loop)
+            # At no moment does the canary before get the new share.
+            client.delete_registered_model_alias(name, CANARY)
+            client.set_registered_model_tag(name, SHARE_TAG, repr(share))
+            client.set_registered_model_alias(name, CANARY, version.version)
+            self._record(name, change, f"canary {number} with share {share:g}")
+
+    def set_shadow(self, loop: str, number: int, change: Change) -> None:
+        """Ask a generation beside those that are played, and log what it says.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is the champion.
+        GenerationError
+            If the registry doesn't have it.
+        """
+        version = self._other_version(SHADOW, loop, number)
+        with _reported("setting the shadow"):
+            name = registered_model_name(loop)
+            self._client().set_registered_model_alias(name, SHADOW, version.version)
+            self._record(name, change, f"shadow {number}")
+
+    def clear_split(self, loop: str, change: Change) -> None:
+        """Take canary and shadow away; the champion gets all of the traffic."""
+        if self._model(loop) is None:
+            return
+        with _reported("clearing canary and shadow"):
+            name = registered_model_name(loop)
+            self._drop_canary(name)
+            self._client().delete_registered_model_alias(name, SHADOW)
+            self._record(name, change, "canary and shadow cleared")
+
+    def kill(self, loop: str, change: Change) -> None:
+        """Have all scorers of a loop play the baseline until :meth:`resume`.
+
+        Raises
+        ------
+        InvalidInputError
+            If no reason is given.
+        RegistryError
+            If the registry was never made: no scorer would ask it.
+        """
+        if not change.reason.strip():
+            raise InvalidInputError("reason", "expected why the loop is killed")
+        if self._is_new():
+            raise RegistryError(f"there is no registry yet at {self.tracking_uri}")
+        with _reported("turning the kill switch on"):
+            name = registered_model_name(loop)
+            self._ensure_model(name)
+            self._client().set_registered_model_tag(name, KILLED_TAG, change.reason)
+            self._record(name, change, "killed")
+
+    def resume(self, loop: str, change: Change) -> None:
+        """Turn the kill switch off."""
+        model = self._model(loop)
+        if model is None or KILLED_TAG not in model.tags:
+            return
+        with _reported("turning the kill switch off"):
+            self._client().delete_registered_model_tag(model.name, KILLED_TAG)
+            self._record(model.name, change, "resumed")
 
     def champion(self, loop: str) -> int:
         """Number of the champion; 0, the cold start, if no generation was ever promoted."""
-        if self._is_new():
+        model = self._model(loop)
+        if model is None or CHAMPION not in model.aliases:
             return 0
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        return self._number(model.name, model.aliases[CHAMPION])
 
-        with _reported("asking for the champion"):
-            try:
-                version = self._client().get_model_version_by_alias(
-                    registered_model_name(loop), "champion"
-                )
-            except MlflowException as error:
-                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                    return 0
-                raise
-        return int(version.tags["generation"])
-
-    def load(self, loop: str, number: int) -> Generation:
+    def load(self, loop: str, number: int, exploration: Exploration | None = None) -> Generation:
         """Read a generation back; number 0 is the cold start.
+
+        Parameters
+        ----------
+        loop, number
+            Which one.
+        exploration
+            The loop's, which the cold start depends on; see
+            :func:`~croupier.policy.generation.cold_start`.
 
         Raises
         ------
@@ -115,7 +282,7 @@ class Registry:
             If the registry doesn't have it, or not in order.
         """
         if number == 0:
-            return cold_start(loop)
+            return cold_start(loop, exploration)
         version = self._version(loop, number)
         with tempfile.TemporaryDirectory() as staging:
             with _reported("reading a generation"):
@@ -141,6 +308,41 @@ class Registry:
         with _reported("looking up generations"):
             found = self._client().search_model_versions(f"name='{registered_model_name(loop)}'")
         return list(found)
+
+    def _other_version(self, alias: str, loop: str, number: int) -> Any:
+        """The model version of a generation that is to be more than the champion."""
+        version = self._version(loop, number)
+        if number == self.champion(loop):
+            raise InvalidInputError(alias, f"generation {number} is the champion of {loop}")
+        return version
+
+    def _model(self, loop: str) -> Any:
+        """The registered model; None if nothing was ever registered of the loop."""
+        if self._is_new():
+            return None
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        with _reported("asking for the plan"):
+            try:
+                return self._client().get_registered_model(registered_model_name(loop))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+
+    def _number(self, name: str, version: str) -> int:
+        with _reported("asking for a generation's number"):
+            return int(self._client().get_model_version(name, version).tags["generation"])
+
+    def _drop_canary(self, name: str) -> None:
+        self._client().delete_registered_model_alias(name, CANARY)
+        self._client().delete_registered_model_tag(name, SHARE_TAG)
+
+    def _record(self, name: str, change: Change, what: str) -> None:
+        time = datetime.fromtimestamp(change.ts / 1e6, tz=UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        told = {"what": what, "by": change.by, "reason": change.reason}
+        value = msgspec.json.encode(told).decode()
+        self._client().set_registered_model_tag(name, f"{_CHANGE_TAG}{time}", value)
 
     def _ensure_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
@@ -203,6 +405,12 @@ class Registry:
     def _sqlite_file(self) -> Path | None:
         parsed = urlparse(self.tracking_uri)
         return Path(parsed.path[1:]) if parsed.scheme == "sqlite" else None
+
+
+def _read_change(key: str, value: str) -> Change:
+    time = datetime.strptime(key.removeprefix(_CHANGE_TAG), "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    told = msgspec.json.decode(value, type=dict[str, str])
+    return Change(ts=round(time.timestamp() * 1e6), **told)
 
 
 @contextlib.contextmanager

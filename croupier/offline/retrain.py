@@ -11,10 +11,13 @@ import msgspec
 import polars as pl
 
 from croupier import __version__
+from croupier.offline.budget import decision_budget
+from croupier.offline.imitation import imitation_lessons
 from croupier.offline.interactions import training_rows
 from croupier.offline.join import FOLDS
 from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import make_oracle
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.lake import Lake
     from croupier.policy.loop import LoopConfig
-    from croupier.policy.oracle import TrainingRow
+    from croupier.policy.oracle import Oracle, TrainingRow
 
 __all__ = ("config_digest", "is_judged", "retrain")
 
@@ -45,6 +48,11 @@ def retrain(
     lake_version: int | None = None,
 ) -> Generation:
     """Fit the loop's oracle on the learner's folds and make a generation of it.
+
+    An apprentice's loop learns what the baseline would choose; any other learns rewards, real ones
+    alone, from all interactions whatever the mode was when they were made. A conservative
+    exploration whose estimates count as they are gets its budget, see
+    :func:`~croupier.offline.budget.decision_budget`.
 
     The same version of the lake, configuration and seed give the same oracle. Requests that can't
     be encoded (a cold start answers those too) are not learned from.
@@ -80,22 +88,23 @@ def retrain(
         .sort("offset", "decision_id")
         .collect()
     )
-    rows = list(training_rows(learned))
-    _require_rows(loop, rows)
+    lessons = _lessons(config, learned)
+    _require_lessons(loop, lessons)
     try:
-        oracle = make_oracle(config.oracle, random_state=seed).fit(rows)
+        oracle = _fitted(config, seed, lessons)
     except InvalidInputError:
-        rows = _encodable(loop, config, rows)
-        _require_rows(loop, rows)
-        oracle = make_oracle(config.oracle, random_state=seed).fit(rows)
+        lessons = _encodable(loop, config, lessons)
+        _require_lessons(loop, lessons)
+        oracle = _fitted(config, seed, lessons)
     provenance = Provenance(
         parent=parent,
         lake_version=version,
         code_version=__version__,
         loop_config=config_digest(config),
         seed=seed,
-        training_rows=len(rows),
+        training_rows=len(lessons),
         created_us=created_us,
+        budget=_budget(config, learned, oracle),
     )
     return Generation(loop, number, config.exploration, oracle, provenance)
 
@@ -105,24 +114,51 @@ def is_judged(judge_share: float) -> pl.Expr:
     return pl.col("fold") < round(judge_share * FOLDS)
 
 
-def _require_rows(loop: str, rows: Sequence[TrainingRow]) -> None:
-    if len(rows) < MIN_TRAINING_ROWS:
+def _budget(config: LoopConfig, learned: pl.DataFrame, oracle: Oracle) -> float:
+    if _imitates(config):
+        # Once its loop is online its estimates are no rewards, and nothing may be bet on them.
+        return -1.0 if isinstance(config.exploration, Conservative) else 0.0
+    return decision_budget(learned, oracle, config)
+
+
+def _imitates(config: LoopConfig) -> bool:
+    return config.learning_mode == "apprentice"
+
+
+def _lessons(config: LoopConfig, learned: pl.DataFrame) -> list[list[TrainingRow]]:
+    """What every interaction teaches: one row, or several of a baseline that is imitated."""
+    if _imitates(config):
+        return list(imitation_lessons(learned))
+    return [[row] for row in training_rows(learned)]
+
+
+def _fitted(config: LoopConfig, seed: int, lessons: Sequence[Sequence[TrainingRow]]) -> Oracle:
+    rows = [row for lesson in lessons for row in lesson]
+    return make_oracle(config.oracle, random_state=seed).fit(rows)
+
+
+def _require_lessons(loop: str, lessons: Sequence[Sequence[TrainingRow]]) -> None:
+    if len(lessons) < MIN_TRAINING_ROWS:
         raise NotEnoughDataError(
-            f"loop {loop!r} has {len(rows)} interactions to learn from; "
+            f"loop {loop!r} has {len(lessons)} interactions to learn from; "
             f"expected at least {MIN_TRAINING_ROWS}"
         )
 
 
-def _encodable(loop: str, config: LoopConfig, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+def _encodable(
+    loop: str, config: LoopConfig, lessons: Sequence[list[TrainingRow]]
+) -> list[list[TrainingRow]]:
     """Leave out what no oracle can encode: one such request must not end all learning."""
     encoder = FeatureEncoder(config.oracle.encoder)
     kept = []
-    for row in rows:
+    for lesson in lessons:
         with contextlib.suppress(InvalidInputError):
-            encoder.encode(row.context, row.actions)
-            kept.append(row)
+            encoder.encode(lesson[0].context, lesson[0].actions)
+            kept.append(lesson)
     _log.warning(
-        "loop %s: %d interactions can't be encoded and were left out", loop, len(rows) - len(kept)
+        "loop %s: %d interactions can't be encoded and were left out",
+        loop,
+        len(lessons) - len(kept),
     )
     return kept
 

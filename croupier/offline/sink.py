@@ -24,10 +24,10 @@ __all__ = ("SinkReport", "decision_row", "sink", "sunk_position")
 
 _APP = "croupier-sink"
 _BATCH = 20_000
-# What a record is known by. An activation is known by its decision, and no outcome_id that a caller
-# makes up may pass for one.
+# What a record is known by; a decision that has no slots is known by having none. An activation is
+# known by its decision, and no outcome_id that a caller makes up may pass for one.
 _KEYS: dict[TableName, tuple[str, ...]] = {
-    "decisions": ("loop", "decision_id"),
+    "decisions": ("loop", "decision_id", "slot"),
     "outcomes": ("loop", "kind", "outcome_id"),
     "audits": ("loop", "judgement_id"),
 }
@@ -145,6 +145,8 @@ def decision_row(decision: Decision, offset: int) -> dict[str, Any]:
         "deferred": decision.deferred,
         "slot": decision.slot,
         "audit": _json(decision.audit),
+        "slate_size": decision.slate_size,
+        "shadow": None if decision.shadow is None else msgspec.structs.asdict(decision.shadow),
     }
 
 
@@ -211,8 +213,13 @@ def _append_once(lake: Lake, table: TableName, rows: list[dict[str, Any]], posit
     frame = pl.DataFrame(rows, schema=SCHEMAS[table]).filter(pl.col("offset") >= done)
     key = _KEYS[table]
     frame = frame.unique(key, keep="first", maintain_order=True)
-    known = lake.scan(table).select(key).join(frame.lazy().select(key), on=key, how="semi")
-    frame = frame.join(known.collect(), on=key, how="anti", maintain_order="left")
+    known = (
+        lake.scan(table)
+        .select(key)
+        .join(frame.lazy().select(key), on=key, how="semi", nulls_equal=True)
+        .collect()
+    )
+    frame = frame.join(known, on=key, how="anti", nulls_equal=True, maintain_order="left")
     lake.append(table, frame, app=_APP, progress=position)
     return len(frame)
 

@@ -1,10 +1,15 @@
-"""Deciding: from a request and a generation to a decision, as a pure function."""
+"""Deciding: from a request and a generation to a decision, as a pure function.
+
+A decision takes one action. Rankings, slots and slates take several, and are made of the same
+parts: see :mod:`croupier.policy.ranking`, :mod:`~croupier.policy.slots` and
+:mod:`~croupier.policy.slates`.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -22,23 +27,38 @@ from croupier.policy.sampling import draw, draw_key
 from croupier.policy.traffic import shadow_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from croupier.policy.events import Shadow
     from croupier.policy.traffic import OnFailure, Plan
 
 __all__ = (
+    "MAX_ACTIONS",
+    "MAX_PLACES",
+    "Choose",
     "Circumstances",
     "DecisionRequest",
     "baseline_index",
+    "check_actions",
+    "check_id",
+    "check_places",
     "check_request",
     "check_reward",
+    "check_rules",
     "decide",
     "decide_baseline",
     "eligibility",
+    "plays_baseline",
 )
 
 MAX_ACTIONS = 10_000
+MAX_PLACES = 100
+"""Most positions of a ranking, slots of a request or places of a slate."""
+
+# Every place is an event that names all actions: this bounds what one request makes us log.
+_MAX_CANDIDATES = 100_000
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,30 +100,91 @@ def check_request(request: DecisionRequest) -> None:
         Naming the field and what was expected.
     """
     if request.decision_id is not None:
-        _check_id("decision_id", request.decision_id)
-    if not 1 <= len(request.actions) <= MAX_ACTIONS:
+        check_id("decision_id", request.decision_id)
+    ids = check_actions(request.actions)
+    check_rules("", request.excluded, request.baseline, ids)
+    if len(ids) == len(set(request.excluded)):
+        raise InvalidInputError("excluded", "expected at least one action to remain eligible")
+
+
+def check_actions(actions: Sequence[Action]) -> set[str]:
+    """Check a request's candidates; gives their ids.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none or too many, or an id is not a unique one.
+    """
+    if not 1 <= len(actions) <= MAX_ACTIONS:
         raise InvalidInputError(
-            "actions", f"expected 1 to {MAX_ACTIONS} actions, got {len(request.actions)}"
+            "actions", f"expected 1 to {MAX_ACTIONS} actions, got {len(actions)}"
         )
     seen: set[str] = set()
-    for position, action in enumerate(request.actions):
-        _check_id(f"actions[{position}].id", action.id)
+    for position, action in enumerate(actions):
+        check_id(f"actions[{position}].id", action.id)
         if action.id in seen:
             raise InvalidInputError(
                 f"actions[{position}].id", f"expected unique ids, got {action.id!r} twice"
             )
         seen.add(action.id)
-    for position, action_id in enumerate(request.excluded):
-        if action_id not in seen:
+    return seen
+
+
+def check_rules(where: str, excluded: Sequence[str], baseline: str | None, ids: set[str]) -> None:
+    """Check that what is excluded, and the baseline, are actions of the request.
+
+    Parameters
+    ----------
+    where
+        Put before the names of the fields, such as ``slots[1].``.
+    excluded, baseline
+        Ids of actions.
+    ids
+        Those of the request.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is not.
+    """
+    for position, action_id in enumerate(excluded):
+        if action_id not in ids:
             raise InvalidInputError(
-                f"excluded[{position}]", f"expected the id of an action, got {action_id!r}"
+                f"{where}excluded[{position}]", f"expected the id of an action, got {action_id!r}"
             )
-    if request.baseline is not None and request.baseline not in seen:
+    if baseline is not None and baseline not in ids:
         raise InvalidInputError(
-            "baseline", f"expected the id of an action, got {request.baseline!r}"
+            f"{where}baseline", f"expected the id of an action, got {baseline!r}"
         )
-    if len(seen) == len(set(request.excluded)):
-        raise InvalidInputError("excluded", "expected at least one action to remain eligible")
+
+
+def check_places(field: str, places: int, eligible: int, actions: int) -> None:
+    """Check how many actions a request asks for.
+
+    Parameters
+    ----------
+    field
+        Where the number stands.
+    places
+        How many actions are to be taken.
+    eligible, actions
+        How many may be taken, and how many there are.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not between 1 and the smaller of `eligible` and 100, or if there are more than
+        100,000 actions over all places.
+    """
+    most = min(eligible, MAX_PLACES)
+    if not 1 <= places <= most:
+        raise InvalidInputError(field, f"expected 1 to {most}, got {places}")
+    if places * actions > _MAX_CANDIDATES:
+        raise InvalidInputError(
+            field,
+            f"expected at most {_MAX_CANDIDATES:,} actions over all places, "
+            f"got {places} times {actions:,}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +212,20 @@ class Circumstances:
     secret: bytes = b""
 
 
+class Choose(Protocol):
+    """How one action is taken: :func:`decide` with a plan, or whatever stands in for it."""
+
+    def __call__(self, request: DecisionRequest, /, *, slot: str | None = None) -> Decision:
+        """Take an action of a request, for one of its slots if it has several."""
+        ...
+
+
 def decide(
     request: DecisionRequest,
     plan: Plan,
     circumstances: Circumstances,
     *,
+    slot: str | None = None,
     on_failure: OnFailure | None = None,
 ) -> Decision:
     """Draw an action from a plan.
@@ -151,6 +241,8 @@ def decide(
         What the loop serves.
     circumstances
         Everything else.
+    slot
+        Which of a request's several draws this is; None if it is the only one.
     on_failure
         Called with generations that can't answer and are not needed for an answer, and with why.
 
@@ -162,13 +254,15 @@ def decide(
     loop, number = plan.champion.loop, plan.champion.number
     baseline = baseline_index(request)
     asked = (request.context, request.actions, eligibility(request), baseline)
-    if plan.killed is not None or circumstances.learning_mode != "online":
+    if plays_baseline(plan, circumstances):
         shadow = None
         if plan.killed is None and circumstances.learning_mode == "apprentice":
             shadow = shadow_of(plan.champion, *asked)
-        return decide_baseline(request, circumstances, loop=loop, generation=number, shadow=shadow)
+        return decide_baseline(
+            request, circumstances, loop=loop, generation=number, slot=slot, shadow=shadow
+        )
     answer = plan.answer(*asked, uniform=circumstances.uniform, on_failure=on_failure)
-    key = draw_key(loop, number, circumstances.decision_id, secret=circumstances.secret)
+    key = draw_key(loop, number, circumstances.decision_id, slot, secret=circumstances.secret)
     chosen = draw(answer.pmf, key)
     return Decision(
         decision_id=circumstances.decision_id,
@@ -187,6 +281,7 @@ def decide(
         mix=answer.mix,
         draw_key=key,
         deferred=request.deferred,
+        slot=slot,
         audit=request.audit,
         shadow=answer.shadow,
     )
@@ -198,6 +293,7 @@ def decide_baseline(
     *,
     loop: str,
     generation: int,
+    slot: str | None = None,
     shadow: Shadow | None = None,
 ) -> Decision:
     """Play the application's own choice with probability 1, and say so in the mix."""
@@ -219,11 +315,19 @@ def decide_baseline(
         baseline=chosen,
         scores=None,
         mix=[MixComponent("baseline", 1.0)],
-        draw_key=draw_key(loop, generation, circumstances.decision_id, secret=circumstances.secret),
+        draw_key=draw_key(
+            loop, generation, circumstances.decision_id, slot, secret=circumstances.secret
+        ),
         deferred=request.deferred,
+        slot=slot,
         audit=request.audit,
         shadow=shadow,
     )
+
+
+def plays_baseline(plan: Plan, circumstances: Circumstances) -> bool:
+    """Whether the application's own choice is played, whatever a generation would do."""
+    return plan.killed is not None or circumstances.learning_mode != "online"
 
 
 def eligibility(request: DecisionRequest) -> NDArray[np.bool_] | None:
@@ -257,7 +361,14 @@ def check_reward(field: str, reward: float, low: float, high: float) -> None:
         raise InvalidInputError(field, f"expected a number in [{low:g}, {high:g}], got {reward!r}")
 
 
-def _check_id(field: str, value: str) -> None:
+def check_id(field: str, value: str) -> None:
+    """Check that an id has 1 to 256 characters, all of them valid Unicode.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming `field`.
+    """
     if not 1 <= len(value) <= MAX_ID_LENGTH:
         raise InvalidInputError(
             field, f"expected 1 to {MAX_ID_LENGTH} characters, got {len(value)}"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "INTERACTION_PRIME",
+    "DecisionColumns",
     "EncodedDecision",
     "EncodedFeatures",
     "EncoderConfig",
@@ -89,6 +90,26 @@ class EncodedDecision:
 
     context: EncodedFeatures
     actions: Sequence[EncodedFeatures]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionColumns:
+    """All columns of all actions of a decision, as the entries of a sparse (K, 2**bits) matrix.
+
+    Attributes
+    ----------
+    actions
+        Position of the action, shape (n,).
+    indices
+        Column, masked to the weight table, shape (n,). One that occurs more than once with an
+        action has its values add up.
+    values
+        Shape (n,), float64.
+    """
+
+    actions: NDArray[np.int64]
+    indices: IndexArray
+    values: NDArray[np.float64]
 
 
 class FeatureEncoder:
@@ -176,8 +197,45 @@ class FeatureEncoder:
             np.concatenate([shared, own, np.outer(own, shared).ravel()]),
         )
 
+    def decision_columns(self, decision: EncodedDecision) -> DecisionColumns:
+        """Those of :meth:`columns` that are not 0, of all K actions."""
+        context, own = decision.context, _joined(decision.actions)
+        shared = context.values.astype(np.float64)
+        count = len(decision.actions)
+        columns = DecisionColumns(
+            np.concatenate(
+                [
+                    np.repeat(np.arange(count), len(shared)),
+                    own.actions,
+                    np.repeat(own.actions, len(shared)),
+                ]
+            ),
+            np.concatenate(
+                [
+                    np.tile(context.indices, count),
+                    own.indices,
+                    interact(context.indices, own.indices),
+                ]
+            )
+            & self.mask,
+            np.concatenate(
+                [np.tile(shared, count), own.values, np.outer(own.values, shared).ravel()]
+            ),
+        )
+        there = columns.values != 0.0
+        return DecisionColumns(
+            columns.actions[there], columns.indices[there], columns.values[there]
+        )
+
+    def indices_of(self, decision: EncodedDecision) -> IndexArray:
+        """Every column that an action of the decision has, masked; some more than once."""
+        context, own = decision.context.indices, _joined(decision.actions).indices
+        return np.asarray(
+            np.concatenate([context, own, interact(context, own)]) & self.mask, dtype=np.uint64
+        )
+
     def linear_scores(
-        self, weights: NDArray[np.float32], decision: EncodedDecision
+        self, weights: NDArray[np.float32] | NDArray[np.float64], decision: EncodedDecision
     ) -> NDArray[np.float64]:
         """Dot product of a weight table with the columns of every action, shape (K,), in float64.
 
@@ -187,21 +245,50 @@ class FeatureEncoder:
         context, mask = decision.context, self.mask
         values = context.values.astype(np.float64)
         shared = float(weights[context.indices & mask].astype(np.float64) @ values)
-        sizes = np.array([len(action.indices) for action in decision.actions])
-        indices = np.concatenate([action.indices for action in decision.actions])
+        own = _joined(decision.actions)
         hashed = context.indices * np.uint64(INTERACTION_PRIME)
-        learned = weights[indices & mask].astype(np.float64)
+        learned = weights[own.indices & mask].astype(np.float64)
         # All actions at once, but never more than some megabytes of gathered weights.
         step = max(1, _GATHERED // len(hashed))
-        for start in range(0, len(indices), step):
+        for start in range(0, len(own.indices), step):
             rows = slice(start, start + step)
             learned[rows] += (
-                weights[(hashed ^ indices[rows, None]) & mask].astype(np.float64) @ values
+                weights[(hashed ^ own.indices[rows, None]) & mask].astype(np.float64) @ values
             )
-        learned *= np.concatenate([action.values for action in decision.actions])
-        actions = np.repeat(np.arange(len(sizes)), sizes)
-        sums = np.bincount(actions, weights=learned, minlength=len(sizes))
+        learned *= own.values
+        sums = np.bincount(own.actions, weights=learned, minlength=len(decision.actions))
         return np.asarray(shared + sums, dtype=np.float64)
+
+    def member_scores(
+        self, weights: NDArray[np.float32], decision: EncodedDecision
+    ) -> NDArray[np.float64]:
+        """:meth:`linear_scores` under B weight tables at once, shape (B, K).
+
+        Parameters
+        ----------
+        weights
+            The tables side by side, shape (2**bits, B), so that one look-up finds a column's weight
+            in all of them.
+        decision
+            Encoded context and actions.
+        """
+        context, mask = decision.context, self.mask
+        members, count = weights.shape[1], len(decision.actions)
+        values = context.values.astype(np.float64)
+        shared = values @ weights[context.indices & mask].astype(np.float64)
+        own = _joined(decision.actions)
+        hashed = context.indices * np.uint64(INTERACTION_PRIME)
+        learned = weights[own.indices & mask].astype(np.float64)
+        step = max(1, _GATHERED // (len(hashed) * members))
+        for start in range(0, len(own.indices), step):
+            rows = slice(start, start + step)
+            learned[rows] += values @ weights[(hashed ^ own.indices[rows, None]) & mask].astype(
+                np.float64
+            )
+        learned *= own.values[:, None]
+        places = own.actions[:, None] * members + np.arange(members)
+        sums = np.bincount(places.ravel(), weights=learned.ravel(), minlength=count * members)
+        return np.asarray((shared + sums.reshape(count, members)).T, dtype=np.float64)
 
     def _walk(self, group: _Group, path: str, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -259,6 +346,16 @@ def interact(context: IndexArray, action: IndexArray) -> IndexArray:
     """Indices of all products, shape (#action * #context,), action by action, not masked."""
     return np.asarray(
         ((context * np.uint64(INTERACTION_PRIME)) ^ action[:, None]).ravel(), dtype=np.uint64
+    )
+
+
+def _joined(actions: Sequence[EncodedFeatures]) -> DecisionColumns:
+    """The actions' own features in one piece, not yet masked."""
+    sizes = np.array([len(action.indices) for action in actions])
+    return DecisionColumns(
+        np.repeat(np.arange(len(sizes)), sizes),
+        np.concatenate([action.indices for action in actions]),
+        np.concatenate([action.values for action in actions]).astype(np.float64),
     )
 
 

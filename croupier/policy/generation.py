@@ -53,7 +53,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         When it was trained, in microseconds since the Unix epoch, UTC.
     budget
         Reward that each of its decisions may lose in expectation because earlier ones have earned
-        it; only a conservative exploration spends it.
+        it, below 0 while they have earned too little; only a conservative exploration spends it.
     """
 
     parent: int

@@ -22,7 +22,8 @@ class SafetyBudget(msgspec.Struct, frozen=True, kw_only=True):
     alpha
         Share of the baseline's value, in [0, 1], that may be lost.
     slack
-        Factor ≥ 0 on ``sqrt(explored)``, the allowance for errors of the predictions.
+        Factor ≥ 0 on ``sqrt(explored)``, the allowance for errors of the predictions; the nightly
+        job takes the range of the reward.
     saved
         The sum above.
     explorations
@@ -77,9 +78,10 @@ class SafetyBudget(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, saved=self.saved + self.alpha * baseline)
 
     def per_decision(self, decisions: int) -> float:
-        """What each of the coming `decisions` may spend, at least 0, beyond its own `alpha`.
+        """What each of the coming `decisions` may spend beyond its own `alpha`.
 
         For a policy that is fixed for a while, such as a generation that serves until the next
-        night: the whole budget is spent only once all of them were made.
+        night: the whole budget is spent only once all of them were made. Below 0 if there is less
+        than nothing to spend; a conservative exploration then bets nothing on its estimates.
         """
-        return max(self.available, 0.0) / max(decisions, 1)
+        return self.available / max(decisions, 1)

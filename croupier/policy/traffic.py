@@ -13,7 +13,7 @@ import numpy as np
 from croupier.policy.events import MixComponent, Shadow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,7 +22,27 @@ if TYPE_CHECKING:
 
     OnFailure: TypeAlias = Callable[[Generation, Exception], None]
 
-__all__ = ("Answer", "Plan", "UniformSlice", "shadow_of", "uniform_share")
+__all__ = (
+    "CANARY",
+    "CHAMPION",
+    "KILLED_TAG",
+    "SHADOW",
+    "SHARE_TAG",
+    "Answer",
+    "Plan",
+    "Split",
+    "UniformSlice",
+    "canary_share",
+    "check_share",
+    "shadow_of",
+    "uniform_share",
+)
+
+CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
+"""Aliases under which the registry holds the generations of a plan."""
+
+SHARE_TAG, KILLED_TAG = "croupier.canary_share", "croupier.killed"
+"""Tags of a registered model: the canary's share, and why the kill switch is on."""
 
 _T = TypeVar("_T")
 
@@ -172,13 +192,72 @@ class Plan:
             mix = [(source, part, weight * (1.0 - uniform)) for source, part, weight in mix]
             mix.append(("uniform", _even(pmf, eligible), uniform))
         mix = [part for part in mix if part[2] > 0.0]
-        if len(mix) > 1:
-            pmf = np.asarray(sum(weight * part for _, part, weight in mix))
+        # One part alone is its own pmf to the last bit, also where it is not the champion.
+        pmf = mix[0][1] if len(mix) == 1 else np.asarray(sum(w * part for _, part, w in mix))
         shadow = None
         if self.shadow is not None:
             shadow = _attempt(self.shadow, lambda each: shadow_of(each, *asked), on_failure)
         parts = [MixComponent(source, weight) for source, _, weight in mix]
         return Answer(pmf, scores, parts, shadow)
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan by the numbers of its generations: what the registry says, and what scorers follow.
+
+    Attributes
+    ----------
+    generation
+        Number of the champion; 0 is the cold start.
+    canary, shadow
+        Numbers of the others; None without one.
+    canary_share
+        Share of the canary, in (0, 1); 0 without one.
+    killed
+        Why only the baseline is played; None unless the kill switch is on.
+    """
+
+    generation: int
+    canary: int | None = None
+    canary_share: float = 0.0
+    shadow: int | None = None
+    killed: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.canary is not None:
+            check_share(self.canary_share)
+
+
+def check_share(share: float) -> None:
+    """Check a canary's share; what gets all of the traffic is a champion, and needs evidence.
+
+    Raises
+    ------
+    ValueError
+        If it is not in (0, 1).
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"expected a share in (0, 1), got {share:g}")
+
+
+def canary_share(tags: Mapping[str, str]) -> float:
+    """The canary's share by the tags of its registered model.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it isn't one.
+    """
+    text = tags.get(SHARE_TAG)
+    if text is None:
+        raise ValueError(f"expected its share in the tag {SHARE_TAG}, which is missing")
+    try:
+        share = float(text)
+        check_share(share)
+    except ValueError:
+        raise ValueError(f"expected a share in (0, 1) in the tag {SHARE_TAG}, got {text!r}") from (
+            None
+        )
+    return share
 
 
 def shadow_of(

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from croupier import __version__
 from croupier.policy.decision import DecisionRequest
 from croupier.policy.events import MAX_ID_LENGTH, Action
+from croupier.policy.ranking import RankRequest
+from croupier.policy.slates import SlateRequest
+from croupier.policy.slots import SlotsRequest
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from croupier.policy.events import Decision
 
 __all__ = (
     "ActionRequest",
     "ActivateRequest",
+    "Choice",
     "DecideRequest",
     "DecideResponse",
+    "DecideSlateRequest",
+    "DecideSlotsRequest",
     "ErrorBody",
     "ErrorResponse",
     "OutcomeRequest",
+    "RankActionsRequest",
+    "RankResponse",
     "Receipt",
+    "SlateMember",
+    "SlateResponse",
+    "SlotsResponse",
     "openapi_document",
 )
 
@@ -33,8 +49,29 @@ class DecideRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_f
     actions: list[ActionRequest]  # type: ignore[assignment]  # a list of actions that is only read
 
 
-# The OpenAPI document is made from it.
+class RankActionsRequest(RankRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A :class:`RankRequest` as it is read from a body."""
+
+    actions: list[ActionRequest]  # type: ignore[assignment]
+
+
+class DecideSlotsRequest(SlotsRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A :class:`SlotsRequest` as it is read from a body."""
+
+    actions: list[ActionRequest]  # type: ignore[assignment]
+
+
+class DecideSlateRequest(SlateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A :class:`SlateRequest` as it is read from a body."""
+
+    actions: list[ActionRequest]  # type: ignore[assignment]
+
+
+# The OpenAPI document is made from them.
 DecideRequest.__doc__ = DecisionRequest.__doc__
+RankActionsRequest.__doc__ = RankRequest.__doc__
+DecideSlotsRequest.__doc__ = SlotsRequest.__doc__
+DecideSlateRequest.__doc__ = SlateRequest.__doc__
 
 
 class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +102,126 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
     pmf: list[float]
 
 
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the draws of a ranking or of a request with slots.
+
+    Attributes
+    ----------
+    slot
+        To be given back with the outcome; null for a ranking that drew its first position alone.
+    action
+        Id of the chosen action.
+    index
+        Its place among the actions of the request.
+    propensity
+        The probability with which it was drawn, given the draws before.
+    pmf
+        Probability of every action, in the order of the request; 0 for those taken before.
+    """
+
+    slot: str | None
+    action: str
+    index: int
+    propensity: float
+    pmf: list[float]
+
+    @classmethod
+    def of(cls, decision: Decision) -> Self:
+        """What the caller is told of a decision."""
+        return cls(
+            slot=decision.slot,
+            action=decision.actions[decision.chosen].id,
+            index=decision.chosen,
+            propensity=decision.propensity,
+            pmf=decision.pmf,
+        )
+
+
+class RankResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request for a ranking.
+
+    Attributes
+    ----------
+    decision_id
+        To be given back with the outcomes.
+    loop, generation
+        Who decided.
+    ranking
+        Ids of all actions in their order.
+    drawn
+        The positions that were drawn, from the first on; outcomes can be given for these.
+    """
+
+    decision_id: str
+    loop: str
+    generation: int
+    ranking: list[str]
+    drawn: list[Choice]
+
+
+class SlotsResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request with slots.
+
+    Attributes
+    ----------
+    decision_id
+        To be given back with the outcomes.
+    loop, generation
+        Who decided.
+    slots
+        What every slot got, in the order of the request.
+    """
+
+    decision_id: str
+    loop: str
+    generation: int
+    slots: list[Choice]
+
+
+class SlateMember(msgspec.Struct, frozen=True, kw_only=True):
+    """What a place of a slate got.
+
+    Attributes
+    ----------
+    slot
+        The place, to be given back with the outcome.
+    action
+        Id of the action.
+    index
+        Its place among the actions of the request.
+    inclusion
+        The probability with which it is in the slate.
+    """
+
+    slot: str
+    action: str
+    index: int
+    inclusion: float
+
+
+class SlateResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request for a slate.
+
+    Attributes
+    ----------
+    decision_id
+        To be given back with the outcomes.
+    loop, generation
+        Who decided.
+    slate
+        The members, place by place.
+    inclusion
+        Probability of every action of being in the slate, in the order of the request; sums to the
+        number of places.
+    """
+
+    decision_id: str
+    loop: str
+    generation: int
+    slate: list[SlateMember]
+    inclusion: list[float]
+
+
 class OutcomeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A reward for a decision; a list of them can be sent at once.
 
@@ -77,7 +234,7 @@ class OutcomeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     outcome_id
         Idempotency key: the same one counts once. Made up if left out.
     slot
-        Of a multi-slot decision.
+        Of a decision with slots: of a slate, a ranking deeper than 1 or a request with slots.
     guardrails
         Further named rewards.
     """
@@ -117,6 +274,9 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 _ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
     ("decide", "Choose an action", DecideRequest, DecideResponse),
+    ("rank", "Put actions in an order", RankActionsRequest, RankResponse),
+    ("slots", "Choose an action for every slot", DecideSlotsRequest, SlotsResponse),
+    ("slate", "Choose a set of actions", DecideSlateRequest, SlateResponse),
     (
         "reward",
         "Report one outcome or a list of them",
@@ -141,7 +301,8 @@ def openapi_document() -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(
         [*types, ErrorResponse], ref_template="#/components/schemas/{name}"
     )
-    requests, answers, error = schemas[:3], schemas[3:6], schemas[6]
+    count = len(_ROUTES)
+    requests, answers, error = schemas[:count], schemas[count : 2 * count], schemas[-1]
     errors: dict[str, Any] = {
         status: {"description": text, "content": {"application/json": {"schema": error}}}
         for status, text in _ERRORS.items()

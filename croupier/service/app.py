@@ -1,4 +1,4 @@
-"""The HTTP application: three hot routes as raw ASGI, the rest through Starlette."""
+"""The HTTP application: the hot routes as raw ASGI, the rest through Starlette."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ from croupier.eventlog.log import Record
 from croupier.policy.decision import check_reward
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from croupier.policy.events import MAX_ID_LENGTH, Activation, Outcome
+from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
     ActivateRequest,
+    Choice,
     DecideRequest,
     DecideResponse,
+    DecideSlateRequest,
+    DecideSlotsRequest,
     ErrorBody,
     ErrorResponse,
     OutcomeRequest,
+    RankActionsRequest,
+    RankResponse,
     Receipt,
+    SlateMember,
+    SlateResponse,
+    SlotsResponse,
     openapi_document,
 )
 from croupier.service.scorer import uuid7
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from croupier.eventlog.appender import Appender
+    from croupier.policy.events import Decision
     from croupier.service.auth import KeyRing
     from croupier.service.follower import Follower
     from croupier.service.metrics import Metrics
@@ -109,10 +119,16 @@ class Application:
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
         self._decide_decoder = msgspec.json.Decoder(DecideRequest)
+        self._rank_decoder = msgspec.json.Decoder(RankActionsRequest)
+        self._slots_decoder = msgspec.json.Decoder(DecideSlotsRequest)
+        self._slate_decoder = msgspec.json.Decoder(DecideSlateRequest)
         self._outcome_decoder = msgspec.json.Decoder(OutcomeRequest | list[OutcomeRequest])
         self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
         self._hot = {
             "decide": self._decide,
+            "rank": self._rank,
+            "slots": self._slots,
+            "slate": self._slate,
             "reward": self._reward,
             "activate": self._activate,
         }
@@ -167,9 +183,7 @@ class Application:
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
         decision = self._scorer.decide(loop, _decode(self._decide_decoder, body))
-        await self._log([Record.of(decision)])
-        self._metrics.decisions.labels(loop).inc()
-        self._metrics.propensity.labels(loop).observe(decision.propensity)
+        await self._acknowledge([decision])
         return DecideResponse(
             decision_id=decision.decision_id,
             loop=loop,
@@ -179,6 +193,58 @@ class Application:
             propensity=decision.propensity,
             pmf=decision.pmf,
         )
+
+    async def _rank(self, loop: str, body: bytes) -> RankResponse:
+        ranking = self._scorer.rank(loop, _decode(self._rank_decoder, body))
+        await self._acknowledge(ranking.decisions)
+        first = ranking.decisions[0]
+        return RankResponse(
+            decision_id=first.decision_id,
+            loop=loop,
+            generation=first.generation,
+            ranking=[first.actions[index].id for index in ranking.order],
+            drawn=[Choice.of(decision) for decision in ranking.decisions],
+        )
+
+    async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
+        decisions = self._scorer.decide_slots(loop, _decode(self._slots_decoder, body))
+        await self._acknowledge(decisions)
+        return SlotsResponse(
+            decision_id=decisions[0].decision_id,
+            loop=loop,
+            generation=decisions[0].generation,
+            slots=[Choice.of(decision) for decision in decisions],
+        )
+
+    async def _slate(self, loop: str, body: bytes) -> SlateResponse:
+        decisions = self._scorer.decide_slate(loop, _decode(self._slate_decoder, body))
+        await self._acknowledge(decisions)
+        inclusion = logged_inclusion(decisions)
+        members = [
+            SlateMember(
+                slot=str(place),
+                action=decision.actions[decision.chosen].id,
+                index=decision.chosen,
+                inclusion=inclusion[decision.chosen],
+            )
+            for place, decision in enumerate(decisions)
+        ]
+        return SlateResponse(
+            decision_id=decisions[0].decision_id,
+            loop=loop,
+            generation=decisions[0].generation,
+            slate=members,
+            inclusion=inclusion,
+        )
+
+    async def _acknowledge(self, decisions: Sequence[Decision]) -> None:
+        """Log the decisions of one request, all or none, and count each of them as the log does."""
+        await self._log([Record.of(decision) for decision in decisions])
+        loop = decisions[0].loop
+        self._metrics.decisions.labels(loop).inc(len(decisions))
+        propensity = self._metrics.propensity.labels(loop)
+        for decision in decisions:
+            propensity.observe(decision.propensity)
 
     async def _reward(self, loop: str, body: bytes) -> Receipt:
         decoded = _decode(self._outcome_decoder, body)

@@ -11,12 +11,18 @@ import urllib3
 from croupier.policy.decision import DecisionRequest
 from croupier.policy.errors import CroupierError, InvalidInputError
 from croupier.policy.events import Action, Features
+from croupier.policy.ranking import RankRequest
+from croupier.policy.slates import SlateRequest
+from croupier.policy.slots import Slot, SlotsRequest
 from croupier.service.api import (
     ActivateRequest,
     DecideResponse,
     ErrorResponse,
     OutcomeRequest,
+    RankResponse,
     Receipt,
+    SlateResponse,
+    SlotsResponse,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("Client", "ServiceError")
 
 _Answer = TypeVar("_Answer")
+_Item = TypeVar("_Item")
 
 
 class ServiceError(CroupierError):
@@ -137,12 +144,8 @@ class Client:
         urllib3.exceptions.HTTPError
             If the service can't be reached.
         """
-        try:
-            candidates = msgspec.convert(list(actions), list[Action])
-        except msgspec.ValidationError as error:
-            raise InvalidInputError("actions", str(error)) from error
         request = DecisionRequest(
-            actions=candidates,
+            actions=_converted("actions", actions, Action),
             context=context or {},
             decision_id=decision_id,
             excluded=list(excluded),
@@ -152,20 +155,106 @@ class Client:
         )
         return self._post("decide", request, DecideResponse)
 
+    def rank(
+        self,
+        actions: Sequence[Action | dict[str, Any]],
+        context: Features | None = None,
+        *,
+        depth: int = 1,
+        decision_id: str | None = None,
+        excluded: Sequence[str] = (),
+        baseline: str | None = None,
+        deferred: bool = False,
+        audit: Features | None = None,
+    ) -> RankResponse:
+        """Ask for an order of all actions, the first `depth` of them drawn.
+
+        The parameters are those of :class:`~croupier.policy.ranking.RankRequest`; raises as
+        :meth:`decide` does.
+        """
+        request = RankRequest(
+            actions=_converted("actions", actions, Action),
+            context=context or {},
+            depth=depth,
+            decision_id=decision_id,
+            excluded=list(excluded),
+            baseline=baseline,
+            deferred=deferred,
+            audit=audit or {},
+        )
+        return self._post("rank", request, RankResponse)
+
+    def decide_slots(
+        self,
+        actions: Sequence[Action | dict[str, Any]],
+        slots: Sequence[Slot | dict[str, Any]],
+        context: Features | None = None,
+        *,
+        decision_id: str | None = None,
+        deferred: bool = False,
+        audit: Features | None = None,
+    ) -> SlotsResponse:
+        """Ask for an action for every slot.
+
+        The parameters are those of :class:`~croupier.policy.slots.SlotsRequest`, a slot being a
+        :class:`~croupier.policy.slots.Slot` or ``{"id": …, "features": {…}, …}``; raises as
+        :meth:`decide` does.
+        """
+        request = SlotsRequest(
+            actions=_converted("actions", actions, Action),
+            slots=_converted("slots", slots, Slot),
+            context=context or {},
+            decision_id=decision_id,
+            deferred=deferred,
+            audit=audit or {},
+        )
+        return self._post("slots", request, SlotsResponse)
+
+    def decide_slate(
+        self,
+        actions: Sequence[Action | dict[str, Any]],
+        size: int,
+        context: Features | None = None,
+        *,
+        decision_id: str | None = None,
+        excluded: Sequence[str] = (),
+        baseline: str | None = None,
+        deferred: bool = False,
+        audit: Features | None = None,
+    ) -> SlateResponse:
+        """Ask for a set of `size` actions.
+
+        The parameters are those of :class:`~croupier.policy.slates.SlateRequest`; raises as
+        :meth:`decide` does.
+        """
+        request = SlateRequest(
+            actions=_converted("actions", actions, Action),
+            size=size,
+            context=context or {},
+            decision_id=decision_id,
+            excluded=list(excluded),
+            baseline=baseline,
+            deferred=deferred,
+            audit=audit or {},
+        )
+        return self._post("slate", request, SlateResponse)
+
     def reward(
         self,
         decision_id: str,
         reward: float,
         *,
+        slot: str | None = None,
         outcome_id: str | None = None,
         guardrails: dict[str, float] | None = None,
     ) -> Receipt:
-        """Report one outcome; raises as :meth:`decide` does."""
+        """Report one outcome, for one of the slots if there are any; raises as :meth:`decide`."""
         return self.rewards(
             [
                 OutcomeRequest(
                     decision_id=decision_id,
                     reward=reward,
+                    slot=slot,
                     outcome_id=outcome_id,
                     guardrails=guardrails or {},
                 )
@@ -196,3 +285,10 @@ class Client:
                 response.status, "Unknown", f"status {response.status}, not in JSON", None
             ) from None
         raise ServiceError(response.status, refusal.code, refusal.message, refusal.target)
+
+
+def _converted(field: str, items: Sequence[Any], kind: type[_Item]) -> list[_Item]:
+    try:
+        return msgspec.convert(list(items), list[kind])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(field, str(error)) from error

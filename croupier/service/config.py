@@ -7,6 +7,7 @@ import ipaddress
 import msgspec
 
 from croupier.policy.loop import parse_duration
+from croupier.service.secret import parse_secret
 
 __all__ = ("KeyConfig", "ServiceConfig")
 
@@ -51,7 +52,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_body_bytes
         Largest request body.
     registry_poll
-        How often the registry is asked for a new champion.
+        How often the registry is asked for a new plan.
+    draw_secret
+        Key of the draws: 16 to 64 bytes in hexadecimal or base64, the same on every scorer of a
+        loop. None makes one of 32 random bytes, once, and keeps it in the data directory.
     """
 
     host: str = "127.0.0.1"
@@ -60,9 +64,12 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     allow_anonymous: bool = False
     max_body_bytes: int = 1_048_576
     registry_poll: str = "1 s"
+    draw_secret: str | None = None
 
     def __post_init__(self) -> None:
         _require_poll(self.registry_poll)
+        if self.draw_secret is not None:
+            _require_secret(self.draw_secret)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be in [0, 65535], got {self.port}")
         if self.max_body_bytes < 1024:
@@ -87,6 +94,13 @@ def _require_poll(text: str) -> None:
     # Without a pause two processes would do nothing else.
     if not 0.01 <= seconds <= 86_400:
         raise ValueError(f"registry_poll must be in [10 ms, 1 d], got {text!r}")
+
+
+def _require_secret(text: str) -> None:
+    try:
+        parse_secret(text)
+    except ValueError as error:
+        raise ValueError(f"draw_secret: {error}") from None
 
 
 def _is_loopback(host: str) -> bool:

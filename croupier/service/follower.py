@@ -1,11 +1,11 @@
-"""Hot swap: follows the serving directory and hands new generations to the scorer."""
+"""Hot swap: follows the serving directory and hands new plans to the scorer."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
@@ -14,17 +14,43 @@ from croupier.policy.generation import Generation, cold_start
 from croupier.policy.traffic import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from croupier.policy.traffic import Split
     from croupier.service.metrics import Metrics
     from croupier.service.scorer import Scorer
     from croupier.service.serving import ServingDirectory
 
-__all__ = ("Follower", "FollowerReport")
+__all__ = ("Follower", "FollowerReport", "LoopReport")
 
 _log = logging.getLogger(__name__)
 
 _OK = "ok"
 _STALE_AFTER_POLLS = 30
 _STALE_AT_LEAST_S = 30.0
+
+
+class LoopReport(TypedDict):
+    """What ``/readyz`` says of one loop.
+
+    Attributes
+    ----------
+    generation
+        Number of the champion being served; None while only the baseline is.
+    canary, canary_share, shadow
+        Of the plan being served, see :class:`~croupier.policy.traffic.Plan`.
+    killed
+        Why only the baseline is played; None unless the kill switch is on.
+    error
+        What can't be served as it should be, and why; None if all is well.
+    """
+
+    generation: int | None
+    canary: int | None
+    canary_share: float
+    shadow: int | None
+    killed: str | None
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +60,23 @@ class FollowerReport:
     status: str
     registry: str
     registry_age_s: float | None
-    loops: dict[str, dict[str, Any]]
+    loops: dict[str, LoopReport]
 
 
 class Follower:
-    """Polls the serving directory from a thread; a generation is loaded there and swapped in whole.
+    """Polls the serving directory from a thread; a plan is loaded there and swapped in whole.
 
-    A generation that can't be loaded is not served: the one before goes on.
+    A champion that can't be loaded is not served: the one before goes on. A canary or a shadow that
+    can't be loaded is left out.
 
     Parameters
     ----------
     serving
         The directory that the registry mirror keeps.
     scorer
-        Receives the generations.
+        Receives the plans.
     metrics
-        Shows which generation is served.
+        Shows which plan is served.
     poll_s
         Seconds between looks.
     """
@@ -62,6 +89,8 @@ class Follower:
         self._metrics = metrics
         self._poll_s = poll_s
         self._stale_after_s = max(_STALE_AFTER_POLLS * poll_s, _STALE_AT_LEAST_S)
+        self._read: dict[str, Split] = {}
+        self._killed: dict[str, str | None] = {}
         self._errors: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="generation-follower", daemon=True)
@@ -77,23 +106,31 @@ class Follower:
         self._thread.join()
 
     def poll(self) -> None:
-        """Look once at every loop, and swap where the champion has changed."""
+        """Look once at every loop, and swap where the plan has changed."""
         for loop in self._scorer.loops:
+            troubles: list[_Trouble] = []
             try:
-                self._follow(loop)
+                self._follow(loop, troubles)
             except Exception as error:  # noqa: BLE001
-                # Whatever is wrong with the files, the last good generation goes on (invariant 5).
-                if self._errors.get(loop) != str(error):
-                    foreseen = isinstance(error, CroupierError | msgspec.DecodeError | OSError)
-                    _log.error(
-                        "loop %s: the new generation can't be loaded: %s",
-                        loop,
-                        error,
-                        exc_info=None if foreseen else error,
-                    )
-                self._errors[loop] = str(error)
-            else:
-                self._errors.pop(loop, None)
+                # Whatever is wrong with the files, the last good plan goes on (invariant 5).
+                troubles.append(_Trouble(error))
+            self._note(loop, troubles)
+
+    def _note(self, loop: str, troubles: Sequence[_Trouble]) -> None:
+        """Keep what is wrong for the report, and log it when it is new."""
+        said = "; ".join(map(str, troubles))
+        if said and self._errors.get(loop) != said:
+            unforeseen = [each.error for each in troubles if not each.foreseen]
+            _log.error(
+                "loop %s: the plan can't be followed: %s",
+                loop,
+                said,
+                exc_info=unforeseen[0] if unforeseen else None,
+            )
+        if said:
+            self._errors[loop] = said
+        else:
+            self._errors.pop(loop, None)
 
     def report(self) -> FollowerReport:
         """How fresh the registry's word is, and what every loop serves."""
@@ -101,6 +138,7 @@ class Follower:
         degraded = (
             registry != _OK
             or bool(self._errors)
+            or any(self._killed.values())
             or any(self._scorer.plan(loop) is None for loop in self._scorer.loops)
         )
         return FollowerReport(
@@ -125,33 +163,126 @@ class Follower:
             return f"the mirror has been silent for {age_s:.0f} s", age_s
         return state.error or _OK, age_s
 
-    def _loop_report(self, loop: str) -> dict[str, Any]:
+    def _loop_report(self, loop: str) -> LoopReport:
         plan = self._scorer.plan(loop)
-        return {
-            "generation": None if plan is None else plan.champion.number,
-            "error": self._errors.get(loop),
-        }
+        canary = None if plan is None else plan.canary
+        shadow = None if plan is None else plan.shadow
+        return LoopReport(
+            generation=None if plan is None else plan.champion.number,
+            canary=None if canary is None else canary.number,
+            canary_share=0.0 if plan is None or canary is None else plan.canary_share,
+            shadow=None if shadow is None else shadow.number,
+            killed=self._killed.get(loop),
+            error=self._errors.get(loop),
+        )
 
     def _run(self) -> None:
         while not self._stop.wait(self._poll_s):
             self.poll()
 
-    def _follow(self, loop: str) -> None:
-        champion = self._serving.champion(loop)
-        if champion is None:
-            return
+    def _follow(self, loop: str, troubles: list[_Trouble]) -> None:
+        """Swap in what the files say; what can't be followed is added to the troubles."""
         serving = self._scorer.plan(loop)
-        if serving is not None and serving.champion.number == champion.generation:
+        split = self._split(loop, troubles)
+        killed = self._serving.killed(loop)
+        if killed is None and split is not None:
+            killed = split.killed
+        self._killed[loop] = killed
+        self._metrics.killed.labels(loop).set(killed is not None)
+        # Without a plan there is only the baseline, killed or not.
+        plan = None if split is None else self._plan(loop, split, serving, troubles)
+        if plan is None:
             return
-        if champion.generation == 0:
-            generation = cold_start(loop, self._scorer.loop(loop).exploration)
+        plan = replace(plan, killed=killed)
+        if plan != serving:
+            self._scorer.swap(plan)
+            self._show(plan)
+
+    def _split(self, loop: str, troubles: list[_Trouble]) -> Split | None:
+        """What is to be served; as it was last read, if it can't be read."""
+        try:
+            split = self._serving.split(loop)
+        except (OSError, msgspec.DecodeError) as error:
+            troubles.append(_Trouble(error))
         else:
-            path = self._serving.generation_path(loop, champion.generation)
-            generation = Generation.load(path)
-            if (generation.loop, generation.number) != (loop, champion.generation):
-                raise GenerationError(
-                    f"{path} holds generation {generation.number} of loop {generation.loop}"
-                )
-        self._scorer.swap(Plan(generation))
-        self._metrics.generation.labels(loop).set(generation.number)
-        _log.info("loop %s: serving generation %d", loop, generation.number)
+            if split is not None:
+                self._read[loop] = split
+        return self._read.get(loop)
+
+    def _plan(
+        self, loop: str, split: Split, serving: Plan | None, troubles: list[_Trouble]
+    ) -> Plan | None:
+        """Load what isn't served already; None if there is no champion, old or new."""
+        at_hand = {} if serving is None else _generations(serving)
+
+        def loaded(role: str, number: int | None) -> Generation | None:
+            try:
+                return None if number is None else self._generation(loop, number, at_hand)
+            except Exception as error:  # noqa: BLE001
+                # Whatever the files hold, the others go on.
+                troubles.append(_Trouble(error, role))
+                return None
+
+        champion = loaded("champion", split.generation)
+        if champion is None:
+            if serving is None:
+                return None
+            champion = serving.champion
+        canary = loaded("canary", split.canary)
+        if canary is None or canary.number == champion.number:
+            return Plan(champion, shadow=loaded("shadow", split.shadow))
+        return Plan(
+            champion,
+            canary=canary,
+            canary_share=split.canary_share,
+            shadow=loaded("shadow", split.shadow),
+        )
+
+    def _generation(self, loop: str, number: int, at_hand: dict[int, Generation]) -> Generation:
+        if number in at_hand:
+            return at_hand[number]
+        if number == 0:
+            return cold_start(loop, self._scorer.loop(loop).exploration)
+        path = self._serving.generation_path(loop, number)
+        generation = Generation.load(path)
+        if (generation.loop, generation.number) != (loop, number):
+            raise GenerationError(
+                f"{path} holds generation {generation.number} of loop {generation.loop}"
+            )
+        return generation
+
+    def _show(self, plan: Plan) -> None:
+        """Put a new plan into metrics and log."""
+        loop = plan.champion.loop
+        self._metrics.generation.labels(loop).set(plan.champion.number)
+        self._metrics.canary_share.labels(loop).set(plan.canary_share)
+        _log.info(
+            "loop %s: serving generation %d%s%s%s",
+            loop,
+            plan.champion.number,
+            "" if plan.canary is None else f", {plan.canary.number} on {plan.canary_share:.3g}",
+            "" if plan.shadow is None else f", {plan.shadow.number} as shadow",
+            "" if plan.killed is None else f"; killed, the baseline is played: {plan.killed}",
+        )
+
+
+def _generations(plan: Plan) -> dict[int, Generation]:
+    served = (plan.champion, plan.canary, plan.shadow)
+    return {each.number: each for each in served if each is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Something that can't be followed, and the role of the generation that it is about."""
+
+    error: Exception
+    role: str | None = None
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether its text says enough; anything else leaves its traceback in the log."""
+        return isinstance(self.error, CroupierError | msgspec.DecodeError | OSError)
+
+    def __str__(self) -> str:
+        text = str(self.error) or type(self.error).__name__
+        return text if self.role is None else f"{self.role}: {text}"

@@ -50,6 +50,18 @@ class Metrics:
         self.generation = Gauge(
             "croupier_generation", "Generation being served", ["loop"], registry=self.registry
         )
+        self.canary_share = Gauge(
+            "croupier_canary_share",
+            "Share of the traffic that the canary gets",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.killed = Gauge(
+            "croupier_killed",
+            "1 while the kill switch is on and only the baseline is played",
+            ["loop"],
+            registry=self.registry,
+        )
         self.log_depth = Gauge(
             "croupier_log_queue_depth", "Records waiting for the log", registry=self.registry
         )

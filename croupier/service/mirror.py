@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -23,11 +24,19 @@ import msgspec
 
 from croupier.policy.errors import GenerationError
 from croupier.policy.generation import Generation, registered_model_name
+from croupier.policy.traffic import (
+    CANARY,
+    CHAMPION,
+    KILLED_TAG,
+    SHADOW,
+    Split,
+    canary_share,
+)
 from croupier.service.scorer import now_us
-from croupier.service.serving import Champion, RegistryState, ServingDirectory
+from croupier.service.serving import RegistryState, ServingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ("MirrorJob", "MirrorProcess", "main", "mirror_registry", "registry_is_new")
 
@@ -146,7 +155,7 @@ def _end_with_service() -> None:
 
 
 def mirror_registry(job: MirrorJob) -> None:
-    """Copy champions from the registry to the serving directory, for ever."""
+    """Copy plans from the registry to the serving directory, for ever."""
     mirror = _Mirror(job)
     while True:
         mirror.look()
@@ -171,7 +180,7 @@ class _Mirror:
         self._whole: set[tuple[str, int]] = set()
 
     def look(self) -> None:
-        """Ask for the champions, fetch what is new, and note how it went."""
+        """Ask for the plans, fetch what is new, and note how it went."""
         try:
             error = self._look()
             self._answered = now_us()
@@ -197,21 +206,46 @@ class _Mirror:
             self._client = _client(self._job.tracking_uri)
         errors = []
         for loop in self._job.loops:
-            version = _champion_version(self._client, loop)
+            registered = _registered(self._client, loop)
             try:
-                self._mirror_loop(loop, version)
+                errors += [f"loop {loop}: {each}" for each in self._mirror_loop(loop, registered)]
             except Exception as error:  # noqa: BLE001
-                # One loop's broken generation must not keep the others from theirs.
+                # One loop's trouble must not keep the others from their generations.
                 errors.append(f"loop {loop}: {_first_line(error)}")
         return "; ".join(errors) or None
 
-    def _mirror_loop(self, loop: str, version: Any) -> None:
-        number = 0 if version is None else _generation_number(version)
-        if number != 0:
-            self._require_whole(loop, number, version)
-        if self._serving.champion(loop) != Champion(generation=number):
-            self._serving.write_champion(loop, Champion(generation=number))
-            _prune(self._serving, loop, number)
+    def _mirror_loop(self, loop: str, registered: _Registered) -> list[str]:
+        """Write a loop's plan down once its generations are here; gives what is wrong with it.
+
+        A champion that can't be had leaves the one before in place, and another generation is left
+        out: neither keeps the kill switch from the scorers.
+        """
+        before, errors = self._written(loop), []
+        numbers: dict[str, int] = {}
+        for alias, version in registered.versions.items():
+            try:
+                numbers[alias] = number = _generation_number(version)
+                self._require_whole(loop, number, version)
+            except Exception as error:  # noqa: BLE001
+                numbers.pop(alias, None)
+                errors.append(f"{alias}: {_first_line(error)}")
+        if CHAMPION in registered.versions and CHAMPION not in numbers:
+            if before is None:
+                return errors
+            numbers[CHAMPION] = before.generation
+        split = _split(numbers, registered.tags, errors)
+        if split != before:
+            self._serving.write_split(loop, split)
+            _prune(self._serving, loop, split)
+        return errors
+
+    def _written(self, loop: str) -> Split | None:
+        """What was written of a loop; None too if it can't be read, and has to be written anew."""
+        try:
+            return self._serving.split(loop)
+        except msgspec.DecodeError as error:
+            _log.warning("loop %s: its plan is written again: %s", loop, error)
+            return None
 
     def _require_whole(self, loop: str, number: int, version: Any) -> None:
         """Have the generation in place; what is there already is checked once."""
@@ -230,24 +264,59 @@ def _client(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
-def _champion_version(client: Any, loop: str) -> Any:
-    """The model version that bears the alias ``champion``; None if there is none."""
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """What the registry says of a loop: model versions by alias, and the model's tags."""
+
+    versions: dict[str, Any]
+    tags: dict[str, str]
+
+
+def _registered(client: Any, loop: str) -> _Registered:
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
+    name = registered_model_name(loop)
     try:
-        return client.get_model_version_by_alias(registered_model_name(loop), "champion")
+        model = client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return _Registered({}, {})
         raise
+    versions = {
+        alias: client.get_model_version(name, model.aliases[alias])
+        for alias in (CHAMPION, CANARY, SHADOW)
+        if alias in model.aliases
+    }
+    return _Registered(versions, model.tags)
+
+
+def _split(numbers: Mapping[str, int], tags: Mapping[str, str], errors: list[str]) -> Split:
+    """The plan of these generations; what is wrong with the canary's share is added to errors."""
+    champion, canary, share = numbers.get(CHAMPION, 0), numbers.get(CANARY), 0.0
+    if canary == champion:
+        # It has been promoted this moment, and its alias is about to go.
+        canary = None
+    if canary is not None:
+        try:
+            share = canary_share(tags)
+        except ValueError as error:
+            errors.append(f"{CANARY}: {error}")
+            canary = None
+    return Split(
+        generation=champion,
+        canary=canary,
+        canary_share=share,
+        shadow=numbers.get(SHADOW),
+        killed=tags.get(KILLED_TAG),
+    )
 
 
 def _generation_number(version: Any) -> int:
     tag = version.tags.get("generation", "")
     if not (tag.isascii() and tag.isdigit()):
         raise GenerationError(
-            f"the champion, version {version.version} of model {version.name}, has no number in "
-            f"its tag 'generation'; only generations that Croupier published can be served"
+            f"version {version.version} of model {version.name} has no number in its tag "
+            f"'generation'; only generations that Croupier published can be served"
         )
     return int(tag)
 
@@ -280,12 +349,12 @@ def _fetch(client: Any, version: Any, serving: ServingDirectory, loop: str, numb
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _prune(serving: ServingDirectory, loop: str, champion: int) -> None:
-    """Keep the champion and the few newest generations, for a quick rollback."""
+def _prune(serving: ServingDirectory, loop: str, split: Split) -> None:
+    """Keep what is served and the few newest generations, for a quick rollback."""
     paths = list((serving.root / loop).iterdir())
     numbers = sorted(int(path.name) for path in paths if path.name.isdigit())
     for number in numbers[:-_KEPT_GENERATIONS]:
-        if number != champion:
+        if number not in {split.generation, split.canary, split.shadow}:
             shutil.rmtree(serving.generation_path(loop, number), ignore_errors=True)
     for path in paths:
         # Of a mirror that was killed while it fetched.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from croupier.policy.decision import (
     Circumstances,
@@ -16,19 +18,27 @@ from croupier.policy.decision import (
 )
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scored_once
+from croupier.policy.slates import check_slate_request, decide_slate
+from croupier.policy.slots import SLOT, check_slots_request, fill_slots
 from croupier.policy.traffic import Plan, uniform_share
 from croupier.service.json_values import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from croupier.policy.events import Decision, LearningMode
+    from croupier.policy.events import Decision, Features, LearningMode
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
+    from croupier.policy.ranking import Ranking, RankRequest
+    from croupier.policy.slates import SlateRequest
+    from croupier.policy.slots import SlotsRequest
 
 __all__ = ("Scorer", "now_us", "uuid7")
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Scorer:
@@ -106,15 +116,52 @@ class Scorer:
         InvalidInputError
             If the request is not a valid one.
         """
-        config = self.loop(loop)
         check_request(request)
-        check_json("audit", request.audit)
-        try:
-            return self._decide(config, loop, request)
-        except InvalidInputError as error:
-            raise _in_the_request(error, request) from error
+        return self._choose(self._begin(loop, request), request)
 
-    def _decide(self, config: LoopConfig, loop: str, request: DecisionRequest) -> Decision:
+    def rank(self, loop: str, request: RankRequest) -> Ranking:
+        """Put actions in an order; otherwise as :meth:`decide`."""
+        check_rank_request(request)
+        turn = self._begin(loop, request)
+        if turn.plan is not None:
+            turn.plan = scored_once(turn.plan)
+        return rank(request, partial(self._choose, turn))
+
+    def decide_slots(self, loop: str, request: SlotsRequest) -> list[Decision]:
+        """Decide slot by slot, in the request's order; otherwise as :meth:`decide`.
+
+        A slot that can't be scored gets its baseline, whatever the slots before it got.
+        """
+        check_slots_request(request)
+        turn = self._begin(loop, request)
+        # What is wrong with a slot's context after this is wrong with the slot.
+        self._encoder.encode_context(request.context)
+        places = {slot.id: place for place, slot in enumerate(request.slots)}
+
+        def choose(each: DecisionRequest, *, slot: str | None = None) -> Decision:
+            try:
+                return self._choose(turn, each, slot=slot)
+            except InvalidInputError as error:
+                raise _in_the_slot(error, places[slot or ""]) from error
+
+        return fill_slots(request, choose)
+
+    def decide_slate(self, loop: str, request: SlateRequest) -> list[Decision]:
+        """Decide a set of actions, one for every place; otherwise as :meth:`decide`."""
+        check_slate_request(request)
+        turn = self._begin(loop, request)
+
+        def draw(plan: Plan) -> list[Decision]:
+            return decide_slate(request, plan, turn.circumstances, on_failure=self._note_failure)
+
+        drawn = self._drawn(turn, request, draw)
+        if drawn is None:
+            return draw_in_turn(request, request.size, partial(self._fall_back, turn))
+        return drawn
+
+    def _begin(self, loop: str, request: DecisionRequest | SlotsRequest) -> _Turn:
+        config = self.loop(loop)
+        check_json("audit", request.audit)
         ts = self._clock()
         circumstances = Circumstances(
             decision_id=request.decision_id if request.decision_id is not None else uuid7(ts),
@@ -123,33 +170,64 @@ class Scorer:
             uniform=uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
             secret=self._secret,
         )
-        plan = self._plans.get(loop)
-        if plan is None:
-            self._check_features(request)
-            reason, number = "no generation", 0
-        else:
-            if not _is_scored(plan, config.learning_mode):
-                self._check_features(request)
+        return _Turn(loop, self._plans.get(loop), circumstances)
+
+    def _choose(
+        self, turn: _Turn, request: DecisionRequest, *, slot: str | None = None
+    ) -> Decision:
+        def draw(plan: Plan) -> Decision:
+            return decide(
+                request, plan, turn.circumstances, slot=slot, on_failure=self._note_failure
+            )
+
+        drawn = self._drawn(turn, request, draw)
+        return self._fall_back(turn, request, slot=slot) if drawn is None else drawn
+
+    def _drawn(
+        self, turn: _Turn, request: DecisionRequest, draw: Callable[[Plan], _T]
+    ) -> _T | None:
+        """What is drawn from the plan; None if nothing can be, and the baseline has to be played.
+
+        Whatever an oracle does, the application gets an answer (invariant 5).
+        """
+        try:
+            if turn.plan is None or not _is_scored(turn.plan, turn.circumstances.learning_mode):
+                self._check_features(turn, request)
+            if turn.plan is None:
+                return None
             try:
-                return decide(request, plan, circumstances, on_failure=self._note_failure)
+                return draw(turn.plan)
             except InvalidInputError:
                 raise
             except Exception as error:  # noqa: BLE001
-                # Whatever an oracle does, the application gets an answer (invariant 5).
-                self._note_failure(plan.champion, error)
-                self._check_features(request)
-                reason, number = "scoring failed", plan.champion.number
-        if self._on_fallback is not None:
-            self._on_fallback(loop, reason)
-        return decide_baseline(request, circumstances, loop=loop, generation=number)
+                self._note_failure(turn.plan.champion, error)
+                self._check_features(turn, request)
+                return None
+        except InvalidInputError as error:
+            raise _in_the_request(error, request) from error
 
-    def _check_features(self, request: DecisionRequest) -> None:
+    def _fall_back(
+        self, turn: _Turn, request: DecisionRequest, *, slot: str | None = None
+    ) -> Decision:
+        reason, number = "no generation", 0
+        if turn.plan is not None:
+            reason, number = "scoring failed", turn.plan.champion.number
+        if self._on_fallback is not None:
+            self._on_fallback(turn.loop, reason)
+        return decide_baseline(
+            request, turn.circumstances, loop=turn.loop, generation=number, slot=slot
+        )
+
+    def _check_features(self, turn: _Turn, request: DecisionRequest) -> None:
         """Refuse features that no oracle could read, where none has looked at them.
 
         An application must not find out on the day of its first promotion, nor the training in
         what was logged until then.
         """
-        self._encoder.encode(request.context, request.actions)
+        # The draws of a ranking share a context, the actions are those of all draws.
+        if turn.checked is not request.context:
+            self._encoder.encode(request.context, request.actions)
+            turn.checked = request.context
 
     def _note_failure(self, generation: Generation, error: Exception) -> None:
         """Log the first failure of a generation; more would come at the rate of requests."""
@@ -161,6 +239,26 @@ class Scorer:
                 generation.number,
                 exc_info=error,
             )
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One request's turn, of one draw or of several.
+
+    Attributes
+    ----------
+    loop, plan
+        Of the request; what was being served when it came.
+    circumstances
+        Of all its draws.
+    checked
+        The context whose features were looked at last.
+    """
+
+    loop: str
+    plan: Plan | None
+    circumstances: Circumstances
+    checked: Features | None = None
 
 
 def _is_scored(plan: Plan, learning_mode: LearningMode) -> bool:
@@ -178,6 +276,14 @@ def _in_the_request(error: InvalidInputError, request: DecisionRequest) -> Inval
             field = f"actions[{position}].{error.field.removeprefix(by_id)}"
             return InvalidInputError(field, error.expected)
     return error
+
+
+def _in_the_slot(error: InvalidInputError, place: int) -> InvalidInputError:
+    """Name a slot by its place, where an oracle found it in the context."""
+    if error.field != "context" and not error.field.startswith("context."):
+        return error
+    field = error.field.removeprefix("context").removeprefix(f".{SLOT}")
+    return InvalidInputError(f"slots[{place}]{field}", error.expected)
 
 
 def now_us() -> int:

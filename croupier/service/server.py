@@ -24,6 +24,7 @@ from croupier.service.metrics import Metrics
 from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
 from croupier.service.protocol import HttpProtocol
 from croupier.service.scorer import Scorer
+from croupier.service.secret import kept_secret, parse_secret
 from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ class ServiceSetup:
     ----------
     service, log, loops
         Configuration.
-    log_dir, serving_dir, address_file
-        Where the event log, the mirrored generations and the service's address are kept.
+    log_dir, serving_dir, address_file, secret_file
+        Where the event log, the mirrored generations, the service's address and the secret of its
+        draws are kept.
     tracking_uri
         Of MLflow.
     """
@@ -71,7 +73,19 @@ class ServiceSetup:
     log_dir: Path
     serving_dir: Path
     address_file: Path
+    secret_file: Path
     tracking_uri: str
+
+    def draw_secret(self) -> bytes:
+        """The configured secret of the draws, or the one that is kept in the file.
+
+        Raises
+        ------
+        ConfigError
+            If it can't be kept there.
+        """
+        given = self.service.draw_secret
+        return kept_secret(self.secret_file) if given is None else parse_secret(given)
 
 
 def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
@@ -133,6 +147,7 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
     scorer = Scorer(
         setup.loops,
         on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
+        secret=setup.draw_secret(),
     )
     serving = ServingDirectory(setup.serving_dir)
     if registry_is_new(setup.tracking_uri):

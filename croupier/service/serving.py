@@ -1,9 +1,10 @@
 """The serving directory: what the registry mirror writes and the scorers of a machine read.
 
 ``<root>/registry.json`` says when the registry last answered; ``<root>/<loop>/champion.json``
-names the generation to serve, and ``<root>/<loop>/<number>/`` holds it. Files are replaced in one
-step, so that a reader never sees half of one, and stay when the registry goes away: they are the
-last good generation.
+names the champion and, since they came later, the canary, the shadow and the registry's kill
+switch; ``<root>/<loop>/<number>/`` holds a generation. ``<root>/<loop>/killed.json`` is this
+machine's own kill switch, which needs no registry. Files are replaced in one step, so that a reader
+never sees half of one, and stay when the registry goes away: they are the last good plan.
 """
 
 from __future__ import annotations
@@ -13,18 +14,30 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from croupier.policy.traffic import Split
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("Champion", "RegistryState", "ServingDirectory")
+__all__ = ("KillSwitch", "RegistryState", "ServingDirectory")
 
 _T = TypeVar("_T")
 
 
-class Champion(msgspec.Struct, frozen=True, kw_only=True):
-    """Which generation to serve; 0 is the cold start, which needs no files."""
+class KillSwitch(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine's own kill switch, turned on.
 
-    generation: int
+    Attributes
+    ----------
+    reason, by
+        Why, and who did it.
+    since_us
+        When, in microseconds since the Unix epoch.
+    """
+
+    reason: str
+    by: str
+    since_us: int
 
 
 class RegistryState(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,25 +64,54 @@ class ServingDirectory:
     def start_cold(self, loop: str) -> None:
         """Serve the cold start until the registry says otherwise, unless it already has."""
         if not (self.root / loop / "champion.json").exists():
-            self.write_champion(loop, Champion(generation=0))
+            self.write_split(loop, Split(generation=0))
 
     def generation_path(self, loop: str, number: int) -> Path:
         """Directory of one generation's files."""
         return self.root / loop / str(number)
 
-    def champion(self, loop: str) -> Champion | None:
-        """The generation to serve; None if the registry was never heard of.
+    def split(self, loop: str) -> Split | None:
+        """The generations to serve; None if the registry was never heard of.
 
         Raises
         ------
         msgspec.DecodeError
             If the file is damaged.
         """
-        return self._read(self.root / loop / "champion.json", Champion)
+        return self._read(self.root / loop / "champion.json", Split)
 
-    def write_champion(self, loop: str, champion: Champion) -> None:
-        """Name the generation to serve."""
-        _replace(self.root / loop / "champion.json", msgspec.json.encode(champion))
+    def write_split(self, loop: str, split: Split) -> None:
+        """Name the generations to serve."""
+        _replace(self.root / loop / "champion.json", msgspec.json.encode(split))
+
+    def kill_switch(self, loop: str) -> KillSwitch | None:
+        """The machine's own kill switch; None unless it is on.
+
+        Raises
+        ------
+        msgspec.DecodeError
+            If the file is damaged.
+        """
+        return self._read(self.root / loop / "killed.json", KillSwitch)
+
+    def kill(self, loop: str, switch: KillSwitch) -> None:
+        """Turn this machine's kill switch on."""
+        _replace(self.root / loop / "killed.json", msgspec.json.encode(switch))
+
+    def resume(self, loop: str) -> None:
+        """Turn this machine's kill switch off."""
+        (self.root / loop / "killed.json").unlink(missing_ok=True)
+
+    def killed(self, loop: str) -> str | None:
+        """Why this machine plays only the baseline; None if it doesn't.
+
+        Whoever put a file there that can't be read wanted the switch on.
+        """
+        try:
+            switch = self.kill_switch(loop)
+        except (OSError, msgspec.DecodeError) as error:
+            return f"killed.json can't be read: {error}"
+        return None if switch is None else switch.reason
 
     def state(self) -> RegistryState | None:
         """The registry's state as last seen."""

@@ -72,7 +72,8 @@ class Shop:
     def follow(self) -> None:
         """Serve the champions."""
         for loop in self.scorer.loops:
-            self.scorer.swap(Plan(self.registry.load(loop, self.registry.champion(loop))))
+            champion = self.nightly.generation(loop, self.registry.champion(loop))
+            self.scorer.swap(Plan(champion))
 
     def log(self) -> SqliteEventLog:
         return SqliteEventLog(self.root / "log", synchronous="normal")

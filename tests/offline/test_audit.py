@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from croupier.offline.audit import PropensityAudit, audit_propensities, draws_test
 from croupier.offline.lake import SCHEMAS
@@ -15,6 +17,7 @@ from croupier.policy.exploration import EpsilonGreedy, SquareCB
 from croupier.policy.generation import cold_start
 from croupier.policy.sampling import draw_key
 from tests.offline.logs import EPOCH_US
+from tests.offline.shapes import SHAPES, log_of
 from tests.offline.worlds import World, random_world
 
 if TYPE_CHECKING:
@@ -161,3 +164,90 @@ def test_the_draws_test_doesn_t_depend_on_the_order_of_actions(log: pl.DataFrame
     one, two = draws_test(log), draws_test(turned)
     assert one.statistic == pytest.approx(two.statistic)
     assert one.dof == two.dof
+
+
+@pytest.fixture(scope="module")
+def shapes(world: World) -> pl.DataFrame:
+    """Rankings, slots and slates of 2 and 3, drawn; slates of the baseline."""
+    policy = world.generation(1, EpsilonGreedy(epsilon=0.4))
+    drawn = [log_of(world, policy, shape, 200, seed=7) for shape in SHAPES]
+    larger = log_of(world, policy, "slate", 200, seed=8, size=3)
+    baseline = log_of(world, policy, "slate", 50, seed=9, mode="apprentice")
+    return pl.concat([*drawn, larger, baseline])
+
+
+def test_every_shape_is_audited(shapes: pl.DataFrame) -> None:
+    """All rows are replayed; of a slate one place is tested. False alarm: 1e-3 a test."""
+    found = audit_propensities(shapes)
+    assert is_sound(found)
+    assert found.decisions == found.replayed == len(shapes) == 4 * 400 + 200 + 100
+    assert found.test is not None
+    assert found.test.n == 400 + 400 + 200 + 200 + 100
+    assert min(found.test.p_value, found.test.bin_p_value) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"slot": "1"},
+        {"slot": "2"},
+        {"slot": "top"},
+        {"slot": None},
+        {"slate_size": None},
+        {"slate_size": 3},
+        {"slate_size": 5},
+        {"draw_key": "not a key"},
+        {"draw_key": draw_key("shop", 1, "another")},
+        {"draw_key": "f" * 17},
+        {"pmf": [0.7, 0.1, 0.1, 0.1]},
+        {"pmf": [0.5, 0.5, 0.0, 0.0]},
+        {"chosen": 3},
+    ],
+    ids=str,
+)
+def test_one_altered_place_of_a_slate_is_found(
+    shapes: pl.DataFrame, changed: dict[str, Any]
+) -> None:
+    """Of a first place, in which another action than the last was put."""
+    slates = shapes.filter((pl.col("slate_size") == 2) & (pl.col("context").str.contains("x0")))
+    first = slates.with_row_index().filter(
+        (pl.col("slot") == "0") & (pl.col("chosen") == 2) & (pl.col("index") > ROW)
+    )
+    found = slates[first["index"][0] - ROW :]
+    row = found.row(ROW, named=True)
+    assert (row["slot"], row["chosen"]) == ("0", 2)
+    assert is_sound(audit_propensities(found))
+    assert not is_sound(audit_propensities(altered(found, **changed)))
+
+
+def p_values(world: World, *, all_places: bool) -> list[float]:
+    """Of the draws tests of 60 small logs of slates of 2 from 4, of two policies."""
+    found = []
+    for seed in range(60):
+        policy = world.generation(1, EpsilonGreedy(epsilon=0.8))
+        slates = log_of(world, policy, "slate", 150, seed)
+        if all_places:
+            slates = slates.with_columns(slate_size=pl.lit(None, dtype=pl.Int64))
+        found.append(draws_test(slates).p_value)
+    return found
+
+
+def test_the_draws_test_of_slates_is_calibrated(world: World) -> None:
+    """P-values are even if one place of a slate is tested, and would not be with both.
+
+    False alarm: 1e-3, with seeds that are fixed.
+    """
+    assert stats.kstest(p_values(world, all_places=False), "uniform").pvalue > 1e-3
+    assert stats.kstest(p_values(world, all_places=True), "uniform").pvalue < 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_draws_from_another_pmf_than_the_logged_one_are_found(world: World, shape: Any) -> None:
+    """The logged pmf is mixed with the even one over what it can draw, by a half."""
+    policy = world.generation(1, EpsilonGreedy(epsilon=0.2))
+    log = log_of(world, policy, shape, 600, seed=3)
+    pmfs = [np.array(each) for each in log["pmf"].to_list()]
+    mixed = [0.5 * each + 0.5 * (each > 0.0) / np.count_nonzero(each) for each in pmfs]
+    wrong = log.with_columns(pmf=pl.Series([each.tolist() for each in mixed]))
+    assert draws_test(wrong).combined_p_value < 1e-6
+    assert draws_test(log).combined_p_value > 1e-3

@@ -56,34 +56,39 @@ def loops(draw: st.DrawFn, name: str) -> Loop:
         reward_min=-4.0,
         reward_max=4.0,
     )
-    ids = st.integers(0, 6).map(lambda number: f"d{number}")
+    ids = st.integers(0, 4).map(lambda number: f"d{number}")
+    slots = st.sampled_from([None, None, "0", "1"])
     times = st.integers(-20, 80).map(lambda ms: EPOCH_US + ms * MS)
     # Few moments, so that outcomes tie and meet the window's end to the microsecond.
     near = st.sampled_from([-1, 0, 1]).flatmap(lambda us: times.map(lambda ts: ts + us))
     events: st.SearchStrategy[Event] = st.one_of(
         st.builds(
-            lambda of, ts, deferred: decision(of, ts, loop=name, deferred=deferred),
+            lambda of, ts, deferred, slot: decision(
+                of, ts, loop=name, deferred=deferred, slot=slot
+            ),
             ids,
             times,
             st.booleans(),
+            slots,
         ),
         st.builds(
-            lambda of, number, ts, reward: outcome(
-                of, f"o{number}", ts, loop=name, reward=reward / 16
+            lambda of, number, ts, reward, slot: outcome(
+                of, f"o{number}", ts, loop=name, reward=reward / 16, slot=slot
             ),
             ids,
             st.integers(0, 30),
             near,
             rewards,
+            slots,
         ),
         st.builds(lambda of, ts: Activation(decision_id=of, loop=name, ts=ts), ids, near),
     )
     return Loop(name, config, draw(st.lists(events, max_size=40)))
 
 
-def first_by(events: Sequence[Any], id_of: Callable[[Any], str]) -> list[Any]:
+def first_by(events: Sequence[Any], id_of: Callable[[Any], object]) -> list[Any]:
     """Events without those whose id was there before."""
-    found: dict[str, Any] = {}
+    found: dict[object, Any] = {}
     for event in events:
         found.setdefault(id_of(event), event)
     return list(found.values())
@@ -112,7 +117,7 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
     config, window = loop.config, loop.config.attribution_window_us
     decisions = first_by(
         [event for event in loop.events if isinstance(event, Decision)],
-        lambda event: event.decision_id,
+        lambda event: (event.decision_id, event.slot),
     )
     outcomes = first_by(
         [event for event in loop.events if isinstance(event, Outcome)],
@@ -122,19 +127,24 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
         event.decision_id: event.ts
         for event in reversed([each for each in loop.events if isinstance(each, Activation)])
     }
-    decided = {event.decision_id: event.ts for event in decisions}
+    decided = {(event.decision_id, event.slot): event.ts for event in decisions}
     rows = []
     for event in decisions:
         end = event.ts + window
         activated = activations.get(event.decision_id)
         if end >= as_of or (event.deferred and (activated is None or activated > end)):
             continue
-        counted = [each for each in outcomes if each.decision_id == event.decision_id]
+        counted = [
+            each
+            for each in outcomes
+            if (each.decision_id, each.slot) == (event.decision_id, event.slot)
+        ]
         counted = [each for each in counted if each.ts <= end]
         first = min((each.ts for each in counted), default=None)
         rows.append(
             {
                 "decision_id": event.decision_id,
+                "slot": event.slot,
                 "reward": aggregate(config.aggregation, counted)
                 if counted
                 else config.default_reward,
@@ -151,10 +161,11 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
         defaulted=len(rows) - observed,
         open=sum(ts + window >= as_of for ts in decided.values()),
         late=sum(
-            each.decision_id in decided and each.ts > decided[each.decision_id] + window
+            (each.decision_id, each.slot) in decided
+            and each.ts > decided[each.decision_id, each.slot] + window
             for each in outcomes
         ),
-        orphans=sum(each.decision_id not in decided for each in outcomes),
+        orphans=sum((each.decision_id, each.slot) not in decided for each in outcomes),
     )
     return rows, report
 
@@ -188,7 +199,7 @@ def test_interactions_are_those_of_the_reference(
             joined = lake.scan("interactions", loop.name).sort("offset").collect()
             assert joined.select(list(rows[0]) if rows else []).to_dicts() == rows
             decided = lake.scan("decisions", loop.name).join(
-                joined.lazy(), on="decision_id", how="semi"
+                joined.lazy(), on=("decision_id", "slot"), how="semi", nulls_equal=True
             )
             shared = SCHEMAS["decisions"].names()
             assert joined.select(shared).equals(decided.sort("offset").collect())
@@ -287,6 +298,41 @@ def test_a_decision_is_joined_as_soon_as_its_window_has_closed(
     sink(log, lake)
     assert join(lake, "shop", config, closes) == JoinReport(0, 0, 0, open=1, late=0, orphans=0)
     assert join(lake, "shop", config, closes + 1).joined == 1
+
+
+def test_every_slot_has_its_own_reward(log: SqliteEventLog, lake: Lake) -> None:
+    """An outcome is for the slot it names; one that names none is for a decision that has none."""
+    config = LoopConfig(aggregation="sum", default_reward=0.25)
+    append(
+        log,
+        [
+            *(decision("slots", slot=slot, deferred=True) for slot in ("top", "side", "foot")),
+            Activation(decision_id="slots", loop="shop", ts=EPOCH_US + MS),
+            *(decision("shelved", slot=slot, deferred=True) for slot in ("top", "side")),
+            decision("single"),
+            outcome("slots", "1", slot="side", reward=0.5),
+            outcome("slots", "2", slot="side", reward=0.125),
+            outcome("slots", "3", slot="top"),
+            outcome("slots", "4"),
+            outcome("slots", "5", slot="bottom"),
+            outcome("single", "6", reward=0.75),
+            outcome("single", "7", slot="top"),
+        ],
+    )
+    sink(log, lake)
+    later = EPOCH_US + 10**12
+    assert join(lake, "shop", config, later) == JoinReport(
+        joined=4, observed=3, defaulted=1, open=0, late=0, orphans=3
+    )
+    rows = table(lake.root, "interactions")
+    assert rows.select("decision_id", "slot", "reward", "outcomes").rows() == [
+        ("slots", "top", 1.0, 1),
+        ("slots", "side", 0.625, 2),
+        ("slots", "foot", 0.25, 0),
+        ("single", None, 0.75, 1),
+    ]
+    assert rows["fold"].unique().sort().to_list() == sorted({fold_of("slots"), fold_of("single")})
+    assert join(lake, "shop", config, later).joined == 0
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

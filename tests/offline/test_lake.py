@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import polars as pl
 import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
 
 from croupier.offline.lake import SCHEMAS, Lake, LakeLockedError, TableName
 from croupier.policy.errors import InvalidInputError
@@ -113,6 +114,60 @@ def test_columns_may_come_in_any_order(lake: Lake) -> None:
     rows = audits(1)
     lake.append("audits", rows.select(reversed(rows.columns)))
     assert lake.scan("audits").collect().equals(rows)
+
+
+ADDED = ["slate_size", "shadow"]
+
+
+def write_old(lake: Lake, table: TableName, rows: pl.DataFrame, *, without: list[str]) -> None:
+    """Write a table as code did that didn't know some columns."""
+    write_deltalake(
+        lake.root / table,
+        rows.drop(without),
+        partition_by=["loop", "date"] if "date" in rows.columns else ["loop"],
+        commit_properties=CommitProperties(app_transactions=[Transaction("me", 3)]),
+    )
+
+
+def test_a_table_gains_columns(lake: Lake) -> None:
+    """What was written before has nulls in them, in every version."""
+    write_old(lake, "interactions", interactions(2), without=ADDED)
+    before = lake.scan("interactions", "shop").sort("offset").collect()
+    assert before.equals(interactions(2))
+    assert before.schema == SCHEMAS["interactions"]
+
+    shadow = {"generation": 4, "pmf": [0.25, 0.75]}
+    fresh = interactions(1).with_columns(
+        offset=pl.lit(2, dtype=pl.Int64),
+        slot=pl.lit("0"),
+        slate_size=pl.lit(2, dtype=pl.Int64),
+        shadow=pl.lit(shadow, dtype=SCHEMAS["interactions"]["shadow"]),
+    )
+    lake.append("interactions", fresh, app="me", progress=9)
+    rows = lake.scan("interactions", "shop").sort("offset").collect()
+    assert rows.schema == SCHEMAS["interactions"]
+    assert rows.equals(pl.concat([interactions(2), fresh]))
+    assert rows["shadow"].to_list() == [None, None, shadow]
+    assert lake.progress("interactions", "me") == 9
+    assert lake.scan_version("interactions", 0, "shop").sort("offset").collect().equals(before)
+    # By columns and by rows, as the join and the audit read.
+    some = lake.scan("interactions").filter(pl.col("slate_size").is_null()).select("offset", "slot")
+    assert sorted(some.collect().rows()) == [(0, None), (1, None)]
+
+
+def test_a_table_that_gained_columns_can_be_replaced(lake: Lake) -> None:
+    schema = SCHEMAS["generations"]
+    moment = datetime(2026, 11, 1, tzinfo=UTC)
+    empty = dict.fromkeys(schema.names())
+    row = empty | {"loop": "shop", "generation": 1, "created": moment}
+    write_old(
+        lake, "generations", pl.DataFrame([row], schema=schema), without=["propensity_p_value"]
+    )
+    old = lake.scan("generations").collect()
+    assert old["propensity_p_value"].to_list() == [None]
+    lake.replace("generations", old.with_columns(propensity_p_value=pl.lit(0.5)))
+    assert lake.scan("generations").collect()["propensity_p_value"].to_list() == [0.5]
+    assert lake.scan_version("generations", 0, "shop").collect().equals(old)
 
 
 def test_replacing_leaves_older_versions_readable(lake: Lake) -> None:

@@ -16,6 +16,7 @@ from croupier.offline.nightly import LoopNight, Nightly, NightlyConfig
 from croupier.offline.registry import Registry
 from croupier.offline.retrain import is_judged, retrain
 from croupier.policy.errors import GenerationError, InvalidInputError
+from croupier.policy.exploration import Conservative, EpsilonGreedy
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import SklearnConfig
 from tests.offline.shop import CONFIG, MINUTE, Shop, no_steps
@@ -404,9 +405,31 @@ def test_a_loop_that_fails_doesn_t_keep_the_others_from_their_night(
     assert (second.loop, second.failed, second.challenger) == ("shop", None, 1)
 
 
-def test_an_apprentice_s_log_promotes_nobody(tmp_path: Path, world: World, template: Path) -> None:
+def test_a_conservative_loop_is_conservative_from_its_first_decision(
+    tmp_path: Path, world: World, template: Path
+) -> None:
+    exploration = Conservative(inner=EpsilonGreedy(epsilon=0.3), alpha=0.2)
+    config = msgspec.structs.replace(CONFIG, exploration=exploration)
+    shop = Shop(tmp_path, world, loops={"shop": config}, template=template)
+    shop.day(200)
+    (night,) = shop.night().loops
+    assert night.failed is None
+    decisions = shop.lake.scan("decisions").collect()
+    mostly = [pmf[baseline] for pmf, baseline in zip(*decisions["pmf", "baseline"], strict=True)]
+    assert min(mostly) > 0.8
+    rows = shop.rows()
+    assert rows[0]["exploration"].startswith("conservative(")
+    assert rows[0]["budget"] is None
+    # Some 140 explored decisions have not saved the root of 140 yet.
+    assert rows[1]["budget"] < 0.0
+    provenance = shop.nightly.generation("shop", 1).provenance
+    assert provenance is not None
+    assert provenance.budget == rows[1]["budget"]
+
+
+def test_the_baseline_s_log_promotes_nobody(tmp_path: Path, world: World, template: Path) -> None:
     """It shows what the baseline earns and nothing else."""
-    config = msgspec.structs.replace(CONFIG, learning_mode="apprentice")
+    config = msgspec.structs.replace(CONFIG, learning_mode="logging_only")
     shop = Shop(tmp_path, world, loops={"shop": config}, template=template)
     shop.day(300)
     (night,) = shop.night().loops
@@ -418,8 +441,8 @@ def test_an_apprentice_s_log_promotes_nobody(tmp_path: Path, world: World, templ
 def test_the_baseline_s_days_don_t_speak_for_the_first_generation(
     tmp_path: Path, world: World, template: Path
 ) -> None:
-    """First as an apprentice, then online: only what was drawn judges."""
-    config = msgspec.structs.replace(CONFIG, learning_mode="apprentice")
+    """First with the log alone, then online: only what was drawn judges."""
+    config = msgspec.structs.replace(CONFIG, learning_mode="logging_only")
     shop = Shop(tmp_path, world, loops={"shop": config}, template=template)
     shop.day(300)
     shop.nightly.loops = shop.scorer.loops = {"shop": CONFIG}

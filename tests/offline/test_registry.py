@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from croupier.offline.registry import Registry, RegistryError
-from croupier.policy.errors import GenerationError
+from croupier.offline.registry import Change, Registry, RegistryError
+from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.events import Action
-from croupier.policy.exploration import SquareCB
+from croupier.policy.exploration import Conservative, SquareCB
 from croupier.policy.generation import Generation, Provenance, cold_start
 from croupier.policy.oracle import (
     OracleConfig,
@@ -25,6 +25,7 @@ from croupier.policy.oracle import (
     VowpalWabbitConfig,
     make_oracle,
 )
+from croupier.policy.traffic import SHARE_TAG, Split
 from tests.processes import free_port
 
 if TYPE_CHECKING:
@@ -150,6 +151,117 @@ def test_publishing_and_promoting(registry: Registry) -> None:
     assert registry.numbers("other") == [1]
     assert registry.champion("other") == 0
     assert Registry(registry.tracking_uri, Path("elsewhere")).champion("shop") == 2
+
+
+def published(registry: Registry, *numbers: int) -> Registry:
+    for number in numbers:
+        registry.publish(generation(number=number), params={}, metrics={})
+    return registry
+
+
+def by_anna(ts: int, reason: str = "") -> Change:
+    return Change("anna", ts, reason)
+
+
+def test_canary_shadow_and_kill_switch(registry: Registry) -> None:
+    published(registry, 1, 2, 3).promote("shop", 1)
+    assert registry.split("shop") == Split(generation=1)
+    registry.set_canary("shop", 2, 0.05, by_anna(1, "looks good"))
+    registry.set_shadow("shop", 3, by_anna(2))
+    plan = Split(generation=1, canary=2, canary_share=0.05, shadow=3)
+    assert registry.split("shop") == plan
+    registry.kill("shop", by_anna(3, "complaints"))
+    assert registry.split("shop") == msgspec.structs.replace(plan, killed="complaints")
+    registry.resume("shop", by_anna(4))
+    assert registry.split("shop") == plan
+    registry.set_canary("shop", 3, 0.5, by_anna(5))
+    assert registry.split("shop") == msgspec.structs.replace(plan, canary=3, canary_share=0.5)
+    registry.clear_split("shop", by_anna(6))
+    assert registry.split("shop") == Split(generation=1)
+    assert registry.changes("shop") == [
+        Change("anna", 1, "looks good", "canary 2 with share 0.05"),
+        Change("anna", 2, "", "shadow 3"),
+        Change("anna", 3, "complaints", "killed"),
+        Change("anna", 4, "", "resumed"),
+        Change("anna", 5, "", "canary 3 with share 0.5"),
+        Change("anna", 6, "", "canary and shadow cleared"),
+    ]
+    # Loops don't share them.
+    assert registry.split("other") == Split(generation=0)
+    assert registry.changes("other") == []
+
+
+def test_who_is_promoted_is_nothing_else_any_more(registry: Registry) -> None:
+    published(registry, 1, 2, 3)
+    registry.set_canary("shop", 2, 0.1, by_anna(1))
+    registry.set_shadow("shop", 2, by_anna(2))
+    registry.promote("shop", 1)
+    assert registry.split("shop") == Split(generation=1, canary=2, canary_share=0.1, shadow=2)
+    registry.promote("shop", 2)
+    assert registry.split("shop") == Split(generation=2)
+    model = client(registry).get_registered_model("croupier-shop")
+    assert set(model.aliases) == {"champion", "challenger"}
+    assert SHARE_TAG not in model.tags
+
+
+def test_a_loop_that_was_never_trained_can_be_killed(registry: Registry) -> None:
+    registry.kill("mail", by_anna(1, "not yet"))
+    assert registry.split("mail") == Split(generation=0, killed="not yet")
+    registry.resume("mail", by_anna(2))
+    registry.resume("mail", by_anna(3))
+    assert registry.split("mail") == Split(generation=0)
+    assert [each.what for each in registry.changes("mail")] == ["killed", "resumed"]
+
+
+def test_a_registry_that_was_never_made_is_not_made_to_kill(tmp_path: Path) -> None:
+    registry = registry_in(tmp_path)
+    with pytest.raises(RegistryError, match="there is no registry yet"):
+        registry.kill("shop", by_anna(1, "now"))
+    registry.resume("shop", by_anna(2))
+    registry.clear_split("shop", by_anna(3))
+    assert registry.split("shop") == Split(generation=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 1.1, -0.1, float("nan")])
+def test_a_share_that_is_none_is_refused(registry: Registry, share: float) -> None:
+    published(registry, 1)
+    with pytest.raises(InvalidInputError, match=r"share: expected a share in \(0, 1\)"):
+        registry.set_canary("shop", 1, share, by_anna(1))
+    assert registry.split("shop") == Split(generation=0)
+
+
+def test_a_change_that_can_t_be_leaves_the_plan_as_it_was(registry: Registry) -> None:
+    published(registry, 1, 2).promote("shop", 1)
+    registry.set_canary("shop", 2, 0.1, by_anna(1))
+    before = registry.split("shop")
+    with pytest.raises(GenerationError, match="no generation 5"):
+        registry.set_canary("shop", 5, 0.1, by_anna(2))
+    with pytest.raises(GenerationError, match="no generation 5"):
+        registry.set_shadow("shop", 5, by_anna(2))
+    with pytest.raises(InvalidInputError, match="canary: generation 1 is the champion"):
+        registry.set_canary("shop", 1, 0.1, by_anna(2))
+    with pytest.raises(InvalidInputError, match="shadow: generation 1 is the champion"):
+        registry.set_shadow("shop", 1, by_anna(2))
+    with pytest.raises(InvalidInputError, match="reason: expected why"):
+        registry.kill("shop", by_anna(2, " "))
+    with pytest.raises(InvalidInputError, match="reason: expected at most 500 characters"):
+        by_anna(2, "x" * 501)
+    assert registry.split("shop") == before
+    assert len(registry.changes("shop")) == 1
+
+
+def test_a_plan_that_somebody_else_broke_is_named(registry: Registry) -> None:
+    published(registry, 1, 2).set_canary("shop", 2, 0.1, by_anna(1))
+    client(registry).set_registered_model_tag("croupier-shop", SHARE_TAG, "a lot")
+    with pytest.raises(GenerationError, match=f"tag {SHARE_TAG}, got 'a lot'"):
+        registry.split("shop")
+
+
+def test_a_cold_start_is_the_loop_s(registry: Registry) -> None:
+    exploration = Conservative(inner=SquareCB(), alpha=0.2)
+    assert registry.load("shop", 0, exploration) == cold_start("shop", exploration)
+    assert registry.load("shop", 0, exploration) != cold_start("shop")
 
 
 def test_the_run_says_what_was_published(registry: Registry) -> None:

@@ -158,6 +158,7 @@ def test_provenance_says_where_it_comes_from(lake: Lake, history: pl.DataFrame) 
         "seed": 11,
         "training_rows": int((history["fold"] >= 300).sum()),
         "created_us": EPOCH_US,
+        "budget": 0.0,
     }
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import pytest
@@ -28,6 +28,7 @@ from croupier.policy.events import (
     Judgement,
     MixComponent,
     Outcome,
+    Shadow,
     decode_event,
     encode_event,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from croupier.offline.lake import TableName
 
 ROOT = Path(__file__).parents[2]
+Key: TypeAlias = tuple[str | None, ...]
 UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Ids from a handful, so that events meet and repeat each other.
@@ -82,6 +84,8 @@ def decisions(draw: st.DrawFn) -> Decision:
         slot=draw(st.none() | TEXT),
         keep_prob=draw(FLOATS),
         audit=draw(FEATURES),
+        shadow=draw(st.none() | st.builds(Shadow, st.integers(0, 2**31), values)),
+        slate_size=draw(st.none() | st.integers(1, 100)),
     )
 
 
@@ -126,7 +130,7 @@ def as_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def expected_row(event: Event, offset: int) -> tuple[TableName, tuple[str, ...], dict[str, Any]]:
+def expected_row(event: Event, offset: int) -> tuple[TableName, Key, dict[str, Any]]:
     """Table, key and row of an event, written down a second time."""
     moment = UNIX + timedelta(microseconds=event.ts)
     fields = {name: getattr(event, name) for name in event.__struct_fields__ if name != "version"}
@@ -140,8 +144,9 @@ def expected_row(event: Event, offset: int) -> tuple[TableName, tuple[str, ...],
                 "action_ids": [action.id for action in event.actions],
                 "action_id": event.actions[event.chosen].id,
                 "mix": [{"source": each.source, "weight": each.weight} for each in event.mix],
+                "shadow": event.shadow and msgspec.structs.asdict(event.shadow),
             }
-            return "decisions", (event.loop, event.decision_id), row
+            return "decisions", (event.loop, event.decision_id, event.slot), row
         case Outcome():
             row |= {"kind": "outcome", "guardrails": as_json(event.guardrails)}
             return "outcomes", (event.loop, "outcome", event.outcome_id), row
@@ -178,7 +183,7 @@ def bits(value: Any) -> Any:
 )
 def test_what_was_logged_is_in_the_lake_once(history: list[list[Event]], batch: int) -> None:
     """Run by run: every value to the bit, the first of equal ids, in the order of the log."""
-    expected: dict[TableName, dict[tuple[str, ...], dict[str, Any]]] = {each: {} for each in SUNK}
+    expected: dict[TableName, dict[Key, dict[str, Any]]] = {each: {} for each in SUNK}
     with (
         tempfile.TemporaryDirectory() as folder,
         SqliteEventLog(Path(folder, "log"), synchronous="normal") as log,
@@ -215,6 +220,17 @@ def test_a_record_counts_under_the_id_it_came_with_first(log: SqliteEventLog, la
     assert sink(log, lake) == SinkReport(decisions=0, outcomes=0, duplicates=0, position=7)
     rows = table(lake.root, "outcomes")
     assert rows.select("loop", "reward").rows() == [("shop", 1.0), ("mail", 4.0)]
+
+
+def test_a_slot_is_part_of_a_decision_s_name(log: SqliteEventLog, lake: Lake) -> None:
+    """The slots of one request are as many rows, and so is a decision without one."""
+    slots = [None, "0", "1", "", "null"]
+    for _ in range(2):
+        append(log, [decision("d", slot=slot) for slot in slots])
+    assert sink(log, lake, batch=3).duplicates == len(slots)
+    append(log, [decision("d", slot=slot) for slot in slots])
+    assert sink(log, lake).decisions == 0
+    assert table(lake.root, "decisions")["slot"].to_list() == slots
 
 
 def test_no_outcome_id_passes_for_an_activation(log: SqliteEventLog, lake: Lake) -> None:

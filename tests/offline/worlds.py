@@ -91,16 +91,25 @@ class World:
         )
         return Generation("shop", number, exploration, oracle, provenance)
 
-    def log(self, policy: Generation, count: int, seed: int, *, first: int = 0) -> pl.DataFrame:
-        """Interactions of a policy, every one a real decision."""
+    def log(
+        self,
+        policy: Generation | Plan,
+        count: int,
+        seed: int,
+        *,
+        first: int = 0,
+        uniform: float = 0.0,
+    ) -> pl.DataFrame:
+        """Interactions of a policy or of a plan, every one a real decision."""
+        plan = policy if isinstance(policy, Plan) else Plan(policy)
         rng = np.random.default_rng(seed)
         rows = []
         for number in range(first, first + count):
             context = int(rng.integers(len(self.rewards)))
             drawn = decide(
                 self.request(context),
-                Plan(policy),
-                Circumstances(f"{seed}-{number}", EPOCH_US + number * SECOND),
+                plan,
+                Circumstances(f"{seed}-{number}", EPOCH_US + number * SECOND, uniform=uniform),
             )
             reward = float(rng.random() < self.rewards[context, drawn.chosen])
             rows.append(

@@ -176,6 +176,19 @@ class TestDecide:
             chosen = {decide(request, Plan(each), AT_ZERO).chosen for each in generations}
             assert chosen == set(range(8))
 
+    @pytest.mark.parametrize("mode", ["online", "logging_only"])
+    def test_of_a_slot_has_a_draw_of_its_own(self, mode: LearningMode) -> None:
+        request = DecisionRequest(actions=actions("abcdefgh"))
+        circumstances = Circumstances("d", 0, mode, secret=b"known to scorers alone")
+        slots = [None, *map(str, range(100))]
+        decisions = [decide(request, PLAN, circumstances, slot=slot) for slot in slots]
+        for decision, slot in zip(decisions, slots, strict=True):
+            assert decision.slot == slot
+            expected = draw_key("news", 3, "d", slot, secret=circumstances.secret)
+            assert decision.draw_key == expected
+        chosen = {decision.chosen for decision in decisions}
+        assert chosen == (set(range(8)) if mode == "online" else {0})
+
     def test_of_the_cold_start_has_no_scores(self) -> None:
         request = DecisionRequest(actions=actions("abcd"), excluded=["b"])
         decision = decide(request, Plan(cold_start("news")), AT_ZERO)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError
+from croupier.policy.exploration import Bagging, Cover, Exploration, RegCB, Thompson
+from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import (
-    LinearOracle,
+    BootstrapConfig,
+    CoverConfig,
     OracleConfig,
+    RidgeConfig,
     SklearnConfig,
+    TableOracle,
     VowpalWabbitConfig,
     load_oracle,
     make_oracle,
@@ -21,7 +28,12 @@ from croupier.policy.oracle import (
 from tests.policy.training import random_request, random_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from croupier.policy.estimates import Estimates
 
 CONFIGS: list[OracleConfig] = [
     VowpalWabbitConfig(cb_type="mtr"),
@@ -30,6 +42,12 @@ CONFIGS: list[OracleConfig] = [
     SklearnConfig(),
     SklearnConfig(estimator="sklearn.linear_model.SGDRegressor", encoder=EncoderConfig(bits=12)),
     SklearnConfig(estimator="sklearn.linear_model.LogisticRegression"),
+    RidgeConfig(l2=0.5),
+    BootstrapConfig(members=3, base=VowpalWabbitConfig(cb_type="dr")),
+    BootstrapConfig(
+        members=3, base=SklearnConfig(estimator="sklearn.linear_model.LogisticRegression")
+    ),
+    CoverConfig(members=3, epsilon=0.1),
 ]
 
 configs = pytest.mark.parametrize(
@@ -37,7 +55,7 @@ configs = pytest.mark.parametrize(
 )
 
 
-def fitted(config: OracleConfig, random_state: int = 3) -> LinearOracle:
+def fitted(config: OracleConfig, random_state: int = 3) -> TableOracle:
     rows = random_rows(80, reward=lambda _, action: float(action.features["x"] > 0))
     return make_oracle(config, random_state=random_state).fit(rows)
 
@@ -61,6 +79,83 @@ def test_loaded_scores_are_the_saved_ones_bit_for_bit(tmp_path: Path, config: Or
     for _ in range(20):
         request = random_request(rng)
         assert loaded.score(*request).tobytes() == oracle.score(*request).tobytes()
+        assert_same_bits(
+            loaded.estimate(*request, config.offers), oracle.estimate(*request, config.offers)
+        )
+
+
+def assert_same_bits(left: Estimates, right: Estimates) -> None:
+    for field in ("mean", "deviation", "covariance", "members"):
+        ours, theirs = getattr(left, field), getattr(right, field)
+        assert (ours is None) == (theirs is None)
+        assert ours is None or ours.tobytes() == theirs.tobytes()
+
+
+@given(
+    config=st.one_of(
+        st.builds(
+            RidgeConfig,
+            l2=st.floats(1e-3, 1e3),
+            encoder=st.builds(EncoderConfig, bits=st.integers(10, 12)),
+        ),
+        st.builds(
+            BootstrapConfig,
+            members=st.integers(2, 4),
+            base=st.builds(
+                VowpalWabbitConfig,
+                cb_type=st.sampled_from(["mtr", "ips", "dr"]),
+                encoder=st.builds(EncoderConfig, bits=st.integers(10, 12)),
+            ),
+        ),
+        st.builds(
+            CoverConfig,
+            members=st.integers(1, 4),
+            psi=st.floats(0.0, 10.0),
+            encoder=st.builds(EncoderConfig, bits=st.integers(10, 12)),
+        ),
+    ),
+    seed=st.integers(0, 2**32 - 1),
+    taught=st.integers(0, 6),
+    explorations=st.integers(0, 1),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_saved_generation_plays_the_same_pmf_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    config: RidgeConfig | BootstrapConfig | CoverConfig,
+    seed: int,
+    taught: int,
+    explorations: int,
+) -> None:
+    """Whatever was taught after the fit is in the file too."""
+    suited: dict[type[OracleConfig], tuple[Exploration, Exploration]] = {
+        RidgeConfig: (Thompson(samples=100), RegCB()),
+        BootstrapConfig: (Bagging(), Thompson(correlated=False)),
+        CoverConfig: (Cover(), Bagging()),
+    }
+    rows = random_rows(20 + taught, seed=seed)
+    oracle = make_oracle(config, random_state=seed).fit(rows[:20]).partial_fit(rows[20:])
+    exploration = suited[type(config)][explorations]
+    origin = Provenance(
+        parent=0,
+        lake_version=0,
+        code_version="0",
+        loop_config="",
+        seed=seed,
+        training_rows=len(rows),
+        created_us=0,
+    )
+    generation = Generation("shop", 1, exploration, oracle, origin)
+    directory = tmp_path_factory.mktemp("generation") / "1"
+    generation.save(directory)
+    loaded = Generation.load(directory)
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        request = random_request(rng)
+        (ours, our_scores), (theirs, their_scores) = generation.pmf(*request), loaded.pmf(*request)
+        assert our_scores is not None
+        assert their_scores is not None
+        assert ours.tobytes() == theirs.tobytes()
+        assert our_scores.tobytes() == their_scores.tobytes()
 
 
 @configs
@@ -88,10 +183,21 @@ def test_missing_and_empty_files_are_noticed(tmp_path: Path, name: str) -> None:
         load_oracle(tmp_path)
 
 
+SMALL: dict[str, OracleConfig] = {
+    "sklearn": SklearnConfig(encoder=EncoderConfig(bits=10)),
+    "ridge": RidgeConfig(encoder=EncoderConfig(bits=10)),
+    "bootstrap": BootstrapConfig(members=3, base=SklearnConfig(encoder=EncoderConfig(bits=10))),
+    "cover": CoverConfig(members=3, encoder=EncoderConfig(bits=10)),
+}
+
+
 @pytest.mark.parametrize("name", ["weights.npz", "oracle.json"])
-def test_damage_ends_in_a_generation_error_or_in_nothing(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("kind", SMALL)
+def test_damage_ends_in_a_generation_error_or_in_nothing(
+    tmp_path: Path, kind: str, name: str
+) -> None:
     """Bytes flipped, cut off and made up at 400 random places; nothing else may be raised."""
-    fitted(SklearnConfig(encoder=EncoderConfig(bits=10))).save(tmp_path)
+    fitted(SMALL[kind]).save(tmp_path)
     path = tmp_path / name
     intact = path.read_bytes()
     rng = np.random.default_rng(0)
@@ -133,6 +239,45 @@ def test_weights_that_make_no_sense_are_noticed(
     np.savez(tmp_path / "weights.npz", index=np.array(index), value=np.array(value))
     with pytest.raises(GenerationError):
         load_oracle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("value", lambda value: value[:-1]),
+        ("value", lambda value: value.astype(str)),
+        ("value", lambda value: value * np.nan),
+        ("root", lambda root: root[:-1]),
+        ("root", lambda root: root[0]),
+        ("root", lambda root: root * np.inf),
+        ("root", lambda root: root.astype(complex)),
+        ("index", lambda index: index + 1024),
+        ("index", lambda index: index * 0),
+        ("index", lambda index: index * 0.5),
+    ],
+)
+def test_a_posterior_that_makes_no_sense_is_noticed(
+    tmp_path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    oracle = fitted(SMALL["ridge"])
+    oracle.save(tmp_path)
+    arrays = dict(oracle.arrays())
+    with np.errstate(invalid="ignore"):
+        arrays[name] = change(arrays[name])
+    np.savez(tmp_path / "weights.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(GenerationError):
+        load_oracle(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bootstrap", "cover"])
+def test_members_that_are_missing_are_noticed(tmp_path: Path, kind: str) -> None:
+    oracle = fitted(SMALL[kind])
+    oracle.save(tmp_path)
+    arrays = oracle.arrays()
+    for value in (arrays["value"][:, :2], arrays["value"][:, :1], arrays["value"][:, 0]):
+        np.savez(tmp_path / "weights.npz", index=arrays["index"], value=value)
+        with pytest.raises(GenerationError, match="can't be read"):
+            load_oracle(tmp_path)
 
 
 def test_no_code_is_run_from_a_file(tmp_path: Path) -> None:

@@ -48,7 +48,18 @@ def test_slack_grows_with_the_root_of_the_explorations() -> None:
     for _ in range(16):
         budget = budget.explored(1.0, 0.0)
     assert budget.available == pytest.approx(16.0 - 0.5 * 4.0)
-    assert SafetyBudget(alpha=0.0, slack=0.5, explorations=4).per_decision(10) == 0.0
+    assert SafetyBudget(alpha=0.0, slack=0.5, explorations=4).per_decision(10) == -0.1
+
+
+def test_nothing_is_bet_on_estimates_before_the_slack_is_saved() -> None:
+    """However much better they make another action look."""
+    guarded = Conservative(inner=SquareCB(), alpha=0.1)
+    believed = np.array([0.5, 1.0, 0.0])
+    assert guarded.pmf(believed, training_rows=100, baseline=0)[0] < 0.5
+    pmf = guarded.pmf(believed, training_rows=100, baseline=0, budget=-1e-6)
+    assert pmf[0] >= 0.9
+    assert pmf.sum() == pytest.approx(1.0)
+    assert pmf.min() > 0.0
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,7 @@ def chi_square_p(counts: NDArray[np.int64], expected: FloatArray) -> float:
 
 
 class TestConservative:
-    @given(CONSERVATIVE, estimates(), st.integers(1, 1000), st.floats(-0.5, 0.5), st.data())
+    @given(CONSERVATIVE, estimates(), st.integers(1, 1000), st.floats(0.0, 0.5), st.data())
     @settings(deadline=None, max_examples=200)
     def test_counts_on_no_less_than_the_threshold(
         self,

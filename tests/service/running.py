@@ -14,8 +14,9 @@ from urllib.parse import urlparse
 
 from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.events import Decision, decode_event
+from croupier.policy.traffic import Split
 from croupier.service.server import read_address
-from croupier.service.serving import Champion, ServingDirectory
+from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,9 +156,9 @@ class Server:
         generation.save(self.serving.generation_path(generation.loop, generation.number))
         self.name(generation.loop, generation.number)
 
-    def name(self, loop: str, number: int) -> None:
-        """Name the generation to serve, as the mirror would."""
-        self.serving.write_champion(loop, Champion(generation=number))
+    def name(self, loop: str, number: int, **others: Any) -> None:
+        """Name the generations to serve, as the mirror would."""
+        self.serving.write_split(loop, Split(generation=number, **others))
 
     def events(self) -> list[Event]:
         """Everything that the log holds."""

@@ -14,6 +14,7 @@ import urllib3
 
 from croupier.policy.events import Activation, Decision, Outcome
 from croupier.policy.sampling import draw_key
+from croupier.service.secret import kept_secret
 
 if TYPE_CHECKING:
     from tests.service.running import Caller, Server
@@ -75,7 +76,8 @@ def test_a_decision_is_answered_and_logged_as_answered(shared: Server, caller: C
     assert (logged.excluded, logged.baseline, logged.deferred) == (["blue"], 1, True)
     assert logged.audit == {"region": "north", "age": 41}
     assert [(part.source, part.weight) for part in logged.mix] == [("generation:0", 1.0)]
-    assert logged.draw_key == draw_key("digits", 0, decision_id)
+    secret = kept_secret(shared.data_dir / "draw-secret")
+    assert logged.draw_key == draw_key("digits", 0, decision_id, secret=secret)
 
 
 def test_the_smallest_request_gets_an_id_and_certainty(shared: Server, caller: Caller) -> None:

@@ -220,7 +220,7 @@ def test_an_unknown_loop_is_named(caller: Caller) -> None:
     "path",
     [
         "/", "/v1", "/v1/loops", "/v1/loops/", "/v1/loops/digits", "/v1/loops/digits/",
-        "/v1/loops/digits/rank", "/v1/loops/digits/decide/", "/v2/loops/digits/decide",
+        "/v1/loops/digits/order", "/v1/loops/digits/decide/", "/v2/loops/digits/decide",
         "/healthz/", "/readyz/x", "/docs", "/favicon.ico", "//", "/%00", "/a%0d%0ab",
     ],
 )  # fmt: skip
@@ -230,7 +230,7 @@ def test_an_unknown_route(caller: Caller, method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize("route", ["decide", "reward", "activate"])
+@pytest.mark.parametrize("route", ["decide", "rank", "slots", "slate", "reward", "activate"])
 def test_the_wrong_method(caller: Caller, method: str, route: str) -> None:
     refused = caller.send(method, f"/v1/loops/digits/{route}")
     assert (refused.status, refused.error["code"]) == (405, "MethodNotAllowed")

@@ -1,4 +1,4 @@
-"""Whatever is sent to the three hot routes, the answer is JSON and never the server's fault."""
+"""Whatever is sent to the hot routes, the answer is JSON and never the server's fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EFFORT = int(os.environ.get("CROUPIER_FUZZ_EFFORT", "1"))
 # Without an oracle, with one, and with none asked.
 LOOPS = st.sampled_from(["digits", "trained", "watching"])
-ROUTES = st.sampled_from(["decide", "reward", "activate"])
+ROUTES = st.sampled_from(["decide", "rank", "slots", "slate", "reward", "activate"])
 
 # Text may hold lone surrogates, which Python's JSON writes as escapes, and numbers may be none.
 TEXT = st.text(max_size=20) | st.text(st.characters(codec=None), max_size=5)
@@ -30,7 +30,7 @@ NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, 2**64, -(2**70),
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXT
 NAMES = st.sampled_from(
     ["actions", "id", "features", "context", "decision_id", "excluded", "baseline", "deferred",
-     "audit", "reward", "outcome_id", "slot", "guardrails"]
+     "audit", "reward", "outcome_id", "slot", "guardrails", "depth", "slots", "size"]
 )  # fmt: skip
 JSON = st.recursive(
     SCALARS,
@@ -57,12 +57,30 @@ def decisions(draw: st.DrawFn) -> dict[str, Any]:
     return {"actions": actions, **draw(st.fixed_dictionaries({}, optional=optional))}
 
 
+@st.composite
+def of_any_shape(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A decision's route and request, for one action or several."""
+    request = draw(decisions())
+    route = draw(st.sampled_from(["decide", "rank", "slots", "slate"]))
+    count = draw(st.integers(1, 3))
+    if route == "rank":
+        request["depth"] = count
+    elif route == "slate":
+        request["size"] = count
+    elif route == "slots":
+        rules = {name: request.pop(name) for name in ("excluded", "baseline") if name in request}
+        request["slots"] = [
+            {"id": str(place), "features": draw(FEATURES), **rules} for place in range(count)
+        ]
+    return route, request
+
+
 OUTCOMES: SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"decision_id": IDS, "reward": st.floats(0.0, 1.0)},
     optional={"outcome_id": IDS, "slot": IDS, "guardrails": st.dictionaries(TEXT, NUMBERS)},
 )
 VALID: SearchStrategy[tuple[str, Any]] = st.one_of(
-    st.tuples(st.just("decide"), decisions()),
+    of_any_shape(),
     st.tuples(st.just("reward"), OUTCOMES | st.lists(OUTCOMES, max_size=4)),
     st.tuples(st.just("activate"), st.fixed_dictionaries({"decision_id": IDS})),
 )
@@ -124,10 +142,15 @@ def check(route: str, answer: Answer) -> int:
     assert answer.status in {200, 400, 413}, answer
     if answer.status != 200:
         assert answer.error["code"] in {"InvalidRequest", "BodyTooLarge"}
-    elif route == "decide":
-        decided = answer.json
-        assert math.isclose(math.fsum(decided["pmf"]), 1.0, abs_tol=1e-9)
-        assert decided["propensity"] == decided["pmf"][decided["index"]] > 0.0
+    elif route in {"decide", "rank", "slots"}:
+        named = {"decide": [answer.json], "rank": answer.json.get("drawn")}
+        for decided in named.get(route) or answer.json["slots"]:
+            assert math.isclose(math.fsum(decided["pmf"]), 1.0, abs_tol=1e-9)
+            assert decided["propensity"] == decided["pmf"][decided["index"]] > 0.0
+    elif route == "slate":
+        members = answer.json["slate"]
+        assert math.isclose(math.fsum(answer.json["inclusion"]), len(members), abs_tol=1e-9)
+        assert len({member["index"] for member in members}) == len(members)
     else:
         assert answer.json["accepted"] >= 0
     return answer.status

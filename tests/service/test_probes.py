@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from croupier.service.api import ErrorResponse
@@ -40,16 +41,17 @@ def test_ready(caller: Caller) -> None:
     # The registry's mirror takes a moment to say its first word.
     wait_until(lambda: caller.get("/readyz").json["status"] == "ready")
     answer = caller.get("/readyz")
+    nobody = {"canary": None, "canary_share": 0.0, "shadow": None, "killed": None, "error": None}
     assert answer.status == 200
     assert answer.json == {
         "status": "ready",
         "log": "ok",
         "registry": "ok",
         "loops": {
-            "digits": {"generation": 0, "error": None},
-            "scaled": {"generation": 0, "error": None},
-            "trained": {"generation": 1, "error": None},
-            "watching": {"generation": 0, "error": None},
+            "digits": {"generation": 0, **nobody},
+            "scaled": {"generation": 0, **nobody},
+            "trained": {"generation": 1, **nobody},
+            "watching": {"generation": 0, **nobody},
         },
     }
 
@@ -84,6 +86,9 @@ def test_gauges(caller: Caller) -> None:
     assert 0.0 <= sample(caller, "croupier_registry_age_seconds") < 60.0
     assert sample(caller, "croupier_log_queue_depth") == 0.0
     assert sample(caller, "croupier_generation", loop="trained") == 1.0
+    assert sample(caller, "croupier_canary_share", loop="trained") == 0.0
+    killed = samples(caller)["croupier_killed", frozenset({("loop", "trained")})]
+    assert killed == 0.0
 
 
 def test_a_caller_can_not_make_metrics_without_end(caller: Caller) -> None:
@@ -117,6 +122,9 @@ def test_the_apis_description(caller: Caller) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
         "/v1/loops/{loop}/decide",
+        "/v1/loops/{loop}/rank",
+        "/v1/loops/{loop}/slots",
+        "/v1/loops/{loop}/slate",
         "/v1/loops/{loop}/reward",
         "/v1/loops/{loop}/activate",
         "/healthz",
@@ -132,20 +140,31 @@ def test_the_apis_description(caller: Caller) -> None:
     assert all(operation["summary"] for operation in operations)
 
 
-def test_the_description_agrees_with_the_service(caller: Caller) -> None:
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        ("decide", {}),
+        ("rank", {}),
+        ("slots", {"slots": [{"id": "top"}]}),
+        ("slate", {"size": 1}),
+    ],
+)
+def test_the_description_agrees_with_the_service(
+    caller: Caller, route: str, fields: dict[str, Any]
+) -> None:
     document = caller.get("/openapi.json").json
-    decide = document["paths"]["/v1/loops/{loop}/decide"]["post"]
+    decide = document["paths"][f"/v1/loops/{{loop}}/{route}"]["post"]
     request = resolve(
         document, decide["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     )
-    assert request["required"] == ["actions"]
+    assert request["required"] == ["actions", *fields]
     assert request["additionalProperties"] is False
     answer = resolve(
         document, decide["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
     )
-    decided = caller.post("digits/decide", DECIDE).json
+    decided = caller.post(f"digits/{route}", DECIDE | fields).json
     assert set(answer["required"]) == set(answer["properties"]) == set(decided)
-    refused = caller.post("digits/decide", {})
+    refused = caller.post(f"digits/{route}", {})
     assert str(refused.status) in decide["responses"]
     error = decide["responses"]["400"]["content"]["application/json"]["schema"]
     assert resolve(document, error["$ref"])["title"] == ErrorResponse.__name__

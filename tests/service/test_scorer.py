@@ -15,20 +15,27 @@ from croupier.policy.events import Action, decode_event, encode_event
 from croupier.policy.exploration import Softmax
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
+from croupier.policy.ranking import RankRequest
+from croupier.policy.slates import SlateRequest
+from croupier.policy.slots import Slot, SlotsRequest
 from croupier.policy.traffic import Plan
 from croupier.service.scorer import Scorer, uuid7
 from tests.service.generations import generation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from croupier.policy.estimates import Uncertainty
-    from croupier.policy.events import Features
+    from croupier.policy.events import Decision, Features
 
 REQUEST = DecisionRequest(actions=[Action("a"), Action("b"), Action("c")], baseline="b")
+NAMES = [Action("a"), Action("b"), Action("c"), Action("d")]
+RANK = RankRequest(actions=NAMES, excluded=["c"], baseline="b", depth=2)
+SLOTS = SlotsRequest(actions=NAMES, slots=[Slot(id="x", baseline="c"), Slot(id="y")])
+SLATE = SlateRequest(actions=NAMES, excluded=["c"], baseline="b", size=2)
 
 
 class Oracle:
@@ -129,6 +136,118 @@ def test_features_are_refused_whoever_serves(served: str) -> None:
         with pytest.raises(InvalidInputError) as refused:
             scorer.decide("digits", DecisionRequest(actions=[Action("a")], context=features))
         assert refused.value.field.startswith("context")
+
+
+def shapes(scorer: Scorer) -> dict[str, tuple[list[Decision], str]]:
+    """What requests of all shapes get, and which actions these are."""
+    ranking = scorer.rank("digits", RANK)
+    decided = {
+        "ranking": (ranking.decisions, "".join(NAMES[index].id for index in ranking.order)),
+    }
+    for shape, decisions in (
+        ("slots", scorer.decide_slots("digits", SLOTS)),
+        ("slate", scorer.decide_slate("digits", SLATE)),
+    ):
+        decided[shape] = (decisions, "".join(NAMES[each.chosen].id for each in decisions))
+    return decided
+
+
+@pytest.mark.parametrize("served", ["nothing", "failing oracle", "too few scores"])
+def test_every_shape_falls_back_to_its_baseline(served: str) -> None:
+    """The ranking and the slate: the baseline, then the request's order; a slot: its own."""
+    failure = RuntimeError("no") if served == "failing oracle" else [0.5]
+    scorer, fallbacks = scorer_with(Oracle(failure))
+    reason, number = "scoring failed", 7
+    if served == "nothing":
+        scorer = Scorer({"digits": LoopConfig()}, on_fallback=lambda *what: fallbacks.append(what))
+        reason, number = "no generation", 0
+    expected = {"ranking": "bacd", "slots": "ca", "slate": "ba"}
+    for shape, (decisions, actions) in shapes(scorer).items():
+        assert actions == expected[shape]
+        assert len({each.decision_id for each in decisions}) == 1
+        for each in decisions:
+            assert each.propensity == each.pmf[each.chosen] == 1.0
+            assert [part.source for part in each.mix] == ["baseline"]
+            assert (each.generation, each.slate_size) == (number, None)
+            assert decode_event(encode_event(each)) == each
+    assert fallbacks == [("digits", reason)] * 6
+
+
+def test_every_shape_is_drawn_from_the_plan() -> None:
+    scorer, fallbacks = scorer_with(Oracle([0.1, 0.2, 0.3, 0.4]))
+    for decisions, _ in shapes(scorer).values():
+        for each in decisions:
+            assert 0.0 < each.propensity < 1.0
+            assert [part.source for part in each.mix] == ["generation:7"]
+    assert fallbacks == []
+
+
+class Forgetful(Oracle):
+    """Fails in the slot of a name."""
+
+    def estimate(
+        self, context: Features, actions: Sequence[Action], needs: Uncertainty = frozenset()
+    ) -> Estimates:
+        if context["slot"]["id"] == "y":
+            raise RuntimeError("no")
+        return super().estimate(context, actions, needs)
+
+
+def test_a_slot_that_can_t_be_scored_gets_its_baseline_after_the_others() -> None:
+    scorer, fallbacks = scorer_with(Forgetful([0.1, 0.2, 0.3, 0.4]))
+    first, second = scorer.decide_slots("digits", SLOTS)
+    assert 0.0 < first.propensity < 1.0
+    assert second.propensity == 1.0
+    assert second.excluded == [NAMES[first.chosen].id]
+    assert NAMES[second.chosen].id == ("b" if first.chosen == 0 else "a")
+    assert fallbacks == [("digits", "scoring failed")]
+
+
+@pytest.mark.parametrize("served", ["nothing", "cold start", "oracle", "failing oracle"])
+def test_features_of_every_shape_are_refused_whoever_serves(served: str) -> None:
+    scorer, _ = scorer_with(Oracle(RuntimeError("no")))
+    if served == "nothing":
+        scorer = Scorer({"digits": LoopConfig()})
+    elif served == "cold start":
+        scorer.swap(Plan(Generation("digits", 0, Softmax(), None, None)))
+    elif served == "oracle":
+        scorer.swap(Plan(generation("digits", 1)))
+    bad = [Action("a"), Action("b", {"x": 1e39})]
+    refused: dict[str, list[Callable[[], object]]] = {
+        "actions[1].features": [
+            lambda: scorer.rank("digits", RankRequest(actions=bad, depth=2)),
+            lambda: scorer.decide_slots("digits", SlotsRequest(actions=bad, slots=[Slot(id="x")])),
+            lambda: scorer.decide_slate("digits", SlateRequest(actions=bad, size=2)),
+        ],
+        "context": [
+            lambda: scorer.rank("digits", RankRequest(actions=NAMES, context={"x": 1e39})),
+            lambda: scorer.decide_slots(
+                "digits", SlotsRequest(actions=NAMES, slots=SLOTS.slots, context={"x": 1e39})
+            ),
+            lambda: scorer.decide_slate(
+                "digits", SlateRequest(actions=NAMES, size=2, context={"x": 1e39})
+            ),
+        ],
+        "slots[1]": [
+            lambda: scorer.decide_slots(
+                "digits",
+                SlotsRequest(
+                    actions=NAMES, slots=[Slot(id="x"), Slot(id="y", features={"z": 1e39})]
+                ),
+            )
+        ],
+        "slots[0].features.z": [
+            lambda: scorer.decide_slots(
+                "digits",
+                SlotsRequest(actions=NAMES, slots=[Slot(id="x", features={"z": object()})]),
+            )
+        ],
+    }
+    for field, calls in refused.items():
+        for call in calls:
+            with pytest.raises(InvalidInputError) as caught:
+                call()
+            assert caught.value.field == field
 
 
 def test_an_unknown_loop() -> None:

@@ -33,7 +33,7 @@ class Round:
         Index, among the eligible actions, of the application's own choice; None if it has none.
     budget
         Reward that a decision may lose in expectation, on top of what its exploration allows, since
-        earlier decisions have earned it.
+        earlier decisions have earned it; below 0 while they have earned too little.
     """
 
     training_rows: int = 0

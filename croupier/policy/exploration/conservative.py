@@ -55,8 +55,9 @@ class Conservative(ExplorationBase, frozen=True, tag="conservative"):
     and the request alone and can be replayed.
 
     No reward is below `reward_min`, so no lower end counts as less: a share `alpha` of exploration
-    is safe whatever the estimates say, and is all there is before there are any. A floor holds for
-    the mixture, and comes before the threshold.
+    is safe whatever the estimates say, and is all there is before there are any, and as long as the
+    budget is below 0: then too little was saved yet to bet on the estimates being right. A floor
+    holds for the mixture, and comes before the threshold.
 
     Attributes
     ----------
@@ -118,7 +119,7 @@ class Conservative(ExplorationBase, frozen=True, tag="conservative"):
         """
         if round_.baseline is None:
             raise ScoringError("conservative needs to know the baseline")
-        if round_.training_rows == 0:
+        if round_.training_rows == 0 or round_.budget < 0.0:
             return 1.0 - self.alpha
         lower = estimates.mean
         if self.radius > 0.0:

@@ -1,0 +1,293 @@
+"""Imitation: what an apprentice learns from the baseline's choices, and how its skill is judged.
+
+A loop in mode ``apprentice`` plays the application's own choice. That choice is full information of
+what is to be imitated, the right action and all the wrong ones, so nothing has to be explored and
+no propensity to be divided by. The rewards that are learned here, 1 for the baseline's action and 0
+for another, are made up while training and kept nowhere: real rewards never mix with them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from scipy import stats
+
+from croupier.offline.gate import Verdict
+from croupier.offline.interactions import logged_requests
+from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.exploration import Conservative
+from croupier.policy.exploration.base import share_of_best
+from croupier.policy.oracle import TrainingRow
+from croupier.policy.sampling import draw, draw_key, uniform_of_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from croupier.offline.interactions import LoggedRequest
+    from croupier.policy.generation import Generation
+
+__all__ = (
+    "Imitation",
+    "MatchRate",
+    "imitation_lessons",
+    "judge_imitation",
+    "match_rate",
+    "served_match_rate",
+)
+
+MIN_ROWS = 20
+
+
+class MatchRate(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a generation's most probable action is the baseline's.
+
+    Attributes
+    ----------
+    rows
+        Decisions judged on.
+    value
+        Share of them in [0, 1]; a decision where n actions tie and one is the baseline counts 1/n.
+    lower, upper
+        Wilson interval.
+    confidence
+        Of the interval, in (0, 1).
+    """
+
+    rows: int
+    value: float
+    lower: float
+    upper: float
+    confidence: float
+
+
+class Imitation(msgspec.Struct, frozen=True, kw_only=True):
+    """A champion and a challenger as imitators, on decisions that neither learned from.
+
+    Attributes
+    ----------
+    champion, challenger
+        Their match rates.
+    wins, losses
+        Decisions where only the challenger matches, and where only the champion does.
+    p_value
+        Of the exact sign test that the challenger matches no more often (one-sided).
+    left_out
+        Decisions without a known baseline or a choice, or that can't be encoded.
+    served
+        Match rate of what was logged while apprentices were served, over all of the log; None
+        where nothing was.
+    """
+
+    champion: MatchRate
+    challenger: MatchRate
+    wins: int
+    losses: int
+    p_value: float
+    left_out: int
+    served: MatchRate | None = None
+
+
+def imitation_lessons(interactions: pl.DataFrame) -> Iterator[list[TrainingRow]]:
+    """Make of every interaction what teaches to choose as the baseline does.
+
+    The baseline's action gets reward 1; one of the other eligible ones, drawn by a hash of the
+    decision's id, gets reward 0 and weight K - 1, so that it stands for all of them:
+    ``E Σ weight·loss = Σ_a loss(a)``. Both have propensity 1, as both rewards are known. An
+    interaction with an unknown baseline or a single eligible action teaches nothing.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table, of one loop.
+    """
+    for request, key, keep in _requests(interactions):
+        if request.baseline is None or not _is_a_choice(request):
+            continue
+        others = _others(request)
+        other = draw(others / np.count_nonzero(others), key)
+        shares = ((request.baseline, 1.0, 1.0), (other, 0.0, float(np.count_nonzero(others))))
+        yield [
+            TrainingRow(
+                context=request.context,
+                actions=request.actions,
+                chosen=chosen,
+                propensity=1.0,
+                reward=reward,
+                weight=weight / keep,
+            )
+            for chosen, reward, weight in shares
+        ]
+
+
+def judge_imitation(
+    interactions: pl.DataFrame,
+    champion: Generation,
+    challenger: Generation,
+    *,
+    confidence: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Imitation, Verdict]:
+    """Compare two generations by how often they would choose as the baseline does.
+
+    The challenger has to match significantly more often by McNemar's exact test, the sign test of
+    the decisions where one matches and the other doesn't. Where actions tie, whether the tie hits
+    the baseline is drawn for the test with the tie's share, by one number for both generations, so
+    that the expected difference of wins and losses is that of the match rates.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table that neither learned from, of one loop.
+    champion, challenger
+        The generations. Of a conservative one the inner exploration is judged, as its mixture
+        plays the baseline whatever it has learned.
+    confidence
+        Of the intervals; the test is made at level ``(1 - confidence) / 2``, one-sided, as an
+        interval's lower end would be.
+    progress
+        Called with rows done and in all.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are fewer than 20 rows to judge on.
+    """
+    n = len(interactions)
+    matches, hits = [], []
+    for row, (request, key, _) in enumerate(_requests(interactions)):
+        if progress is not None and (row % 500 == 499 or row + 1 == n):
+            progress(row + 1, n)
+        pair = _pair(champion, challenger, request)
+        if pair is not None:
+            matches.append(pair)
+            hits.append([uniform_of_key(key) < each for each in pair])
+    if len(matches) < MIN_ROWS:
+        raise NotEnoughDataError(
+            f"imitation is judged on at least {MIN_ROWS} decisions with a known baseline and a "
+            f"choice, got {len(matches)}"
+        )
+    shares, hit = np.array(matches), np.array(hits)
+    wins, losses = int((hit[:, 1] & ~hit[:, 0]).sum()), int((hit[:, 0] & ~hit[:, 1]).sum())
+    imitation = Imitation(
+        champion=match_rate(shares[:, 0], confidence),
+        challenger=match_rate(shares[:, 1], confidence),
+        wins=wins,
+        losses=losses,
+        p_value=float(stats.binom.sf(wins - 1, wins + losses, 0.5)),
+        left_out=n - len(matches),
+    )
+    return imitation, _verdict(imitation, champion.number, challenger.number, confidence)
+
+
+def served_match_rate(interactions: pl.DataFrame, *, confidence: float = 0.95) -> MatchRate | None:
+    """Match rate of the apprentices that were served, from the shadows that were logged.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table, of one loop.
+    confidence
+        Of the interval, in (0, 1).
+    """
+    if "shadow" not in interactions.columns:
+        return None
+    columns = ("learning_mode", "baseline", "shadow")
+    shares = [
+        float(share_of_best(np.array(shadow["pmf"]))[baseline])
+        for mode, baseline, shadow in interactions.select(columns).iter_rows()
+        if mode == "apprentice" and shadow is not None and baseline is not None
+    ]
+    return match_rate(np.array(shares), confidence) if shares else None
+
+
+def match_rate(shares: NDArray[np.float64], confidence: float) -> MatchRate:
+    """Mean of matches with its Wilson interval.
+
+    ``(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`` (Wilson, 1927). Shares of ties vary
+    less than the zeros and ones that the interval is made for, so it covers them too.
+
+    Parameters
+    ----------
+    shares
+        Of the baseline in every decision's most probable actions, shape (n,), n ≥ 1, in [0, 1].
+    confidence
+        In (0, 1).
+    """
+    n, p = shares.size, float(shares.mean())
+    z = float(stats.norm.isf((1.0 - confidence) / 2.0))
+    centre, scale = p + z * z / (2 * n), 1.0 + z * z / n
+    half = z * math.sqrt(p * (1.0 - p) / n + z * z / (4 * n * n))
+    return MatchRate(
+        rows=n,
+        value=p,
+        # Rounding must not put an end on the wrong side of the value.
+        lower=min(max((centre - half) / scale, 0.0), p),
+        upper=max(min((centre + half) / scale, 1.0), p),
+        confidence=confidence,
+    )
+
+
+def _requests(interactions: pl.DataFrame) -> Iterator[tuple[LoggedRequest, str, float]]:
+    """Requests, each with a key for the draws that are made of it and its share in the log."""
+    columns = ("loop", "decision_id", "slot", "keep_prob")
+    names = interactions.select(columns).iter_rows()
+    for request, (loop, decision_id, slot, keep) in zip(
+        logged_requests(interactions), names, strict=True
+    ):
+        yield request, draw_key(loop, 0, f"imitation/{decision_id}", slot), keep
+
+
+def _is_a_choice(request: LoggedRequest) -> bool:
+    """Whether the baseline is known and chose one of several; a place of a slate is no choice."""
+    known = request.baseline is not None and request.slate_size is None
+    return known and bool(_others(request).any())
+
+
+def _others(request: LoggedRequest) -> NDArray[np.bool_]:
+    """Eligible actions but the baseline's, shape (K,)."""
+    others = np.ones(len(request.actions), dtype=np.bool_)
+    if request.eligible is not None:
+        others &= request.eligible
+    if request.baseline is not None:
+        others[request.baseline] = False
+    return others
+
+
+def _pair(
+    champion: Generation, challenger: Generation, request: LoggedRequest
+) -> tuple[float, float] | None:
+    """Shares of the baseline among both generations' most probable actions."""
+    if not _is_a_choice(request):
+        return None
+    try:
+        return _match(champion, request), _match(challenger, request)
+    except InvalidInputError:
+        return None
+
+
+def _match(generation: Generation, request: LoggedRequest) -> float:
+    if isinstance(generation.exploration, Conservative):
+        generation = replace(generation, exploration=generation.exploration.inner)
+    pmf, _ = generation.pmf(request.context, request.actions, request.eligible, request.baseline)
+    assert request.baseline is not None, "it is a choice"
+    return float(share_of_best(pmf)[request.baseline])
+
+
+def _verdict(imitation: Imitation, champion: int, challenger: int, confidence: float) -> Verdict:
+    shown = (
+        f"generation {challenger} chooses as the baseline does in "
+        f"{100 * imitation.challenger.value:.1f} % of {imitation.challenger.rows:,} decisions, "
+        f"generation {champion} in {100 * imitation.champion.value:.1f} %"
+    )
+    level = (1.0 - confidence) / 2.0
+    promote = imitation.p_value < level
+    sign = "<" if promote else "≥"
+    tested = f"p-value {imitation.p_value:.3g} {sign} {level:g}"
+    return Verdict(promote=promote, reasons=[f"{shown}: {tested}"])

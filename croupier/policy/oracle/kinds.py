@@ -1,0 +1,118 @@
+"""All kinds of oracles: what a configuration can ask for, and what a directory can hold."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, TypeAlias, overload
+
+import msgspec
+import numpy as np
+
+from croupier.policy.errors import GenerationError, InvalidInputError
+from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle
+from croupier.policy.oracle.cover import CoverConfig, CoverOracle
+from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
+from croupier.policy.oracle.scikit_learn import SklearnConfig, SklearnOracle
+from croupier.policy.oracle.tables import CONFIG_FILE, WEIGHTS_FILE, SavedOracle, TableOracle
+from croupier.policy.oracle.vowpal_wabbit import VowpalWabbitConfig, VowpalWabbitOracle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from croupier.policy.oracle.base import OnlineOracle
+
+__all__ = ("OracleConfig", "load_oracle", "make_online_oracle", "make_oracle")
+
+OracleConfig: TypeAlias = (
+    VowpalWabbitConfig | SklearnConfig | RidgeConfig | BootstrapConfig | CoverConfig
+)
+
+# Everything that NumPy, zipfile and msgspec were seen to raise on damaged files.
+_UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@overload
+def make_oracle(config: VowpalWabbitConfig, *, random_state: int = 0) -> VowpalWabbitOracle: ...
+@overload
+def make_oracle(config: SklearnConfig, *, random_state: int = 0) -> SklearnOracle: ...
+@overload
+def make_oracle(config: RidgeConfig, *, random_state: int = 0) -> RidgeOracle: ...
+@overload
+def make_oracle(config: BootstrapConfig, *, random_state: int = 0) -> BootstrapOracle: ...
+@overload
+def make_oracle(config: CoverConfig, *, random_state: int = 0) -> CoverOracle: ...
+
+
+# Of a configuration of some kind among several, type checkers find out the union by themselves.
+def make_oracle(
+    config: OracleConfig, *, random_state: int = 0
+) -> VowpalWabbitOracle | SklearnOracle | RidgeOracle | BootstrapOracle | CoverOracle:
+    """An oracle that is not fitted yet, as a loop's configuration asks for it."""
+    if isinstance(config, VowpalWabbitConfig):
+        return VowpalWabbitOracle(config, random_state=random_state)
+    if isinstance(config, SklearnConfig):
+        return SklearnOracle(config, random_state=random_state)
+    if isinstance(config, RidgeConfig):
+        return RidgeOracle(config, random_state=random_state)
+    if isinstance(config, BootstrapConfig):
+        return BootstrapOracle(config, random_state=random_state)
+    return CoverOracle(config, random_state=random_state)
+
+
+def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> OnlineOracle:
+    """An oracle that scores 0 whatever it is asked, ready to be taught row by row.
+
+    Raises
+    ------
+    InvalidInputError
+        If oracles of this kind don't learn online.
+    """
+    oracle = make_oracle(config, random_state=random_state)
+    if isinstance(oracle, SklearnOracle) or not config.learns_online:
+        base = " of sklearn" if isinstance(config, BootstrapConfig) else ""
+        raise InvalidInputError(
+            "oracle",
+            f"expected one that learns online (vowpal_wabbit, ridge, cover, or a bootstrap of "
+            f"vowpal_wabbit), got {config.__struct_config__.tag}{base}",
+        )
+    return oracle.partial_fit([])
+
+
+def load_oracle(directory: Path) -> TableOracle:
+    """Read back what :meth:`TableOracle.save` wrote.
+
+    Raises
+    ------
+    GenerationError
+        If files are missing or can't be read.
+    """
+    try:
+        encoded = (directory / CONFIG_FILE).read_bytes()
+        saved = msgspec.json.decode(encoded, type=SavedOracle[OracleConfig])
+        oracle = make_oracle(saved.config, random_state=saved.random_state)
+        # Read here: given a path, NumPy leaves damaged files open.
+        stored = io.BytesIO((directory / WEIGHTS_FILE).read_bytes())
+        with np.load(stored, allow_pickle=False) as arrays:
+            oracle.restore(arrays)
+    except GenerationError as error:
+        raise GenerationError(f"{directory}: {error}") from error
+    except _UNREADABLE as error:
+        raise GenerationError(f"the oracle in {directory} can't be read: {error}") from error
+    oracle.link_ = saved.link
+    return oracle

@@ -1,0 +1,180 @@
+"""Oracles that a linear scikit-learn estimator learns."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from croupier.policy.encoding import EncoderConfig
+from croupier.policy.errors import GenerationError, NotEnoughDataError
+from croupier.policy.oracle.base import OracleConfigBase, check_rows
+from croupier.policy.oracle.design import design_of
+from croupier.policy.oracle.tables import LinearOracle, Link, linked, require_usable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from croupier.policy.oracle.base import TrainingRow
+
+__all__ = ("LinearFit", "SklearnConfig", "SklearnOracle", "fit_linear")
+
+_CHECKED_ROWS = 1000
+
+
+class SklearnConfig(OracleConfigBase, frozen=True, tag="sklearn"):
+    """Parameters of :class:`SklearnOracle`.
+
+    Attributes
+    ----------
+    estimator
+        Dotted path of a linear scikit-learn regressor or binary classifier.
+    params
+        Its constructor's arguments.
+    encoder
+        How features become columns.
+    """
+
+    estimator: str = "sklearn.linear_model.Ridge"
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    encoder: EncoderConfig = EncoderConfig()
+
+
+class SklearnOracle(LinearOracle):
+    """Any linear scikit-learn estimator on the columns of the chosen actions.
+
+    A regressor predicts the reward (identity link). A binary classifier, for rewards that are 0 or
+    1, predicts the probability of 1 (logistic link). The encoder's constant is the intercept;
+    an estimator that wants its own, or another link, is refused.
+    """
+
+    config: SklearnConfig
+
+    def fit(self, rows: Sequence[TrainingRow]) -> SklearnOracle:
+        """Learn from interactions.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If there are no rows, or a classifier sees only one kind of reward.
+        InvalidInputError
+            If a row's chosen index, propensity, reward or weight can't be.
+        GenerationError
+            If the estimator can't be made, can't be fitted or is not a linear one.
+        """
+        check_rows(rows)
+        design = design_of(self._encoder, rows)
+        fitted = fit_linear(
+            self.config, self.random_state, design.matrix, design.rewards, design.weights
+        )
+        self.link_ = fitted.link
+        self.weights_ = np.zeros(1 << self.config.encoder.bits, dtype=np.float32)
+        self.weights_[design.columns] = fitted.coefficients
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class LinearFit:
+    """Coefficients of a design's columns, shape (m,), float32, and the link they are for."""
+
+    coefficients: NDArray[np.float32]
+    link: Link
+
+
+def fit_linear(
+    config: SklearnConfig,
+    random_state: int,
+    matrix: Any,
+    rewards: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> LinearFit:
+    """Fit the configured estimator and take its coefficients, checked to be all there is to it.
+
+    Parameters
+    ----------
+    config
+        Names the estimator.
+    random_state
+        Its seed, unless the configuration gives one.
+    matrix
+        Sparse, shape (n, m).
+    rewards, weights
+        Shape (n,).
+
+    Raises
+    ------
+    NotEnoughDataError
+        If a classifier sees only one kind of reward.
+    GenerationError
+        If the estimator can't be made, can't be fitted or is not a linear one.
+    """
+    from sklearn.base import is_classifier  # noqa: PLC0415
+
+    estimator = _linear_estimator(config, random_state)
+    if is_classifier(estimator):
+        _require_binary(config, rewards)
+    try:
+        estimator.fit(matrix, rewards, sample_weight=weights)
+    except (TypeError, ValueError) as error:
+        raise GenerationError(f"{config.estimator} can't be fitted: {error}") from error
+    link: Link = "logistic" if is_classifier(estimator) else "identity"
+    coefficients = _coefficients(config, estimator, link, matrix[:_CHECKED_ROWS])
+    return LinearFit(require_usable(coefficients, config.estimator), link)
+
+
+def _linear_estimator(config: SklearnConfig, random_state: int) -> Any:
+    """Import and build the estimator; the encoder's constant is its intercept."""
+    module_name, _, class_name = config.estimator.rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module_name), class_name)
+        estimator = make(**{"fit_intercept": False, **config.params})
+        if estimator.get_params().get("random_state", 0) is None:
+            estimator.set_params(random_state=random_state)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise GenerationError(
+            f"oracle.estimator: expected the dotted path of a linear scikit-learn estimator that "
+            f"takes the given params, got {config.estimator!r}: {error}"
+        ) from error
+    return estimator
+
+
+def _require_binary(config: SklearnConfig, rewards: NDArray[np.float64]) -> None:
+    kinds = np.unique(rewards)
+    if kinds.size != 2:
+        raise NotEnoughDataError(
+            f"{config.estimator} classifies, and needs rewards of exactly two kinds; "
+            f"got {kinds.size}"
+        )
+    if kinds.tolist() != [0.0, 1.0]:
+        raise NotEnoughDataError(
+            f"{config.estimator} classifies, and needs rewards 0 and 1; "
+            f"got {kinds[0]:g} and {kinds[1]:g}"
+        )
+
+
+def _coefficients(
+    config: SklearnConfig, estimator: Any, link: Link, matrix: Any
+) -> NDArray[np.float64]:
+    """The estimator's coefficients, checked to be all there is to its predictions."""
+    refusal = (
+        f"oracle.estimator: expected one whose prediction is its coefficients times the "
+        f"columns ({link} link, no intercept), got {config.estimator!r}"
+    )
+    try:
+        coefficients = np.asarray(estimator.coef_, dtype=np.float64).ravel()
+        linear = linked(matrix @ coefficients, link)
+        if link == "logistic":
+            predicted = estimator.predict_proba(matrix)[:, 1]
+        else:
+            predicted = estimator.predict(matrix)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise GenerationError(f"{refusal}: {error}") from error
+    # Coefficients that are not finite get an error of their own.
+    if not np.allclose(linear, predicted, rtol=1e-6, atol=1e-9, equal_nan=True):
+        raise GenerationError(refusal)
+    return coefficients

@@ -1,0 +1,322 @@
+"""Oracles that Vowpal Wabbit learns, in one pass or row by row."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from croupier.policy.encoding import EncoderConfig
+from croupier.policy.errors import GenerationError
+from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
+from croupier.policy.oracle.tables import LinearOracle, require_usable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from croupier.policy.encoding import (
+        EncodedDecision,
+        EncodedFeatures,
+        FeatureEncoder,
+        IndexArray,
+    )
+    from croupier.policy.oracle.base import TrainingRow
+
+__all__ = (
+    "READ_OUT_ROWS",
+    "BanditLearner",
+    "CostLearner",
+    "VowpalWabbitConfig",
+    "VowpalWabbitOracle",
+    "not_online",
+)
+
+READ_OUT_ROWS = 50
+"""From so many rows on it is quicker to read out a whole table than what every row changed."""
+
+
+class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
+    """Parameters of :class:`VowpalWabbitOracle`.
+
+    Attributes
+    ----------
+    cb_type
+        How the reward of the chosen action teaches about the others: ``mtr`` (importance-weighted
+        regression), ``ips`` or ``dr``.
+    learning_rate
+        Positive.
+    passes
+        How often the interactions are gone through, 1 to 1000.
+    l2
+        Ridge penalty per update, ≥ 0.
+    encoder
+        How features become indices.
+    """
+
+    cb_type: Literal["mtr", "ips", "dr"] = "mtr"
+    learning_rate: float = 0.5
+    passes: int = 1
+    l2: float = 0.0
+    encoder: EncoderConfig = EncoderConfig()
+
+    @property
+    def learns_online(self) -> bool:
+        """Vowpal Wabbit learns nothing but online."""
+        return True
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        require("learning_rate", 0 < rate < math.inf, "positive", rate)
+        require("passes", 1 <= self.passes <= 1000, "in [1, 1000]", self.passes)
+        require("l2", 0 <= self.l2 < math.inf, "at least 0", self.l2)
+
+
+class VowpalWabbitOracle(LinearOracle):
+    """Vowpal Wabbit's contextual-bandit regression, read out as a table of weights.
+
+    Costs are minus the rewards. The learner is ``--cb_adf`` with the product of context and action
+    features. Its prediction is a dot product that is not clipped to the range of the rewards, so
+    the table predicts what Vowpal Wabbit predicts: an estimate may lie outside of the range, which
+    keeps the order of actions where clipping would make ties.
+
+    The learner stays in memory, 16 bytes for each of the table's 2**bits entries (32 under ``dr``),
+    so that :meth:`partial_fit` can go on where :meth:`fit` ended. It isn't saved.
+    """
+
+    config: VowpalWabbitConfig
+    _learner: BanditLearner | None = None
+
+    def fit(self, rows: Sequence[TrainingRow]) -> VowpalWabbitOracle:
+        """Learn from interactions in the given order.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If there are no rows.
+        InvalidInputError
+            If a row's chosen index, propensity, reward or weight can't be.
+        GenerationError
+            If the weights grew without bound.
+        """
+        check_rows(rows)
+        learner = BanditLearner(self.config, self.random_state)
+        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        for _ in range(self.config.passes):
+            for row, decision in encoded:
+                learner.learn(bandit_examples(row, decision))
+        self.weights_ = learner.weights()
+        self._learner = learner
+        return self
+
+    def partial_fit(self, rows: Sequence[TrainingRow]) -> VowpalWabbitOracle:
+        """Learn from further interactions, each of them once.
+
+        With no rows, an oracle that was not fitted starts with scores of 0. With one pass, ``fit``
+        and ``partial_fit`` in turn give the weights of one ``fit`` of all rows, bit for bit. What a
+        row costs doesn't depend on the size of the table unless there is a ridge penalty, which
+        shrinks all of it.
+
+        Raises
+        ------
+        InvalidInputError
+            If a row's chosen index, propensity, reward or weight can't be.
+        GenerationError
+            If the weights grew without bound, or the oracle was loaded.
+        """
+        check_rows(rows, some=False)
+        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        if self._learner is None:
+            if self.weights_ is not None:
+                raise not_online("it was loaded, and the learner's state isn't saved")
+            self._learner = BanditLearner(self.config, self.random_state)
+        if self.weights_ is None:
+            self.weights_ = self._learner.weights()
+        at_once = len(rows) >= READ_OUT_ROWS or (self.config.l2 > 0 and len(rows) > 0)
+        for row, decision in encoded:
+            self._learner.learn(bandit_examples(row, decision))
+            if not at_once:
+                changed = changed_columns(self._encoder, self.config, row, decision)
+                self.weights_[changed] = self._learner.weights(changed)
+        if at_once:
+            self.weights_ = self._learner.weights()
+        return self
+
+
+class BanditLearner:
+    """A workspace that learns from interactions, read out as weights of the reward.
+
+    Parameters
+    ----------
+    config
+        What it learns, and how.
+    random_state
+        Its seed.
+    """
+
+    def __init__(self, config: VowpalWabbitConfig, random_state: int) -> None:
+        # Doubly robust learning keeps two weights per feature within the same 2**b.
+        bits = config.encoder.bits + (1 if config.cb_type == "dr" else 0)
+        reduction = f"--cb_adf --cb_type {config.cb_type} --l2 {config.l2}"
+        self._workspace = _workspace(reduction, bits, config.learning_rate, random_state)
+        self._size = 1 << config.encoder.bits
+        self._shrinks = config.l2 > 0
+
+    def learn(self, examples: Sequence[Any]) -> None:
+        """Learn from one interaction, as :func:`bandit_examples` makes it."""
+        self._workspace.learn_one(examples)
+
+    def weights(self, columns: IndexArray | None = None) -> NDArray[np.float32]:
+        """Weights of the reward; of all columns, or of some.
+
+        Raises
+        ------
+        GenerationError
+            If one is not finite.
+        """
+        # With doubly robust learning, the workspace claims twice the memory there is: only the
+        # first half may be looked at.
+        costs = _costs(self._workspace, self._size, columns)
+        # Not merely negated: zeros are to be positive, as they will be when loaded.
+        weights = np.float32(0.0) - costs
+        if self._shrinks and weights.any():
+            weights *= np.float32(_shrinkage(self._workspace, costs))
+        return require_usable(weights, "Vowpal Wabbit")
+
+
+class CostLearner:
+    """A workspace that learns the cost of every action of a decision by regression.
+
+    It does what ``--csoaa_ldf`` does, action by action, but with a weight for the whole decision.
+
+    Parameters
+    ----------
+    encoder
+        Size of the table.
+    learning_rate
+        Positive.
+    random_state
+        Its seed.
+    """
+
+    def __init__(self, encoder: EncoderConfig, learning_rate: float, random_state: int) -> None:
+        self._workspace = _workspace("", encoder.bits, learning_rate, random_state)
+        self._size = 1 << encoder.bits
+
+    def learn(
+        self, examples: Sequence[Any], rewards: NDArray[np.float64], weight: float = 1.0
+    ) -> None:
+        """Learn the rewards of all actions, shape (K,), given as :func:`action_examples`."""
+        import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+        for example, reward in zip(examples, rewards.tolist(), strict=True):
+            example.set_label(vw.SimpleLabel(-reward, weight))
+            self._workspace.learn_one(example)
+
+    def weights(self, columns: IndexArray | None = None) -> NDArray[np.float32]:
+        """Weights of the reward; of all columns, or of some.
+
+        Raises
+        ------
+        GenerationError
+            If one is not finite.
+        """
+        costs = _costs(self._workspace, self._size, columns)
+        return require_usable(np.float32(0.0) - costs, "Vowpal Wabbit")
+
+
+def bandit_examples(row: TrainingRow, decision: EncodedDecision) -> list[Any]:
+    """One multi-line example: the shared context, then a line per action with the chosen's cost."""
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    shared = vw.Example()
+    shared.set_label(vw.CBLabel(shared=True))
+    _push(shared["c"], decision.context)
+    examples = [shared]
+    for features in decision.actions:
+        example = vw.Example()
+        _push(example["a"], features)
+        examples.append(example)
+    weigh(examples, row, row.weight)
+    return examples
+
+
+def weigh(examples: Sequence[Any], row: TrainingRow, weight: float) -> None:
+    """Label what :func:`bandit_examples` made with the row's cost and another weight."""
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    for position, example in enumerate(examples[1:]):
+        cost = (-row.reward, row.propensity) if position == row.chosen else None
+        example.set_label(vw.CBLabel(label=cost, weight=weight))
+
+
+def action_examples(decision: EncodedDecision) -> list[Any]:
+    """One example per action, with the features of the action and the context."""
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    examples = []
+    for features in decision.actions:
+        example = vw.Example()
+        # In the order of --csoaa_ldf, so that even the rounding of sums is the same.
+        _push(example["a"], features)
+        _push(example["c"], decision.context)
+        examples.append(example)
+    return examples
+
+
+def changed_columns(
+    encoder: FeatureEncoder,
+    config: VowpalWabbitConfig,
+    row: TrainingRow,
+    decision: EncodedDecision,
+) -> IndexArray:
+    """Columns whose weights can change when a :class:`BanditLearner` learns from a row."""
+    if config.cb_type == "mtr":
+        return encoder.columns(decision.context, decision.actions[row.chosen]).indices
+    return encoder.indices_of(decision)
+
+
+def not_online(why: str) -> GenerationError:
+    """The error for an oracle that can't learn any further."""
+    return GenerationError(f"the oracle can't learn online: {why}; fit it anew")
+
+
+def _workspace(reduction: str, bits: int, learning_rate: float, random_state: int) -> Any:
+    # Vowpal Wabbit takes a while to import, and not every process learns.
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    arguments = (
+        f"--quiet {reduction} -q ca --noconstant -b {bits} --learning_rate {learning_rate} "
+        f"--random_seed {random_state}"
+    )
+    return vw.Workspace(arguments.split())
+
+
+def _costs(workspace: Any, size: int, columns: IndexArray | None) -> NDArray[np.float32]:
+    # Of the weights stored with a feature the first predicts; of the numbers stored with a weight
+    # the first is its value.
+    stored: NDArray[np.float32] = workspace.weights()[:size, 0, 0]
+    return np.array(stored) if columns is None else stored[columns]
+
+
+def _shrinkage(workspace: Any, costs: NDArray[np.float32]) -> float:
+    """The factor that Vowpal Wabbit applies to all of its weights when it predicts.
+
+    A ridge penalty shrinks every weight at every update; the factor is kept in one place instead
+    and shown nowhere, but it is the prediction for a lone feature over that feature's weight.
+    """
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    strongest = int(np.abs(costs).argmax())
+    shared, action = vw.Example(), vw.Example()
+    shared.set_label(vw.CBLabel(shared=True))
+    action.set_label(vw.CBLabel())
+    action["a"].push_feature(strongest, 1.0)
+    ((_, predicted),) = workspace.predict_one([shared, action])
+    return float(predicted) / float(costs[strongest])
+
+
+def _push(group: Any, features: EncodedFeatures) -> None:
+    group.push_many_features(features.indices, features.values)

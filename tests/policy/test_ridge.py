@@ -1,0 +1,455 @@
+"""The ridge oracle's posterior: against closed forms, scikit-learn and worlds that it describes."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from croupier.policy.encoding import EncoderConfig, FeatureEncoder
+from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
+from croupier.policy.events import Action
+from croupier.policy.exploration import Conservative, RegCB, Thompson
+from croupier.policy.generation import Generation
+from croupier.policy.loop import LoopConfig
+from croupier.policy.oracle import (
+    RidgeConfig,
+    RidgeOracle,
+    SklearnConfig,
+    SklearnOracle,
+    TrainingRow,
+    load_oracle,
+)
+from tests.policy.training import random_request, random_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from croupier.policy.estimates import Estimates
+
+BITS = 10
+ENCODER = EncoderConfig(bits=BITS)
+BOTH = frozenset({"deviation", "covariance"})
+
+
+def config(l2: float = 1.0, **settings: Any) -> RidgeConfig:
+    return RidgeConfig(l2=l2, encoder=ENCODER, **settings)
+
+
+def columns_of(context: dict[str, Any], actions: Sequence[Action]) -> NDArray[np.float64]:
+    """All 2^10 columns of every action, built without the oracle's code."""
+    encoder = FeatureEncoder(ENCODER)
+    decision = encoder.encode(context, actions)
+    matrix = np.zeros((len(actions), 1 << BITS))
+    for line, action in zip(matrix, decision.actions, strict=True):
+        columns = encoder.columns(decision.context, action)
+        np.add.at(line, columns.indices.astype(np.int64), columns.values)
+    return matrix
+
+
+def chosen_columns(rows: Sequence[TrainingRow]) -> NDArray[np.float64]:
+    return np.stack([columns_of(row.context, row.actions)[row.chosen] for row in rows])
+
+
+class ByHand:
+    """The textbook's formulas on all columns."""
+
+    def __init__(self, rows: Sequence[TrainingRow], l2: float) -> None:
+        matrix = chosen_columns(rows)
+        weights = np.array([row.weight for row in rows])
+        rewards = np.array([row.reward for row in rows])
+        precision = l2 * np.eye(1 << BITS) + matrix.T @ (weights[:, None] * matrix)
+        self.inverse = np.linalg.inv(precision)
+        self.weights = np.linalg.solve(precision, matrix.T @ (weights * rewards))
+
+    def mean(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(columns @ self.weights)
+
+    def covariance(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(columns @ self.inverse @ columns.T)
+
+
+def strange_request(rng: np.random.Generator) -> tuple[dict[str, Any], list[Action]]:
+    """A request with features and actions that never occurred, some of them shared."""
+    context, actions = random_request(rng)
+    context["season"] = "winter"
+    return context, [*actions, Action("new", {"x": 1.5, "size": 2.0}), Action("newer")]
+
+
+def assert_posterior(estimates: Estimates, expected: ByHand, columns: NDArray[Any]) -> None:
+    covariance = expected.covariance(columns)
+    assert estimates.deviation is not None
+    assert estimates.covariance is not None
+    np.testing.assert_allclose(estimates.mean, expected.mean(columns), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(estimates.covariance, covariance, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(estimates.deviation, np.sqrt(np.diag(covariance)), rtol=1e-8)
+
+
+class TestPosterior:
+    @pytest.mark.parametrize("l2", [1e-3, 1.0, 100.0])
+    @pytest.mark.parametrize("n", [1, 10, 300])
+    def test_is_the_textbooks(self, l2: float, n: int) -> None:
+        rows = random_rows(n, seed=n)
+        oracle, expected = RidgeOracle(config(l2)).fit(rows), ByHand(rows, l2)
+        rng = np.random.default_rng(0)
+        for request in [random_request(rng), random_request(rng), strange_request(rng)]:
+            assert_posterior(oracle.estimate(*request, BOTH), expected, columns_of(*request))
+
+    def test_is_scikit_learns(self) -> None:
+        """Of BayesianRidge the covariance too, under the precisions that it settles on."""
+        from sklearn.linear_model import BayesianRidge  # noqa: PLC0415
+
+        rows = [msgspec.structs.replace(row, weight=1.0) for row in random_rows(120)]
+        matrix, rewards = chosen_columns(rows), np.array([row.reward for row in rows])
+        used = np.flatnonzero(matrix.any(axis=0))
+        peer = BayesianRidge(fit_intercept=False).fit(matrix[:, used], rewards)
+        oracle = RidgeOracle(config(peer.lambda_ / peer.alpha_)).fit(rows)
+        columns = chosen_columns(rows[:20])[:, used]
+        mean, deviation = peer.predict(columns, return_std=True)
+        for row, expected, spread in zip(rows[:20], mean, deviation, strict=True):
+            estimates = oracle.estimate(row.context, row.actions, frozenset({"deviation"}))
+            assert estimates.deviation is not None
+            assert estimates.mean[row.chosen] == pytest.approx(expected, abs=1e-8)
+            # Theirs is of a reward, with its noise; ours of the mean, in units of the noise.
+            noise = 1.0 / peer.alpha_
+            ours = noise * estimates.deviation[row.chosen] ** 2 + noise
+            assert math.sqrt(ours) == pytest.approx(spread, rel=1e-8)
+
+    def test_has_the_mean_of_the_sklearn_oracle(self) -> None:
+        rows = random_rows(200)
+        params = {"alpha": 2.0, "solver": "cholesky"}
+        peer = SklearnOracle(SklearnConfig(params=params, encoder=ENCODER)).fit(rows)
+        oracle = RidgeOracle(config(2.0)).fit(rows)
+        rng = np.random.default_rng(1)
+        for _ in range(10):
+            request = random_request(rng)
+            # Theirs is a table of float32.
+            np.testing.assert_allclose(oracle.score(*request), peer.score(*request), atol=1e-5)
+
+    def test_a_rows_weight_counts_as_that_many_rows(self) -> None:
+        rows = [msgspec.structs.replace(row, weight=1.0) for row in random_rows(60)]
+        heavy = [msgspec.structs.replace(row, weight=3.0) for row in rows]
+        left, right = (RidgeOracle(config()).fit(each) for each in (rows * 3, heavy))
+        assert_same(left, right, 1e-10)
+
+    def test_does_not_depend_on_the_order_of_rows(self) -> None:
+        rows = random_rows(80)
+        left, right = (RidgeOracle(config()).fit(each) for each in (rows, rows[::-1]))
+        assert_same(left, right, 1e-10)
+
+    def test_knows_of_unseen_columns_only_the_prior(self) -> None:
+        rows = random_rows(50)
+        oracle = RidgeOracle(config(4.0)).fit(rows)
+        row = TrainingRow(context={}, actions=[Action("a0")], chosen=0, propensity=1.0, reward=0.0)
+        alone = RidgeOracle(config(4.0)).fit([row])
+        # A constant that was seen, an id that wasn't and their product.
+        estimates = alone.estimate({}, [Action("b"), Action("c")], BOTH)
+        assert estimates.covariance is not None
+        shared = 1.0 / (4.0 + 3.0) * (1.0 + 2.0 / 4.0)
+        np.testing.assert_allclose(estimates.covariance, shared + 2.0 / 4.0 * np.eye(2), rtol=1e-12)
+        assert oracle.columns_.size > alone.columns_.size
+
+    def test_gives_only_what_is_needed(self) -> None:
+        oracle = RidgeOracle(config()).fit(random_rows(50))
+        request = random_request(np.random.default_rng(0))
+        plain = oracle.estimate(*request)
+        assert plain.deviation is None
+        assert plain.covariance is None
+        assert plain.mean.tobytes() == oracle.score(*request).tobytes()
+        wide = oracle.estimate(*request, frozenset({"covariance"}))
+        assert wide.deviation is None
+        assert wide.covariance is not None
+        narrow = oracle.estimate(*request, frozenset({"deviation", "members"}))
+        assert narrow.covariance is None
+        assert narrow.members is None
+        assert narrow.deviation is not None
+        np.testing.assert_allclose(narrow.deviation**2, np.diag(wide.covariance), rtol=1e-10)
+
+    def test_covers_the_truth_as_often_as_it_says(self) -> None:
+        """Worlds drawn from the prior: errors, whitened by their covariance, are standard normal.
+
+        Their squares over 200 worlds with 3 actions each are chi-squared with 600 degrees of
+        freedom; the limits are passed by chance once in a million, and by variances off by 40 %.
+        """
+        rng = np.random.default_rng(5)
+        l2, worlds, squares = 2.0, 200, 0.0
+        base = random_rows(15, seed=3)
+        columns = chosen_columns(base)
+        for world in range(worlds):
+            truth = rng.normal(size=1 << BITS) / math.sqrt(l2)
+            rows = [
+                msgspec.structs.replace(
+                    row, reward=float(line @ truth + rng.normal() / math.sqrt(row.weight))
+                )
+                for row, line in zip(base, columns, strict=True)
+            ]
+            oracle = RidgeOracle(config(l2)).fit(rows)
+            request = random_request(np.random.default_rng(world), 3)
+            estimates = oracle.estimate(*request, BOTH)
+            assert estimates.covariance is not None
+            error = columns_of(*request) @ truth - estimates.mean
+            squares += float(error @ np.linalg.solve(estimates.covariance, error))
+        low, high = (float(stats.chi2.ppf(p, 3 * worlds)) for p in (5e-7, 1 - 5e-7))
+        assert low < squares < high
+        assert not low < 1.4 * squares < high
+
+
+def assert_same(left: RidgeOracle, right: RidgeOracle, tolerance: float) -> None:
+    rng = np.random.default_rng(9)
+    for request in [random_request(rng), random_request(rng), strange_request(rng)]:
+        ours, theirs = (each.estimate(*request, BOTH) for each in (left, right))
+        for field in ("mean", "deviation", "covariance"):
+            np.testing.assert_allclose(
+                getattr(ours, field), getattr(theirs, field), rtol=tolerance, atol=tolerance
+            )
+
+
+class TestOnline:
+    @given(
+        cuts=st.lists(st.integers(0, 60), max_size=4).map(sorted),
+        seed=st.integers(0, 1000),
+        l2=st.sampled_from([0.1, 1.0, 10.0]),
+    )
+    @settings(deadline=None, max_examples=30)
+    def test_any_cut_of_the_rows_gives_the_same_posterior(
+        self, cuts: list[int], seed: int, l2: float
+    ) -> None:
+        rows = random_rows(60, seed=seed)
+        oracle = RidgeOracle(config(l2)).partial_fit([])
+        for start, end in zip([0, *cuts], [*cuts, 60], strict=True):
+            oracle.partial_fit(rows[start:end])
+        assert_same(oracle, RidgeOracle(config(l2)).fit(rows), 1e-9)
+
+    def test_row_by_row_is_all_at_once(self) -> None:
+        rows = random_rows(250, seed=4)
+        oracle = RidgeOracle(config()).fit(rows[:50])
+        for row in rows[50:]:
+            oracle.partial_fit([row])
+        assert_same(oracle, RidgeOracle(config()).fit(rows), 1e-9)
+
+    def test_starts_from_the_prior(self) -> None:
+        oracle = RidgeOracle(config(4.0)).partial_fit([])
+        estimates = oracle.estimate({}, [Action("a"), Action("b")], BOTH)
+        assert estimates.mean.tolist() == [0.0, 0.0]
+        assert estimates.covariance is not None
+        # The constant is shared, the id and its product with the constant are not.
+        np.testing.assert_allclose(estimates.covariance, [[0.75, 0.25], [0.25, 0.75]])
+
+    def test_rounding_does_not_build_up(self) -> None:
+        """Thousands of nearly equal rows of great weight under a small penalty.
+
+        The posterior's precisions span eleven orders of magnitude.
+        """
+        rng = np.random.default_rng(0)
+        actions = [Action("a"), Action("b")]
+        rows = [
+            TrainingRow(
+                context={"x": 1.0, "y": 1.0 + float(1e-3 * rng.normal())},
+                actions=actions,
+                chosen=i % 2,
+                propensity=0.5,
+                reward=float(rng.random()),
+                weight=1000.0,
+            )
+            for i in range(3000)
+        ]
+        oracle = RidgeOracle(config(1e-5)).partial_fit([])
+        for row in rows:
+            oracle.partial_fit([row])
+        batch = RidgeOracle(config(1e-5)).fit(rows)
+        request = {"x": 1.0, "y": 1.0}, actions
+        ours, theirs = (each.estimate(*request, BOTH) for each in (oracle, batch))
+        assert ours.deviation is not None
+        assert theirs.deviation is not None
+        assert ours.covariance is not None
+        np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-6)
+        np.testing.assert_allclose(ours.deviation, theirs.deviation, rtol=1e-6)
+        # 1500 rows of weight 1000 each.
+        np.testing.assert_allclose(ours.deviation, 1.0 / math.sqrt(1500 * 1000), rtol=0.01)
+        assert np.linalg.eigvalsh(ours.covariance).min() >= 0.0
+
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_features_of_any_size_are_regressed_exactly(self, at_once: bool) -> None:
+        """A clock as a feature: against the normal equations solved in fractions."""
+        rng = np.random.default_rng(0)
+        rows = [
+            TrainingRow(
+                context={"clock": 1.7e9 + float(rng.integers(10**6))},
+                actions=[Action("a", {"x": float(rng.integers(3))}), Action("b")],
+                chosen=int(rng.integers(2)),
+                propensity=0.5,
+                reward=float(rng.integers(2)),
+            )
+            for _ in range(40)
+        ]
+        oracle = RidgeOracle(config()).partial_fit([])
+        for start in range(0, 40, 40 if at_once else 1):
+            oracle.partial_fit(rows[start : start + (40 if at_once else 1)])
+        request = rows[0].context, rows[0].actions
+        estimates = oracle.estimate(*request, BOTH)
+        assert estimates.covariance is not None
+        mean, covariance = in_fractions(rows, *request)
+        np.testing.assert_allclose(estimates.mean, mean, rtol=1e-5)
+        np.testing.assert_allclose(estimates.covariance, covariance, rtol=1e-5, atol=1e-6)
+
+    def test_goes_on_after_being_loaded(self, tmp_path: Path) -> None:
+        rows = random_rows(60)
+        RidgeOracle(config()).fit(rows[:30]).save(tmp_path)
+        loaded = load_oracle(tmp_path)
+        assert isinstance(loaded, RidgeOracle)
+        assert_same(loaded.partial_fit(rows[30:]), RidgeOracle(config()).fit(rows), 1e-9)
+
+    def test_a_second_fit_forgets_the_first(self) -> None:
+        first, second = random_rows(40, seed=1), random_rows(40, seed=2)
+        oracle = RidgeOracle(config()).fit(first).fit(second)
+        assert_same(oracle, RidgeOracle(config()).fit(second), 1e-12)
+
+
+def in_fractions(
+    rows: Sequence[TrainingRow], context: dict[str, Any], actions: Sequence[Action]
+) -> tuple[list[float], list[list[float]]]:
+    """Mean and covariance under l2 = 1 by Gauss-Jordan elimination without any rounding."""
+    asked, matrix = columns_of(context, actions), chosen_columns(rows)
+    used = np.flatnonzero(matrix.any(axis=0) | asked.any(axis=0))
+    x = [[Fraction(v) for v in line] for line in matrix[:, used].tolist()]
+    queries = [[Fraction(v) for v in line] for line in asked[:, used].tolist()]
+    rewards = [Fraction(row.reward) for row in rows]
+    size = range(len(used))
+    # Beside the precision matrix: the right-hand side, and one query after the other.
+    system = [
+        [Fraction(i == j) + sum(line[i] * line[j] for line in x) for j in size]
+        + [sum((line[i] * r for line, r in zip(x, rewards, strict=True)), Fraction(0))]
+        + [query[i] for query in queries]
+        for i in size
+    ]
+    for i in size:
+        system[i] = [value / system[i][i] for value in system[i]]
+        for j in size:
+            if j != i:
+                factor = system[j][i]
+                system[j] = [a - factor * b for a, b in zip(system[j], system[i], strict=True)]
+    solved = [[line[len(used) + k] for line in system] for k in range(1 + len(queries))]
+    products = [
+        [float(sum(q * s for q, s in zip(query, each, strict=True))) for each in solved]
+        for query in queries
+    ]
+    return [line[0] for line in products], [line[1:] for line in products]
+
+
+class TestRefusal:
+    def test_of_more_columns_than_there_is_room_for(self) -> None:
+        rows = random_rows(50)
+        oracle = RidgeOracle(config(max_columns=100))
+        with pytest.raises(GenerationError, match=r"max_columns: expected at most 100 .* raise"):
+            oracle.fit(rows)
+        with pytest.raises(GenerationError, match="not fitted"):
+            oracle.score({}, [Action("a")])
+
+    def test_of_more_columns_leaves_what_was_learned(self) -> None:
+        rows = random_rows(50)
+        oracle = RidgeOracle(config(max_columns=100)).fit(rows[:2])
+        before = oracle.estimate(*random_request(np.random.default_rng(0)), BOTH)
+        with pytest.raises(GenerationError, match="max_columns"):
+            oracle.partial_fit(rows)
+        after = oracle.estimate(*random_request(np.random.default_rng(0)), BOTH)
+        assert after.covariance is not None
+        assert before.covariance is not None
+        assert after.covariance.tobytes() == before.covariance.tobytes()
+
+    def test_of_too_few_rows(self) -> None:
+        with pytest.raises(NotEnoughDataError):
+            RidgeOracle(config()).fit([])
+        with pytest.raises(GenerationError, match="not fitted"):
+            RidgeOracle(config()).score({}, [Action("a")])
+
+    def test_of_rows_that_cannot_be(self) -> None:
+        rows = [msgspec.structs.replace(row, reward=float("nan")) for row in random_rows(3)]
+        for learn in (RidgeOracle(config()).fit, RidgeOracle(config()).partial_fit):
+            with pytest.raises(InvalidInputError, match=r"rows\[0\]\.reward"):
+                learn(rows)
+
+    @pytest.mark.parametrize(
+        ("x", "reward", "l2"),
+        [(1e30, 0.0, 1e-300), (3e38, 1e300, 1.0), (1e20, 1.0, 1e-30), (1.0, 1.0, 1e-320)],
+    )
+    def test_of_numbers_that_are_too_large(self, x: float, reward: float, l2: float) -> None:
+        rows = [
+            TrainingRow(
+                context={"x": x * scale, "y": x},
+                actions=[Action("a")],
+                chosen=0,
+                propensity=1.0,
+                reward=reward,
+            )
+            for scale in (1.0, 0.5, 0.25)
+        ]
+        oracle = RidgeOracle(config(l2))
+        with pytest.raises(GenerationError, match=r"l2 = .*scale them down, or raise l2"):
+            oracle.fit(rows)
+        with pytest.raises(GenerationError, match="not fitted"):
+            oracle.score({}, [Action("a")])
+        with pytest.raises(GenerationError, match=r"l2 = .*scale them down, or raise l2"):  # noqa: PT012
+            for row in rows:
+                oracle.partial_fit([row])
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ({"l2": 0}, "l2 must be positive, got 0"),
+            ({"l2": float("inf")}, "l2 must be positive, got inf"),
+            ({"max_columns": 0}, r"max_columns must be in \[1, 20000\], got 0"),
+            ({"max_columns": 20001}, "max_columns"),
+            ({"alpha": 1.0}, "alpha"),
+        ],
+        ids=str,
+    )
+    def test_configuration_names_what_is_wrong(self, table: dict[str, Any], message: str) -> None:
+        with pytest.raises(msgspec.ValidationError, match=message):
+            msgspec.convert({"kind": "ridge", **table}, RidgeConfig)
+
+
+class TestLoop:
+    @pytest.mark.parametrize(
+        "exploration",
+        [
+            {"kind": "thompson"},
+            {"kind": "thompson", "correlated": False},
+            {"kind": "regcb"},
+            {"kind": "conservative", "inner": {"kind": "regcb"}, "radius": 1.0},
+        ],
+        ids=str,
+    )
+    def test_explorations_that_need_uncertainty_get_it(self, exploration: dict[str, Any]) -> None:
+        loop = msgspec.convert(
+            {"exploration": exploration, "oracle": {"kind": "ridge"}}, LoopConfig
+        )
+        oracle = RidgeOracle(config()).fit(random_rows(50))
+        generation = Generation("shop", 1, loop.exploration, oracle, None)
+        assert isinstance(generation.exploration, Thompson | RegCB | Conservative)
+        pmf, _ = generation.pmf(*random_request(np.random.default_rng(0)), baseline=0)
+        assert pmf.sum() == pytest.approx(1.0, abs=1e-9)
+
+    @pytest.mark.parametrize(
+        ("oracle", "message"),
+        [
+            ({}, "thompson needs an oracle that estimates covariance; vowpal_wabbit does not"),
+            ({"oracle": {"kind": "bootstrap"}}, "thompson .* covariance; bootstrap does not"),
+            ({"oracle": {"kind": "cover"}}, "thompson .* covariance; cover does not"),
+        ],
+        ids=str,
+    )
+    def test_a_loop_names_the_two_that_do_not_fit(
+        self, oracle: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(msgspec.ValidationError, match=message):
+            msgspec.convert({"exploration": {"kind": "thompson"}, **oracle}, LoopConfig)
