@@ -22,6 +22,7 @@ from croupier.sim2rec.study import constant_policy_study
 __all__ = ("register",)
 
 _SIGNIFICANCE = 1e-3
+_SHOWN_ACTIONS = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -99,6 +100,7 @@ def check_policy(
         output.warn(f"{exploration.describe()}: {exploration.caution}")
     findings = check_exploration(exploration)
     passed = all(finding.passed for finding in findings)
+    sampled = exploration.approximation(np.full(_SHOWN_ACTIONS, 1.0 / _SHOWN_ACTIONS))
 
     def show() -> None:
         output.table(
@@ -106,9 +108,24 @@ def check_policy(
             ["property", "holds", "counterexample"],
             [[each.check, each.passed, each.counterexample] for each in findings],
         )
+        if sampled is not None:
+            output.remark(
+                f"Its probabilities are sampled, and drawn and logged as they are. With "
+                f"{_SHOWN_ACTIONS} actions they are within {sampled.largest:.3f} of those that "
+                f"were meant, and a policy's value within {sampled.total_variation:.3f} of the "
+                f"reward's range, with confidence {sampled.confidence:g}."
+            )
         output.remark("Conforms." if passed else "Does not conform.")
 
-    output.result({"conforms": passed, "findings": findings}, show)
+    bounds = None
+    if sampled is not None:
+        bounds = {
+            "actions": _SHOWN_ACTIONS,
+            "largest": sampled.largest,
+            "total_variation": sampled.total_variation,
+            "confidence": sampled.confidence,
+        }
+    output.result({"conforms": passed, "findings": findings, "sampled": bounds}, show)
     raise typer.Exit(0 if passed else 1)
 
 

@@ -252,6 +252,17 @@ def test_check_policy_finds_an_entry_point_of_an_installed_package(tmp_path: Pat
     assert msgspec.json.decode(done.stdout)["conforms"] is True
 
 
+def test_check_policy_says_how_far_sampled_probabilities_can_be_off(tmp_path: Path) -> None:
+    done = check_policy(tmp_path, "thompson", "--params", '{"samples": 4000}', "--json")
+    assert done.returncode == 0, done.stderr
+    assert "warning: thompson(samples=4000): probabilities can come down to 0" in done.stderr
+    sampled = msgspec.json.decode(done.stdout)["sampled"]
+    assert sampled["actions"] == 10
+    assert 0.02 < sampled["largest"] < 0.04
+    exact = check_policy(tmp_path, "squarecb", "--json")
+    assert msgspec.json.decode(exact.stdout)["sampled"] is None
+
+
 def test_check_policy_fails_and_errs_as_it_should(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "class Sure:\n"

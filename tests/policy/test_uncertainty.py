@@ -322,6 +322,7 @@ class TestThompson:
             drawn = rng.multivariate_normal(believed.mean, believed.covariance, size=draws)
             limit = np.bincount(drawn.argmax(axis=1), minlength=actions) / draws
             bounds = exploration.approximation(pmf)
+            assert bounds is not None
             own = 4.0 * math.sqrt(0.25 / draws)
             assert np.abs(pmf - limit).max() <= bounds.largest + own
             assert 0.5 * np.abs(pmf - limit).sum() <= bounds.total_variation + actions * own
@@ -332,10 +333,17 @@ class TestThompson:
     def test_bounds_shrink_with_the_samples(self) -> None:
         pmf = np.full(10, 0.1)
         few, many = (Thompson(samples=n).approximation(pmf) for n in (100, 10_000))
+        assert few is not None
+        assert many is not None
         assert many.largest == pytest.approx(few.largest / 10)
         assert many.total_variation == pytest.approx(few.total_variation / 10)
         assert many.standard_error == pytest.approx(few.standard_error / 10)
-        assert Thompson(correlated=False).approximation(pmf).largest <= 1e-9
+        inside = Conservative(inner=Thompson(samples=100)).approximation(pmf)
+        assert inside is not None
+        assert inside.largest == few.largest
+        for exact in (Thompson(correlated=False), SquareCB(), Conservative(inner=SquareCB())):
+            assert exact.approximation(pmf) is None
+        assert Thompson().approximation(np.array([0.5, 0.5])) is None
 
     def test_sampled_pmf_follows_the_actions_when_they_are_permuted(self) -> None:
         rng = np.random.default_rng(3)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from croupier.policy.exploration.base import ExplorationBase, Round, apply_floor
+from croupier.policy.exploration.base import Approximation, ExplorationBase, Round, apply_floor
 from croupier.policy.exploration.conservative import Conservative, Unguarded
 from croupier.policy.exploration.custom import ENTRY_POINTS, Custom
 from croupier.policy.exploration.ensembles import Bagging, Cover
 from croupier.policy.exploration.gap_weighting import Falcon, FastCB, SquareCB
 from croupier.policy.exploration.intervals import RegCB, optimists, survivors
 from croupier.policy.exploration.means import EpsilonGreedy, Greedy, Softmax, Uniform
-from croupier.policy.exploration.thompson import Approximation, Thompson
+from croupier.policy.exploration.thompson import Thompson
 
 __all__ = (
     "ENTRY_POINTS",

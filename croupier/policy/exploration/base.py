@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from croupier.policy.errors import ScoringError
 from croupier.policy.estimates import Estimates, Uncertainty
 
-__all__ = ("LARGEST", "ExplorationBase", "Round", "apply_floor", "require", "share_of_best")
+__all__ = (
+    "LARGEST",
+    "Approximation",
+    "ExplorationBase",
+    "Round",
+    "apply_floor",
+    "require",
+    "share_of_best",
+)
 
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -39,6 +47,33 @@ class Round:
     training_rows: int = 0
     baseline: int | None = None
     budget: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Approximation:
+    """How far the pmf that is played can be from the one that was meant.
+
+    The pmf that is played is the one that is drawn from and logged, so propensities are exact all
+    the same. The bound is for whoever evaluates or compares the policy that was meant: its value
+    differs from that of the played one by at most ``total_variation`` times the range of the
+    reward.
+
+    Attributes
+    ----------
+    standard_error
+        Of every probability, shape (K,).
+    largest
+        Bound on the error of all probabilities at once, by Hoeffding's inequality.
+    total_variation
+        Bound on half the sum of all errors.
+    confidence
+        With which either bound holds, over the samples.
+    """
+
+    standard_error: FloatArray
+    largest: float
+    total_variation: float
+    confidence: float
 
 
 class ExplorationBase(
@@ -123,6 +158,18 @@ class ExplorationBase(
         pmf = np.zeros(estimates.mean.size)
         pmf[eligible] = self._pmf_of_eligible(estimates.of(eligible), round_)
         return pmf
+
+    def approximation(self, pmf: FloatArray, confidence: float = 0.999) -> Approximation | None:  # noqa: ARG002
+        """How far a pmf can be from what it stands for; None where it is exact to rounding.
+
+        Parameters
+        ----------
+        pmf
+            As :meth:`pmf` gave it, shape (K,), without a floor.
+        confidence
+            Of the bounds, in (0, 1).
+        """
+        return None
 
     def _pmf_of_eligible(self, estimates: Estimates, round_: Round) -> FloatArray:
         if estimates.mean.size == 0:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import numpy as np
 
 from croupier.policy.errors import ScoringError
-from croupier.policy.exploration.base import ExplorationBase, FloatArray, Round, require
+from croupier.policy.exploration.base import (
+    Approximation,
+    ExplorationBase,
+    FloatArray,
+    Round,
+    require,
+)
 from croupier.policy.exploration.custom import Custom
 from croupier.policy.exploration.ensembles import Bagging, Cover
 from croupier.policy.exploration.gap_weighting import Falcon, FastCB, SquareCB
@@ -104,6 +110,10 @@ class Conservative(ExplorationBase, frozen=True, tag="conservative"):
             "where it is in doubt it plays the baseline alone, and learns nothing there; give it "
             "a floor"
         )
+
+    def approximation(self, pmf: FloatArray, confidence: float = 0.999) -> Approximation | None:
+        """That of the inner exploration: a mixture with the baseline is off by no more."""
+        return self.inner.approximation(pmf, confidence)
 
     def baseline_share(self, estimates: Estimates, inner: FloatArray, round_: Round) -> float:
         """ρ: the smallest share of the baseline that keeps the mixture safe, in [0, 1].

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from croupier.policy.exploration.base import ExplorationBase, FloatArray, Round, require
+from croupier.policy.exploration.base import (
+    Approximation,
+    ExplorationBase,
+    FloatArray,
+    Round,
+    require,
+)
 
 if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates, Uncertainty
 
-__all__ = ("Approximation", "Thompson")
+__all__ = ("Thompson",)
 
 _REACH = 9.0
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
@@ -25,33 +30,6 @@ _TIED = 1e-12
 _IMPOSSIBLE = -60.0
 _LOOKS = 32
 _AT_ONCE = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Approximation:
-    """How far the pmf that is played can be from the one that was meant.
-
-    The pmf that is played is the one that is drawn from and logged, so propensities are exact all
-    the same. The bound is for whoever evaluates or compares the policy that was meant: its value
-    differs from that of the played one by at most ``total_variation`` times the range of the
-    reward.
-
-    Attributes
-    ----------
-    standard_error
-        Of every probability, shape (K,).
-    largest
-        Bound on the error of all probabilities at once, by Hoeffding's inequality.
-    total_variation
-        Bound on half the sum of all errors.
-    confidence
-        With which either bound holds, over the samples.
-    """
-
-    standard_error: FloatArray
-    largest: float
-    total_variation: float
-    confidence: float
 
 
 class Thompson(ExplorationBase, frozen=True, tag="thompson"):
@@ -110,20 +88,10 @@ class Thompson(ExplorationBase, frozen=True, tag="thompson"):
             "from its log; give it a floor"
         )
 
-    def approximation(self, pmf: FloatArray, confidence: float = 0.999) -> Approximation:
-        """How far a pmf of this exploration can be from the posterior's own.
-
-        Parameters
-        ----------
-        pmf
-            As :meth:`pmf` gave it, shape (K,), without a floor.
-        confidence
-            Of the bounds, in (0, 1).
-        """
-        actions = np.count_nonzero(pmf) if self.correlated else 0
-        if not self.correlated or actions <= 2:
-            exact = 1e-10
-            return Approximation(np.full(pmf.size, exact), exact, exact * pmf.size, confidence)
+    def approximation(self, pmf: FloatArray, confidence: float = 0.999) -> Approximation | None:
+        """How far a pmf that was sampled can be from the posterior's; None where none is."""
+        if not self.correlated or pmf.size <= 2:
+            return None
         failing = 1.0 - confidence
         largest = math.sqrt(math.log(2.0 * pmf.size / failing) / (2.0 * self.samples))
         # E TV <= sqrt(K / n) / 2, and one draw more or less changes it by at most 1 / n.
