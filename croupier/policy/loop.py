@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Literal, TypeAlias
 
@@ -10,6 +9,7 @@ import msgspec
 
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Exploration, SquareCB
+from croupier.policy.exploration.base import require_range
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
 
@@ -72,13 +72,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"exploration {self.exploration.__struct_config__.tag} needs an oracle that "
                 f"estimates {', '.join(missing)}; {self.oracle.__struct_config__.tag} does not"
             )
-        for name in ("reward_min", "reward_max"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
-        if not self.reward_min < self.reward_max:
-            raise ValueError(
-                f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
-            )
+        require_range(self.reward_min, self.reward_max)
         if not self.reward_min <= self.default_reward <= self.reward_max:
             raise ValueError(
                 f"default_reward must be in [reward_min, reward_max] = "

@@ -20,6 +20,7 @@ __all__ = (
     "Round",
     "apply_floor",
     "require",
+    "require_range",
     "share_of_best",
 )
 
@@ -240,6 +241,17 @@ def share_of_best(scores: FloatArray) -> FloatArray:
     """All of the probability to the best score, evenly where several tie; over the last axis."""
     best = scores == scores.max(axis=-1, keepdims=True)
     return np.asarray(best / np.count_nonzero(best, axis=-1, keepdims=True), dtype=np.float64)
+
+
+def require_range(reward_min: float, reward_max: float) -> None:
+    """Refuse a range of the reward that is none, or is too wide to be reckoned with."""
+    for name, end in (("reward_min", reward_min), ("reward_max", reward_max)):
+        if not math.isfinite(end):
+            raise ValueError(f"{name} must be finite, got {end}")
+    if not reward_min < reward_max:
+        raise ValueError(f"reward_min must be below reward_max, got {reward_min} and {reward_max}")
+    if not math.isfinite(reward_max - reward_min):
+        raise ValueError(f"reward_max - reward_min must be finite, got {reward_max - reward_min}")
 
 
 def require(

@@ -13,6 +13,7 @@ from croupier.policy.exploration.base import (
     FloatArray,
     Round,
     require,
+    require_range,
 )
 
 if TYPE_CHECKING:
@@ -137,12 +138,7 @@ class FastCB(ExplorationBase, frozen=True, tag="fastcb"):
         if self.gamma is not None:
             require("gamma", self.gamma, low=0.0, low_open=True)
         require("loss_floor", self.loss_floor, low=0.0, high=1.0, low_open=True)
-        if not (math.isfinite(self.reward_max - self.reward_min)):
-            raise ValueError("reward_min and reward_max must be finite")
-        if not self.reward_min < self.reward_max:
-            raise ValueError(
-                f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
-            )
+        require_range(self.reward_min, self.reward_max)
 
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:  # noqa: ARG002
         reward = np.clip(estimates.mean, self.reward_min, self.reward_max)

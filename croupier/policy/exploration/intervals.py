@@ -13,6 +13,7 @@ from croupier.policy.exploration.base import (
     FloatArray,
     Round,
     require,
+    require_range,
     share_of_best,
 )
 
@@ -61,12 +62,7 @@ class RegCB(ExplorationBase, frozen=True, tag="regcb"):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("mellowness", self.mellowness, low=0.0)
-        if not math.isfinite(self.reward_max - self.reward_min):
-            raise ValueError("reward_min and reward_max must be finite")
-        if not self.reward_min < self.reward_max:
-            raise ValueError(
-                f"reward_min must be below reward_max, got {self.reward_min} and {self.reward_max}"
-            )
+        require_range(self.reward_min, self.reward_max)
 
     @property
     def needs(self) -> Uncertainty:
