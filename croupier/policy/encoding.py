@@ -9,8 +9,9 @@ that Vowpal Wabbit learned can be read by NumPy, index for index.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import mmh3
 import msgspec
@@ -36,6 +37,9 @@ __all__ = (
 INTERACTION_PRIME = 16777619
 MAX_DEPTH = 8
 MAX_PRODUCTS = 10_000_000
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 IndexArray: TypeAlias = NDArray[np.uint64]
 ValueArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
@@ -86,10 +90,35 @@ class EncodedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class EncodedDecision:
-    """The features of a decision: those of the context, and those of each of the K actions."""
+    """The features of a decision: those of the context, and those of each of the K actions.
+
+    Attributes
+    ----------
+    context
+        Shared features.
+    own
+        The actions' features, one action's after the other's.
+    sizes
+        How many of these each action has, K numbers.
+    """
 
     context: EncodedFeatures
-    actions: Sequence[EncodedFeatures]
+    own: EncodedFeatures
+    sizes: list[int]
+
+    @property
+    def actions(self) -> list[EncodedFeatures]:
+        """The features of every action by itself."""
+        ends = list(itertools.accumulate(self.sizes, initial=0))
+        return [
+            EncodedFeatures(self.own.indices[start:end], self.own.values[start:end])
+            for start, end in itertools.pairwise(ends)
+        ]
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Position of the action that each of the actions' features belongs to."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +169,7 @@ class FeatureEncoder:
         self.mask = np.uint64((1 << config.bits) - 1)
         self._hashes: dict[tuple[int, str], int] = {}
         self._vectors: dict[tuple[int, str, int], list[int]] = {}
+        self._shapes: dict[tuple[int, str, tuple[str, ...]], list[tuple[str, str, int]]] = {}
         self._positions = 0
 
     def encode(self, context: Features, actions: Sequence[Action]) -> EncodedDecision:
@@ -153,21 +183,33 @@ class FeatureEncoder:
             features than a decision may cost.
         """
         shared = self.encode_context(context)
-        encoded = [self.encode_action(action) for action in actions]
-        products = len(shared.indices) * sum(len(each.indices) for each in encoded)
+        group = _Group(_ACTION_SEED, [], [])
+        sizes = []
+        for action in actions:
+            before = len(group.indices)
+            self._walk_action(group, action)
+            sizes.append(len(group.indices) - before)
+        try:
+            own = group.encoded()
+        except InvalidInputError:
+            # Taken together they don't say which of them it was.
+            for action in actions:
+                self.encode_action(action)
+            raise
+        products = len(shared.indices) * len(own.indices)
         if products > MAX_PRODUCTS:
             raise InvalidInputError(
                 "context",
                 f"expected at most {MAX_PRODUCTS:,} products of a context and an action feature, "
                 f"got {products:,}",
             )
-        return EncodedDecision(shared, encoded)
+        return EncodedDecision(shared, own, sizes)
 
     def encode_context(self, context: Features) -> EncodedFeatures:
         """Encode shared features and a constant, which gives each action a weight of its own."""
         group = _Group(_CONTEXT_SEED, [_CONSTANT], [1.0])
         try:
-            self._walk(group, "", context, depth=0)
+            self._walk_object(group, "", context, depth=0)
             return group.encoded()
         except InvalidInputError as error:
             raise _located("context", error) from error
@@ -175,11 +217,8 @@ class FeatureEncoder:
     def encode_action(self, action: Action) -> EncodedFeatures:
         """Encode one action's features, and its id unless the configuration says otherwise."""
         group = _Group(_ACTION_SEED, [], [])
+        self._walk_action(group, action)
         try:
-            if self.config.action_id:
-                group.add(self._hash(_ACTION_ID_SEED, action.id), 1.0)
-            if action.features:
-                self._walk(group, "", action.features, depth=0)
             return group.encoded()
         except InvalidInputError as error:
             raise _located(f"actions[id={action.id}].features", error) from error
@@ -199,15 +238,15 @@ class FeatureEncoder:
 
     def decision_columns(self, decision: EncodedDecision) -> DecisionColumns:
         """Those of :meth:`columns` that are not 0, of all K actions."""
-        context, own = decision.context, _joined(decision.actions)
-        shared = context.values.astype(np.float64)
-        count = len(decision.actions)
+        context, own, owners = decision.context, decision.own, decision.owners
+        shared, values = context.values.astype(np.float64), own.values.astype(np.float64)
+        count = len(decision.sizes)
         columns = DecisionColumns(
             np.concatenate(
                 [
                     np.repeat(np.arange(count), len(shared)),
-                    own.actions,
-                    np.repeat(own.actions, len(shared)),
+                    owners,
+                    np.repeat(owners, len(shared)),
                 ]
             ),
             np.concatenate(
@@ -218,9 +257,7 @@ class FeatureEncoder:
                 ]
             )
             & self.mask,
-            np.concatenate(
-                [np.tile(shared, count), own.values, np.outer(own.values, shared).ravel()]
-            ),
+            np.concatenate([np.tile(shared, count), values, np.outer(values, shared).ravel()]),
         )
         there = columns.values != 0.0
         return DecisionColumns(
@@ -229,7 +266,7 @@ class FeatureEncoder:
 
     def indices_of(self, decision: EncodedDecision) -> IndexArray:
         """Every column that an action of the decision has, masked; some more than once."""
-        context, own = decision.context.indices, _joined(decision.actions).indices
+        context, own = decision.context.indices, decision.own.indices
         return np.asarray(
             np.concatenate([context, own, interact(context, own)]) & self.mask, dtype=np.uint64
         )
@@ -245,7 +282,7 @@ class FeatureEncoder:
         context, mask = decision.context, self.mask
         values = context.values.astype(np.float64)
         shared = float(weights[context.indices & mask].astype(np.float64) @ values)
-        own = _joined(decision.actions)
+        own = decision.own
         hashed = context.indices * np.uint64(INTERACTION_PRIME)
         learned = weights[own.indices & mask].astype(np.float64)
         # All actions at once, but never more than some megabytes of gathered weights.
@@ -256,7 +293,7 @@ class FeatureEncoder:
                 weights[(hashed ^ own.indices[rows, None]) & mask].astype(np.float64) @ values
             )
         learned *= own.values
-        sums = np.bincount(own.actions, weights=learned, minlength=len(decision.actions))
+        sums = np.bincount(decision.owners, weights=learned, minlength=len(decision.sizes))
         return np.asarray(shared + sums, dtype=np.float64)
 
     def member_scores(
@@ -273,10 +310,10 @@ class FeatureEncoder:
             Encoded context and actions.
         """
         context, mask = decision.context, self.mask
-        members, count = weights.shape[1], len(decision.actions)
+        members, count = weights.shape[1], len(decision.sizes)
         values = context.values.astype(np.float64)
         shared = values @ weights[context.indices & mask].astype(np.float64)
-        own = _joined(decision.actions)
+        own = decision.own
         hashed = context.indices * np.uint64(INTERACTION_PRIME)
         learned = weights[own.indices & mask].astype(np.float64)
         step = max(1, _GATHERED // (len(hashed) * members))
@@ -286,16 +323,44 @@ class FeatureEncoder:
                 np.float64
             )
         learned *= own.values[:, None]
-        places = own.actions[:, None] * members + np.arange(members)
+        places = decision.owners[:, None] * members + np.arange(members)
         sums = np.bincount(places.ravel(), weights=learned.ravel(), minlength=count * members)
         return np.asarray((shared + sums.reshape(count, members)).T, dtype=np.float64)
+
+    def _walk_action(self, group: _Group, action: Action) -> None:
+        try:
+            if self.config.action_id:
+                group.add(self._hash(_ACTION_ID_SEED, action.id), 1.0)
+            if action.features:
+                self._walk_object(group, "", action.features, depth=0)
+        except InvalidInputError as error:
+            raise _located(f"actions[id={action.id}].features", error) from error
+
+    def _walk_object(self, group: _Group, path: str, value: dict[Any, Any], depth: int) -> None:
+        """Walk an object's members; what nearly all of them are is dealt with on the spot."""
+        indices, values = group.indices, group.values
+        members = self._members(group.seed, path, value)
+        if depth >= MAX_DEPTH and members:
+            raise InvalidInputError(
+                members[0][1], f"expected at most {MAX_DEPTH} levels of nesting"
+            )
+        for key, name, index in members:
+            item = value[key]
+            kind = type(item)
+            if kind is float or kind is int or kind is bool:
+                indices.append(index)
+                values.append(item)
+            elif kind is str:
+                indices.append(self._hash(group.seed, f"{name}={item}"))
+                values.append(1.0)
+            else:
+                self._walk(group, name, item, depth + 1)
 
     def _walk(self, group: _Group, path: str, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise InvalidInputError(path, f"expected at most {MAX_DEPTH} levels of nesting")
         if isinstance(value, dict):
-            for key in _sorted_keys(path, value):
-                self._walk(group, f"{path}.{key}" if path else key, value[key], depth + 1)
+            self._walk_object(group, path, value, depth)
         elif isinstance(value, list | tuple):
             self._walk_list(group, path, value, depth)
         elif isinstance(value, str):
@@ -326,36 +391,47 @@ class FeatureEncoder:
                 self._hashes[key] = index
         return index
 
+    def _members(self, seed: int, path: str, value: dict[Any, Any]) -> list[tuple[str, str, int]]:
+        """Key, path and hash of every member of an object, in the order of the keys."""
+        shape = (seed, path, tuple(value))
+        members = self._shapes.get(shape)
+        if members is None:
+            keys = _sorted_keys(path, value)
+            names = [f"{path}.{key}" if path else key for key in keys]
+            members = [
+                (key, name, _murmur(name, seed)) for key, name in zip(keys, names, strict=True)
+            ]
+            # Bounded likewise; a member takes the room of about 6 positions.
+            if all(len(name) <= _CACHED_NAME_LENGTH for name in names):
+                self._keep(self._shapes, shape, members, 6 * len(members) + 10)
+        return members
+
     def _vector(self, seed: int, path: str, length: int) -> list[int]:
         key = (seed, path, length)
         vector = self._vectors.get(key)
         if vector is None:
             vector = [_murmur(f"{path}[{position}]", seed) for position in range(length)]
             # Bounded likewise; the key of a vector takes the room of about 10 positions.
-            room = length + 10
-            if len(path) <= _CACHED_NAME_LENGTH and room <= _CACHED_POSITIONS:
-                if self._positions + room > _CACHED_POSITIONS:
-                    self._vectors.clear()
-                    self._positions = 0
-                self._vectors[key] = vector
-                self._positions += room
+            if len(path) <= _CACHED_NAME_LENGTH:
+                self._keep(self._vectors, key, vector, length + 10)
         return vector
+
+    def _keep(self, cache: dict[_K, _V], key: _K, value: _V, room: int) -> None:
+        """Put something into a cache, unless it takes all the room; empty the caches if full."""
+        if room > _CACHED_POSITIONS:
+            return
+        if self._positions + room > _CACHED_POSITIONS:
+            self._vectors.clear()
+            self._shapes.clear()
+            self._positions = 0
+        cache[key] = value
+        self._positions += room
 
 
 def interact(context: IndexArray, action: IndexArray) -> IndexArray:
     """Indices of all products, shape (#action * #context,), action by action, not masked."""
     return np.asarray(
         ((context * np.uint64(INTERACTION_PRIME)) ^ action[:, None]).ravel(), dtype=np.uint64
-    )
-
-
-def _joined(actions: Sequence[EncodedFeatures]) -> DecisionColumns:
-    """The actions' own features in one piece, not yet masked."""
-    sizes = np.array([len(action.indices) for action in actions])
-    return DecisionColumns(
-        np.repeat(np.arange(len(sizes)), sizes),
-        np.concatenate([action.indices for action in actions]),
-        np.concatenate([action.values for action in actions]).astype(np.float64),
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ("draw", "draw_key", "uniform_of_key")
@@ -67,7 +66,9 @@ def draw(pmf: NDArray[np.float64], key: str) -> int:
     An entry of probability 0 is never drawn. The cumulative sum is scaled to end at exactly 1, so
     that the probability of every index is its pmf entry up to rounding (below 1e-15).
     """
-    cumulative = np.cumsum(pmf)
-    index = int(np.searchsorted(cumulative, uniform_of_key(key) * cumulative[-1], side="right"))
+    cumulative = pmf.cumsum()
+    index = int(cumulative.searchsorted(uniform_of_key(key) * cumulative[-1], side="right"))
+    if index < pmf.size and pmf[index] > 0.0:
+        return index
     # Rounding of the product can reach the last sum itself; the last possible action owns it.
-    return min(index, int(np.flatnonzero(pmf)[-1]))
+    return int(pmf.nonzero()[0][-1])

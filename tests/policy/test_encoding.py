@@ -289,6 +289,29 @@ class TestCache:
         after = encoder.encode_context({"v": [1.0] * 10})
         assert after.indices.tolist() == before.indices.tolist()
 
+    def test_of_the_members_of_objects_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("croupier.policy.encoding._CACHED_POSITIONS", 5000)
+        encoder = FeatureEncoder(EncoderConfig())
+        before = encoder.encode_context({"b": 2.0, "a": "x", "c": {"d": True}})
+        for user in range(2000):
+            encoder.encode_context({f"user-{user}": 1.0, "v": [1.0] * (user % 40)})
+            kept = sum(map(len, encoder._shapes.values())), sum(map(len, encoder._vectors.values()))
+            assert 6 * kept[0] + kept[1] <= 5000
+        encoder.encode_context({f"{number:04}": 1.0 for number in range(1000)})
+        assert max(map(len, encoder._shapes.values())) < 1000
+        after = encoder.encode_context({"c": {"d": True}, "a": "x", "b": 2.0})
+        assert after.indices.tolist() == before.indices.tolist()
+        assert after.values.tolist() == before.values.tolist()
+
+    def test_of_names_that_look_alike_keeps_them_apart(self) -> None:
+        encoder = FeatureEncoder(EncoderConfig())
+        for value in ({"a": {"b": 1.0}}, {"a.b": 1.0}):
+            fresh = FeatureEncoder(EncoderConfig()).encode_context(value)
+            assert encoder.encode_context(value).indices.tolist() == fresh.indices.tolist()
+        for bad in ({1: 1.0}, {True: 1.0}, {"x": {None: 1.0}}):
+            with pytest.raises(InvalidInputError, match="names of features to be strings"):
+                encoder.encode_context(bad)  # type: ignore[arg-type]
+
 
 def nested(levels: int) -> dict[str, Any]:
     value: Any = 1.0
