@@ -8,7 +8,6 @@ parts: see :mod:`croupier.policy.ranking`, :mod:`~croupier.policy.slots` and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -187,8 +186,7 @@ def check_places(field: str, places: int, eligible: int, actions: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(msgspec.Struct, frozen=True):
     """What a decision depends on besides its request and the plan.
 
     Attributes

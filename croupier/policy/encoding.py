@@ -76,8 +76,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"bits must be in [10, 26], got {self.bits}")
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedFeatures:
+class EncodedFeatures(msgspec.Struct, frozen=True):
     """Features of one group: hashed indices (not yet masked) and values, both of shape (m,).
 
     Values are float32; those of :meth:`FeatureEncoder.columns` are float64, in which the product of
@@ -88,8 +87,7 @@ class EncodedFeatures:
     values: ValueArray
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedDecision:
+class EncodedDecision(msgspec.Struct, frozen=True):
     """The features of a decision: those of the context, and those of each of the K actions.
 
     Attributes

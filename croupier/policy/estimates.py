@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +18,7 @@ Uncertainty: TypeAlias = frozenset[str]
 """Names of the fields of :class:`Estimates`, beside the mean, that an oracle can fill in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimates:
+class Estimates(msgspec.Struct, frozen=True):
     """Reward estimates of K actions, and the uncertainty that an exploration may ask for.
 
     Attributes

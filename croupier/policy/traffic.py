@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from croupier.policy.events import MixComponent, Shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from croupier.policy.events import Action, Features
     from croupier.policy.generation import Generation
@@ -104,8 +103,7 @@ def uniform_share(slices: Sequence[UniformSlice], ts: int) -> float:
     return min(sum(each.share for each in slices if each.is_on(ts)), 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a plan says to one request.
 
     Attributes

@@ -30,8 +30,7 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 LARGEST = float(np.finfo(np.float64).max)
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(msgspec.Struct, frozen=True):
     """What an exploration may know of a decision besides its estimates.
 
     Attributes
