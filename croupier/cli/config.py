@@ -63,7 +63,8 @@ class CroupierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                     f"underscores, got {name!r}"
                 )
         for key in self.service.keys.values():
-            for name in sorted(set(key.loops).difference(self.loops, {"*"})):
+            opened = {*key.loops, key.personalizer_loop or "*"}
+            for name in sorted(opened.difference(self.loops, {"*"})):
                 raise ValueError(f"a key opens the loop {name!r}, which is not configured")
         if not self.data_dir or "\0" in self.data_dir:
             raise ValueError(f"data_dir must be the name of a directory, got {self.data_dir!r}")

@@ -1,14 +1,13 @@
-"""Requests and answers of the HTTP API, and the OpenAPI document made from them."""
+"""Requests and answers of the HTTP API."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from croupier import __version__
 from croupier.policy.decision import DecisionRequest
-from croupier.policy.events import MAX_ID_LENGTH, Action
+from croupier.policy.events import Action
 from croupier.policy.ranking import RankRequest
 from croupier.policy.slates import SlateRequest
 from croupier.policy.slots import SlotsRequest
@@ -35,7 +34,6 @@ __all__ = (
     "SlateMember",
     "SlateResponse",
     "SlotsResponse",
-    "openapi_document",
 )
 
 
@@ -67,7 +65,7 @@ class DecideSlateRequest(SlateRequest, frozen=True, kw_only=True, forbid_unknown
     actions: list[ActionRequest]  # type: ignore[assignment]
 
 
-# The OpenAPI document is made from them.
+# The OpenAPI document is made from them, see :mod:`croupier.service.openapi`.
 DecideRequest.__doc__ = DecisionRequest.__doc__
 RankActionsRequest.__doc__ = RankRequest.__doc__
 DecideSlotsRequest.__doc__ = SlotsRequest.__doc__
@@ -270,88 +268,3 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
     """Envelope of every error."""
 
     error: ErrorBody
-
-
-_ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
-    ("decide", "Choose an action", DecideRequest, DecideResponse),
-    ("rank", "Put actions in an order", RankActionsRequest, RankResponse),
-    ("slots", "Choose an action for every slot", DecideSlotsRequest, SlotsResponse),
-    ("slate", "Choose a set of actions", DecideSlateRequest, SlateResponse),
-    (
-        "reward",
-        "Report one outcome or a list of them",
-        OutcomeRequest | list[OutcomeRequest],
-        Receipt,
-    ),
-    ("activate", "Report that a deferred decision was shown", ActivateRequest, Receipt),
-)
-_ERRORS = {
-    "400": "The request is not valid; target names the field",
-    "401": "No known API key",
-    "403": "The API key is for other loops",
-    "404": "No such loop",
-    "413": "The body is too large",
-    "503": "The event log can't accept the record; nothing was recorded",
-}
-
-
-def openapi_document() -> dict[str, Any]:
-    """Describe the API as an OpenAPI 3.1 document."""
-    types = [request for _, _, request, _ in _ROUTES] + [answer for *_, answer in _ROUTES]
-    schemas, components = msgspec.json.schema_components(
-        [*types, ErrorResponse], ref_template="#/components/schemas/{name}"
-    )
-    count = len(_ROUTES)
-    requests, answers, error = schemas[:count], schemas[count : 2 * count], schemas[-1]
-    errors: dict[str, Any] = {
-        status: {"description": text, "content": {"application/json": {"schema": error}}}
-        for status, text in _ERRORS.items()
-    }
-    paths: dict[str, Any] = {
-        f"/v1/loops/{{loop}}/{name}": {
-            "post": {
-                "operationId": name,
-                "summary": summary,
-                "parameters": [_LOOP_PARAMETER],
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": request}},
-                },
-                "responses": {
-                    "200": {
-                        "description": "Done",
-                        "content": {"application/json": {"schema": answer}},
-                    },
-                    **errors,
-                },
-            }
-        }
-        for (name, summary, _, _), request, answer in zip(_ROUTES, requests, answers, strict=True)
-    }
-    for path, summary in _PROBES.items():
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "Fine"}}}}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Croupier", "version": __version__},
-        "paths": paths,
-        "components": {"schemas": components, "securitySchemes": _SECURITY},
-        "security": [{}, {"bearer": []}, {"key": []}],
-    }
-
-
-_LOOP_PARAMETER = {
-    "name": "loop",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "maxLength": MAX_ID_LENGTH},
-}
-_PROBES = {
-    "/healthz": "Is the process alive?",
-    "/readyz": "Can it decide and log?",
-    "/metrics": "Prometheus metrics",
-    "/openapi.json": "This document",
-}
-_SECURITY = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
-}

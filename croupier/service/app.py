@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from croupier.eventlog.log import Record
-from croupier.policy.decision import check_reward
+from croupier.policy.decision import check_id, check_reward
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
-from croupier.policy.events import MAX_ID_LENGTH, Activation, Outcome
+from croupier.policy.events import Activation, Outcome
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
     ActivateRequest,
@@ -35,7 +35,20 @@ from croupier.service.api import (
     SlateMember,
     SlateResponse,
     SlotsResponse,
-    openapi_document,
+)
+from croupier.service.openapi import openapi_document
+from croupier.service.personalizer import (
+    KEY_HEADER,
+    PREFIX,
+    MultiSlotRankRequest,
+    MultiSlotRankResponse,
+    MultiSlotRewardRequest,
+    PersonalizerRankRequest,
+    PersonalizerRankResponse,
+    PersonalizerRewardRequest,
+    error_code,
+    find_call,
+    translated,
 )
 from croupier.service.scorer import uuid7
 
@@ -49,6 +62,7 @@ if TYPE_CHECKING:
     from croupier.service.auth import KeyRing
     from croupier.service.follower import Follower
     from croupier.service.metrics import Metrics
+    from croupier.service.personalizer import PersonalizerCall
     from croupier.service.scorer import Scorer
 
     Scope = MutableMapping[str, Any]
@@ -77,6 +91,10 @@ _HEADERS = {
     401: ((b"www-authenticate", b"Bearer"),),
     405: ((b"allow", b"POST"),),
     503: ((b"retry-after", b"1"),),
+}
+_PERSONALIZER_HEADERS = {
+    **_HEADERS,
+    401: ((b"www-authenticate", b'ApiKey name="%s"' % KEY_HEADER.encode()),),
 }
 _PLACED = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
 _NAMED_FIELD = re.compile(r"(?s)Object (?:contains unknown|missing required) field `(.*)`")
@@ -124,6 +142,12 @@ class Application:
         self._slate_decoder = msgspec.json.Decoder(DecideSlateRequest)
         self._outcome_decoder = msgspec.json.Decoder(OutcomeRequest | list[OutcomeRequest])
         self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
+        self._personalizer_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+            "rank": msgspec.json.Decoder(PersonalizerRankRequest),
+            "reward": msgspec.json.Decoder(PersonalizerRewardRequest),
+            "multislot/rank": msgspec.json.Decoder(MultiSlotRankRequest),
+            "multislot/reward": msgspec.json.Decoder(MultiSlotRewardRequest),
+        }
         self._hot = {
             "decide": self._decide,
             "rank": self._rank,
@@ -148,6 +172,8 @@ class Application:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"].startswith(_PREFIX):
             await self._hot_route(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].lstrip("/").startswith(PREFIX[1:]):
+            await self._personalizer_route(scope, receive, send)
         else:
             await self._slow(scope, receive, send)
 
@@ -157,8 +183,7 @@ class Application:
             handler = self._hot.get(route)
             if handler is None:
                 raise _Refusal(404, f"no route {scope['path']}")
-            if scope["method"] != "POST":
-                raise _Refusal(405, f"expected POST, got {scope['method']}")
+            _require_post(scope)
             self._admit(scope, loop)
             body = await self._body(scope, receive)
             started = time.perf_counter()
@@ -172,6 +197,26 @@ class Application:
         else:
             await _send(send, 200, [], answer)
 
+    async def _personalizer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = find_call(scope["raw_path"])
+        try:
+            if call is None:
+                raise _Refusal(404, f"no route {scope['path']}")
+            _require_post(scope)
+            loop = self._personalizer_loop(scope)
+            body = await self._body(scope, receive)
+            started = time.perf_counter()
+            response = await self._personalize(loop, call, body)
+            answer = b"" if response is None else self._encoder.encode(response)
+            route = f"personalizer/{call.operation}"
+            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+        except _DisconnectedError:
+            return
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
+            await self._refuse(scope, send, _personalizer_refusal(error, call))
+        else:
+            await _send(send, call.status, [], answer)
+
     def _admit(self, scope: Scope, loop: str) -> None:
         status = self._keys.status(scope["headers"], loop)
         if status == 401:
@@ -180,6 +225,19 @@ class Application:
             raise _Refusal(403, f"this API key is not for loop {loop!r}", target="loop")
         if loop not in self._scorer.loops:
             raise _Refusal(404, f"no loop {loop!r}", target="loop")
+
+    def _personalizer_loop(self, scope: Scope) -> str:
+        status, loop = self._keys.personalizer_loop(scope["headers"], self._scorer.loops)
+        if status == 401:
+            raise _Refusal(401, f"expected a known API key in {KEY_HEADER}")
+        if status == 403:
+            raise _Refusal(
+                403,
+                "expected a key that stands for a single loop: one that opens no other, or whose "
+                "configuration names it as personalizer_loop",
+                target="loop",
+            )
+        return loop
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
         decision = self._scorer.decide(loop, _decode(self._decide_decoder, body))
@@ -253,11 +311,11 @@ class Application:
         now = self._scorer.now()
         for position, request in enumerate(requests):
             where = f"[{position}]." if isinstance(decoded, list) else ""
-            _check_id(f"{where}decision_id", request.decision_id)
+            check_id(f"{where}decision_id", request.decision_id)
             if request.outcome_id is not None:
-                _check_id(f"{where}outcome_id", request.outcome_id)
+                check_id(f"{where}outcome_id", request.outcome_id)
             if request.slot is not None:
-                _check_id(f"{where}slot", request.slot)
+                check_id(f"{where}slot", request.slot)
             check_reward(f"{where}reward", request.reward, config.reward_min, config.reward_max)
         outcomes = [
             Outcome(
@@ -271,17 +329,58 @@ class Application:
             )
             for request in requests
         ]
+        return await self._acknowledge_outcomes(loop, outcomes)
+
+    async def _acknowledge_outcomes(self, loop: str, outcomes: Sequence[Outcome]) -> Receipt:
         await self._log([Record.of(outcome) for outcome in outcomes])
         self._metrics.outcomes.labels(loop).inc(len(outcomes))
         return Receipt(accepted=len(outcomes))
 
     async def _activate(self, loop: str, body: bytes) -> Receipt:
         request = _decode(self._activate_decoder, body)
-        _check_id("decision_id", request.decision_id)
-        event = Activation(decision_id=request.decision_id, loop=loop, ts=self._scorer.now())
+        check_id("decision_id", request.decision_id)
+        return await self._acknowledge_activation(loop, request.decision_id)
+
+    async def _acknowledge_activation(self, loop: str, decision_id: str) -> Receipt:
+        event = Activation(decision_id=decision_id, loop=loop, ts=self._scorer.now())
         await self._log([Record.of(event)])
         self._metrics.activations.labels(loop).inc()
         return Receipt(accepted=1)
+
+    async def _personalize(
+        self, loop: str, call: PersonalizerCall, body: bytes
+    ) -> PersonalizerRankResponse | MultiSlotRankResponse | None:
+        """Answer a call to Azure AI Personalizer's API; None for one that only wants a receipt."""
+        if call.verb != "rank":
+            check_id("eventId", call.event_id)
+        if call.verb == "activate":
+            # Whatever the body holds: clients send none, or an empty one of any kind.
+            await self._acknowledge_activation(loop, call.event_id)
+            return None
+        request = _decode(self._personalizer_decoders[call.operation], body)
+        match request:
+            case PersonalizerRankRequest():
+                ranking = self._scorer.rank(loop, request.to_request())
+                await self._acknowledge(ranking.decisions)
+                return PersonalizerRankResponse.of(ranking)
+            case MultiSlotRankRequest():
+                decisions = self._scorer.decide_slots(loop, request.to_request())
+                await self._acknowledge(decisions)
+                return MultiSlotRankResponse.of(decisions)
+        now = self._scorer.now()
+        outcomes = [
+            Outcome(
+                decision_id=call.event_id,
+                loop=loop,
+                outcome_id=uuid7(now),
+                reward=reward,
+                ts=now,
+                slot=slot,
+            )
+            for slot, reward in request.rewards(self._scorer.loop(loop))
+        ]
+        await self._acknowledge_outcomes(loop, outcomes)
+        return None
 
     async def _log(self, records: Sequence[Record]) -> None:
         if not records:
@@ -313,7 +412,7 @@ class Application:
 
     async def _refuse(self, scope: Scope, send: Send, refusal: _Refusal) -> None:
         self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
-        headers = list(_HEADERS.get(refusal.status, ()))
+        headers = list(refusal.headers)
         if any(name == b"expect" for name, _ in scope["headers"]):
             # A body that was only offered may or may not follow: the next request's start is lost.
             headers.append((b"connection", b"close"))
@@ -353,6 +452,7 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = _HEADERS.get(status, ())
         self.code = code or _CODES.get(status, "InvalidRequest")
         # Both may quote what the caller sent, which may be as long as a body.
         self.message = _shortened(message, _LONGEST_MESSAGE)
@@ -386,6 +486,17 @@ def _refusal_for(error: BaseException, route: str) -> _Refusal:
             return _Refusal(500, "an error of ours, see the service's log")
 
 
+def _personalizer_refusal(error: BaseException, call: PersonalizerCall | None) -> _Refusal:
+    """The same in Personalizer's words."""
+    if isinstance(error, InvalidInputError):
+        error = translated(error)
+    route = "personalizer" if call is None else f"personalizer/{call.operation}"
+    refusal = _refusal_for(error, route)
+    refusal.code = error_code(call, refusal.status, refusal.target) or refusal.code
+    refusal.headers = _PERSONALIZER_HEADERS.get(refusal.status, ())
+    return refusal
+
+
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
@@ -406,11 +517,9 @@ def _refusal_of(error: msgspec.ValidationError) -> _Refusal:
     return _Refusal(400, f"{target}: {message}", target=target)
 
 
-def _check_id(field: str, value: str) -> None:
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise InvalidInputError(
-            field, f"expected 1 to {MAX_ID_LENGTH} characters, got {len(value)}"
-        )
+def _require_post(scope: Scope) -> None:
+    if scope["method"] != "POST":
+        raise _Refusal(405, f"expected POST, got {scope['method']}")
 
 
 async def _received(receive: Receive) -> MutableMapping[str, Any]:
@@ -421,7 +530,8 @@ async def _received(receive: Receive) -> MutableMapping[str, Any]:
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    headers = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
+    if status != 204:
+        headers = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -23,11 +23,15 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         SHA-256 of the key in hexadecimal, for configuration files that shouldn't hold secrets.
     loops
         Names of the loops that it opens; ``*`` is all of them.
+    personalizer_loop
+        The one of these that it stands for in Azure AI Personalizer's API, whose requests name no
+        loop. A key that opens a single loop needs none.
     """
 
     key: str | None = None
     key_sha256: str | None = None
     loops: tuple[str, ...] = ("*",)
+    personalizer_loop: str | None = None
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.key_sha256 is None):
@@ -36,6 +40,9 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("key must have at least 8 characters")
         if self.key_sha256 is not None and not _is_sha256(self.key_sha256):
             raise ValueError("key_sha256 must be 64 hexadecimal digits")
+        named = self.personalizer_loop
+        if named is not None and (named in {"", "*"} or not {named, "*"} & set(self.loops)):
+            raise ValueError(f"personalizer_loop must be one of the key's loops, got {named!r}")
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -188,6 +188,33 @@ BAD = [
         """,
         "service.keys.app.loops",
     ),
+    (
+        """
+        [loops.a]
+        [service.keys.app]
+        key = "long enough"
+        personalizer_loop = "b"
+        """,
+        "service.keys.app.personalizer_loop",
+    ),
+    (
+        """
+        [loops.a]
+        [loops.b]
+        [service.keys.app]
+        key = "long enough"
+        personalizer_loop = "b"
+        loops = ["a"]
+        """,
+        "service.keys.app.personalizer_loop",
+    ),
+    *(
+        (
+            f'[service.keys.app]\nkey = "long enough"\npersonalizer_loop = "{name}"',
+            "service.keys.app.personalizer_loop",
+        )
+        for name in ("", "*")
+    ),
     ('[log]\ndurability = "maybe"', "log.durability"),
     ("[log]\nbusy_timeout_s = nan", "log.busy_timeout_s"),
     ("[log]\nbusy_timeout_s = 0", "log.busy_timeout_s"),
