@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -50,6 +50,7 @@ from croupier.service.personalizer import (
     find_call,
     translated,
 )
+from croupier.service.repeats import Repeats
 from croupier.service.scorer import uuid7
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from croupier.eventlog.appender import Appender
+    from croupier.policy.decision import DecisionRequest
     from croupier.policy.events import Decision
+    from croupier.policy.ranking import RankRequest
+    from croupier.policy.slates import SlateRequest
+    from croupier.policy.slots import SlotsRequest
     from croupier.service.auth import KeyRing
     from croupier.service.follower import Follower
     from croupier.service.metrics import Metrics
@@ -68,6 +73,9 @@ if TYPE_CHECKING:
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+    _T = TypeVar("_T")
+    _Request = TypeVar("_Request", bound=DecisionRequest | SlotsRequest)
 
 __all__ = ("Application",)
 
@@ -117,6 +125,8 @@ class Application:
         Says how fresh the registry's word is, for ``/readyz``.
     max_body_bytes
         Largest request body.
+    remembered_decisions
+        How many of the latest answers are kept for requests that are sent again.
     """
 
     def __init__(
@@ -128,8 +138,10 @@ class Application:
         follower: Follower,
         *,
         max_body_bytes: int,
+        remembered_decisions: int,
     ) -> None:
         self._scorer = scorer
+        self._repeats = Repeats(remembered_decisions)
         self._appender = appender
         self._keys = keys
         self._metrics = metrics
@@ -240,7 +252,31 @@ class Application:
         return loop
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
-        decision = self._scorer.decide(loop, _decode(self._decide_decoder, body))
+        request = _decode(self._decide_decoder, body)
+        return await self._once(loop, request, self._decided)
+
+    async def _rank(self, loop: str, body: bytes) -> RankResponse:
+        request = _decode(self._rank_decoder, body)
+        return await self._once(loop, request, self._ranked)
+
+    async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
+        request = _decode(self._slots_decoder, body)
+        return await self._once(loop, request, self._filled)
+
+    async def _slate(self, loop: str, body: bytes) -> SlateResponse:
+        request = _decode(self._slate_decoder, body)
+        return await self._once(loop, request, self._dealt)
+
+    async def _once(
+        self, loop: str, request: _Request, answer: Callable[[str, _Request], Awaitable[_T]]
+    ) -> _T:
+        """Decide a request, or give the answer that it got when it came before."""
+        return await self._repeats.once(
+            loop, request.decision_id, request, lambda: answer(loop, request)
+        )
+
+    async def _decided(self, loop: str, request: DecisionRequest) -> DecideResponse:
+        decision = self._scorer.decide(loop, request)
         await self._acknowledge([decision])
         return DecideResponse(
             decision_id=decision.decision_id,
@@ -252,8 +288,8 @@ class Application:
             pmf=decision.pmf,
         )
 
-    async def _rank(self, loop: str, body: bytes) -> RankResponse:
-        ranking = self._scorer.rank(loop, _decode(self._rank_decoder, body))
+    async def _ranked(self, loop: str, request: RankRequest) -> RankResponse:
+        ranking = self._scorer.rank(loop, request)
         await self._acknowledge(ranking.decisions)
         first = ranking.decisions[0]
         return RankResponse(
@@ -264,8 +300,8 @@ class Application:
             drawn=[Choice.of(decision) for decision in ranking.decisions],
         )
 
-    async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
-        decisions = self._scorer.decide_slots(loop, _decode(self._slots_decoder, body))
+    async def _filled(self, loop: str, request: SlotsRequest) -> SlotsResponse:
+        decisions = self._scorer.decide_slots(loop, request)
         await self._acknowledge(decisions)
         return SlotsResponse(
             decision_id=decisions[0].decision_id,
@@ -274,8 +310,8 @@ class Application:
             slots=[Choice.of(decision) for decision in decisions],
         )
 
-    async def _slate(self, loop: str, body: bytes) -> SlateResponse:
-        decisions = self._scorer.decide_slate(loop, _decode(self._slate_decoder, body))
+    async def _dealt(self, loop: str, request: SlateRequest) -> SlateResponse:
+        decisions = self._scorer.decide_slate(loop, request)
         await self._acknowledge(decisions)
         inclusion = logged_inclusion(decisions)
         members = [
@@ -360,13 +396,9 @@ class Application:
         request = _decode(self._personalizer_decoders[call.operation], body)
         match request:
             case PersonalizerRankRequest():
-                ranking = self._scorer.rank(loop, request.to_request())
-                await self._acknowledge(ranking.decisions)
-                return PersonalizerRankResponse.of(ranking)
+                return await self._once(loop, request.to_request(), self._personalized)
             case MultiSlotRankRequest():
-                decisions = self._scorer.decide_slots(loop, request.to_request())
-                await self._acknowledge(decisions)
-                return MultiSlotRankResponse.of(decisions)
+                return await self._once(loop, request.to_request(), self._personalized_slots)
         now = self._scorer.now()
         outcomes = [
             Outcome(
@@ -381,6 +413,16 @@ class Application:
         ]
         await self._acknowledge_outcomes(loop, outcomes)
         return None
+
+    async def _personalized(self, loop: str, request: RankRequest) -> PersonalizerRankResponse:
+        ranking = self._scorer.rank(loop, request)
+        await self._acknowledge(ranking.decisions)
+        return PersonalizerRankResponse.of(ranking)
+
+    async def _personalized_slots(self, loop: str, request: SlotsRequest) -> MultiSlotRankResponse:
+        decisions = self._scorer.decide_slots(loop, request)
+        await self._acknowledge(decisions)
+        return MultiSlotRankResponse.of(decisions)
 
     async def _log(self, records: Sequence[Record]) -> None:
         if not records:

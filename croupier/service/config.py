@@ -63,6 +63,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     draw_secret
         Key of the draws: 16 to 64 bytes in hexadecimal or base64, the same on every scorer of a
         loop. None makes one of 32 random bytes, once, and keeps it in the data directory.
+    remembered_decisions
+        How many of the latest answers to requests with an id of their own are kept, for when one
+        is sent again; 0 to 10,000,000.
     """
 
     host: str = "127.0.0.1"
@@ -72,8 +75,13 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_body_bytes: int = 1_048_576
     registry_poll: str = "1 s"
     draw_secret: str | None = None
+    remembered_decisions: int = 10_000
 
     def __post_init__(self) -> None:
+        if not 0 <= self.remembered_decisions <= 10_000_000:
+            raise ValueError(
+                f"remembered_decisions must be in [0, 10000000], got {self.remembered_decisions}"
+            )
         _require_poll(self.registry_poll)
         if self.draw_secret is not None:
             _require_secret(self.draw_secret)

@@ -174,6 +174,7 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
             metrics,
             follower,
             max_body_bytes=setup.service.max_body_bytes,
+            remembered_decisions=setup.service.remembered_decisions,
         )
     finally:
         follower.stop()

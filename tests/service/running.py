@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlparse
@@ -192,6 +193,11 @@ def running(server: Server) -> Iterator[Server]:
     finally:
         server.kill()
     assert "Traceback" not in server.stderr(), server.stderr()
+
+
+def unique() -> str:
+    """An id that nobody else has used."""
+    return uuid.uuid4().hex
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

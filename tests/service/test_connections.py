@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import select
 import socket
-import uuid
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, cast
@@ -14,7 +13,7 @@ import pytest
 
 from croupier.policy.events import Decision
 from tests.service.conftest import MAX_BODY_BYTES
-from tests.service.running import PATIENCE_S, Answer, wait_until
+from tests.service.running import PATIENCE_S, Answer, unique, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,10 +71,6 @@ def request(decision_id: str, *headers: bytes) -> bytes:
     body = body_of(decision_id)
     lines = b"".join(header + b"\r\n" for header in headers)
     return DECIDE + lines + b"content-length: %d\r\n\r\n" % len(body) + body
-
-
-def unique() -> str:
-    return uuid.uuid4().hex
 
 
 def times_logged(server: Server, decision_id: str) -> int:

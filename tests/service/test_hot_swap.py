@@ -12,7 +12,7 @@ import pytest
 from croupier.policy.events import Decision
 from tests.service.generations import generation
 from tests.service.load import Load
-from tests.service.running import Server, running, wait_until
+from tests.service.running import Server, running, unique, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,17 @@ def test_fifty_swaps_under_load(swapping: Server) -> None:
     # A decision that waited for the log may be acknowledged only after the next swap.
     assert len(seen) >= SWAPS // 2
     check_against_the_log(swapping, load)
+
+
+def test_a_repeated_request_gets_its_answer_across_a_swap(swapping: Server) -> None:
+    request = DECIDE | {"decision_id": unique()}
+    first = swapping.post("other/decide", request)
+    swap(swapping, 3000 + (served(swapping, "other") or 0), "other")
+    assert swapping.post("other/decide", request).body == first.body
+    fresh = swapping.post("other/decide", DECIDE | {"decision_id": unique()})
+    assert fresh.json["generation"] > first.json["generation"]
+    ids = [getattr(event, "decision_id", None) for event in swapping.events()]
+    assert ids.count(request["decision_id"]) == 1
 
 
 def check_against_the_log(server: Server, load: Load) -> None:

@@ -36,7 +36,7 @@ from croupier.service.config import KeyConfig
 from croupier.service.personalizer import find_call, merge_features
 from tests.offline.shop import no_steps
 from tests.service.generations import generation
-from tests.service.running import Server, running, wait_until
+from tests.service.running import Server, running, unique, wait_until
 from tests.service.test_durability import locked_log
 from tests.service.test_probes import references, resolve, sample
 
@@ -127,10 +127,6 @@ def slots_request(**fields: Any) -> dict[str, Any]:
         "deferActivation": False,
     }
     return {name: value for name, value in (request | fields).items() if value is not None}
-
-
-def unique() -> str:
-    return uuid.uuid4().hex
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from croupier.service.api import OutcomeRequest
 from croupier.service.client import Client, ServiceError
 from croupier.service.secret import kept_secret
 from tests.service.generations import generation
-from tests.service.running import Server, running
+from tests.service.running import Server, running, unique
 from tests.service.test_probes import sample
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ ROUTES: dict[str, dict[str, Any]] = {
 
 def asked(route: str, **fields: Any) -> dict[str, Any]:
     return {"actions": ACTIONS, "context": CONTEXT, **ROUTES[route], **fields}
-
-
-def unique() -> str:
-    return uuid.uuid4().hex
 
 
 def logged(server: Server, decision_id: str) -> list[Decision]:

@@ -1,0 +1,119 @@
+"""Repeats: a request that is sent again under the caller's own id gets the answer it got before."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from croupier.policy.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ("Repeats",)
+
+_T = TypeVar("_T")
+
+_DIGEST_BYTES = 16
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+class Repeats:
+    """Answers to the latest decisions that had an id of the caller's own.
+
+    A client that got no answer sends its request again. If the first one was decided after all, it
+    is not decided or logged a second time, whatever generation serves by now; if it is still being
+    decided, both wait for the same answer. What could not be answered is forgotten at once. Past
+    the latest `capacity` ids the draw is still the same under the same plan, and the lake drops the
+    second record.
+
+    Not thread-safe: it belongs to an event loop.
+
+    Parameters
+    ----------
+    capacity
+        Answers to remember, at least 0; 0 remembers none.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    async def once(
+        self,
+        loop: str,
+        decision_id: str | None,
+        request: Any,
+        answer: Callable[[], Awaitable[_T]],
+    ) -> _T:
+        """Answer a request, unless it was answered before.
+
+        Parameters
+        ----------
+        loop, decision_id
+            Of the request; without an id of the caller's own there is nothing to recognize.
+        request
+            A struct of the route's own type; two requests are the same if they are equal in
+            canonical JSON.
+        answer
+            Decides and logs.
+
+        Raises
+        ------
+        InvalidInputError
+            If the id was used for another request. What `answer` raises, it raises too.
+        """
+        if decision_id is None or self._capacity == 0:
+            return await answer()
+        key, print_ = (loop, decision_id), _fingerprint(request)
+        asked = self._asked.get(key)
+        if asked is not None:
+            if asked.fingerprint != print_:
+                raise InvalidInputError(
+                    "decision_id", f"expected one of its own for every request, got {decision_id!r}"
+                )
+            # Shielded: a client that goes away must not take the others' answer with it.
+            found: _T = await asyncio.shield(asked.answer)
+            return found
+        asked = _Asked(print_, asyncio.get_running_loop().create_future())
+        self._asked[key] = asked
+        try:
+            made = await answer()
+        except BaseException as error:
+            self._asked.pop(key, None)
+            asked.fail(error)
+            raise
+        asked.answer.set_result(made)
+        while len(self._asked) > self._capacity:
+            self._asked.popitem(last=False)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request by its fingerprint, and the answer that it got or is to get."""
+
+    fingerprint: bytes
+    answer: asyncio.Future[Any]
+
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self.answer.set_exception(error)
+            # Looked at here, since there may be nobody else who waits for it.
+            self.answer.exception()
+        else:
+            self.answer.cancel()
+
+
+def _fingerprint(request: Any) -> bytes:
+    """Hash of a request and of its type, which stands for the route."""
+    described = type(request).__name__.encode() + b"\0" + _canonical.encode(request)
+    return hashlib.blake2b(described, digest_size=_DIGEST_BYTES).digest()
