@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +15,7 @@ from starlette.routing import Route
 
 from croupier.eventlog.log import Record
 from croupier.policy.decision import check_id, check_reward
-from croupier.policy.errors import InvalidInputError, LogUnavailableError
+from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Activation, Outcome
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
@@ -26,8 +25,6 @@ from croupier.service.api import (
     DecideResponse,
     DecideSlateRequest,
     DecideSlotsRequest,
-    ErrorBody,
-    ErrorResponse,
     OutcomeRequest,
     RankActionsRequest,
     RankResponse,
@@ -46,10 +43,9 @@ from croupier.service.personalizer import (
     PersonalizerRankRequest,
     PersonalizerRankResponse,
     PersonalizerRewardRequest,
-    error_code,
     find_call,
-    translated,
 )
+from croupier.service.refusals import Refusal, decode, personalizer_refusal, refusal_for
 from croupier.service.repeats import Repeats
 from croupier.service.scorer import uuid7
 
@@ -83,29 +79,6 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "/v1/loops/"
 _JSON = (b"content-type", b"application/json")
-_LONGEST_MESSAGE = 500
-_LONGEST_TARGET = 300
-_CODES = {
-    400: "InvalidRequest",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    405: "MethodNotAllowed",
-    413: "BodyTooLarge",
-    500: "InternalError",
-    503: "LogUnavailable",
-}
-_HEADERS = {
-    401: ((b"www-authenticate", b"Bearer"),),
-    405: ((b"allow", b"POST"),),
-    503: ((b"retry-after", b"1"),),
-}
-_PERSONALIZER_HEADERS = {
-    **_HEADERS,
-    401: ((b"www-authenticate", b'ApiKey name="%s"' % KEY_HEADER.encode()),),
-}
-_PLACED = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
-_NAMED_FIELD = re.compile(r"(?s)Object (?:contains unknown|missing required) field `(.*)`")
 
 
 class Application:
@@ -194,7 +167,7 @@ class Application:
         try:
             handler = self._hot.get(route)
             if handler is None:
-                raise _Refusal(404, f"no route {scope['path']}")
+                raise Refusal(404, f"no route {scope['path']}")
             _require_post(scope)
             self._admit(scope, loop)
             body = await self._body(scope, receive)
@@ -205,7 +178,7 @@ class Application:
             # Half a request is none, even if it reads like a whole one; and nobody waits for more.
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
-            await self._refuse(scope, send, _refusal_for(error, route))
+            await self._refuse(scope, send, refusal_for(error, route))
         else:
             await _send(send, 200, [], answer)
 
@@ -213,7 +186,7 @@ class Application:
         call = find_call(scope["raw_path"])
         try:
             if call is None:
-                raise _Refusal(404, f"no route {scope['path']}")
+                raise Refusal(404, f"no route {scope['path']}")
             _require_post(scope)
             loop = self._personalizer_loop(scope)
             body = await self._body(scope, receive)
@@ -225,25 +198,25 @@ class Application:
         except _DisconnectedError:
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
-            await self._refuse(scope, send, _personalizer_refusal(error, call))
+            await self._refuse(scope, send, personalizer_refusal(error, call))
         else:
             await _send(send, call.status, [], answer)
 
     def _admit(self, scope: Scope, loop: str) -> None:
         status = self._keys.status(scope["headers"], loop)
         if status == 401:
-            raise _Refusal(401, "expected a known API key as a bearer token or in X-Api-Key")
+            raise Refusal(401, "expected a known API key as a bearer token or in X-Api-Key")
         if status == 403:
-            raise _Refusal(403, f"this API key is not for loop {loop!r}", target="loop")
+            raise Refusal(403, f"this API key is not for loop {loop!r}", target="loop")
         if loop not in self._scorer.loops:
-            raise _Refusal(404, f"no loop {loop!r}", target="loop")
+            raise Refusal(404, f"no loop {loop!r}", target="loop")
 
     def _personalizer_loop(self, scope: Scope) -> str:
         status, loop = self._keys.personalizer_loop(scope["headers"], self._scorer.loops)
         if status == 401:
-            raise _Refusal(401, f"expected a known API key in {KEY_HEADER}")
+            raise Refusal(401, f"expected a known API key in {KEY_HEADER}")
         if status == 403:
-            raise _Refusal(
+            raise Refusal(
                 403,
                 "expected a key that stands for a single loop: one that opens no other, or whose "
                 "configuration names it as personalizer_loop",
@@ -252,19 +225,19 @@ class Application:
         return loop
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
-        request = _decode(self._decide_decoder, body)
+        request = decode(self._decide_decoder, body)
         return await self._once(loop, request, self._decided)
 
     async def _rank(self, loop: str, body: bytes) -> RankResponse:
-        request = _decode(self._rank_decoder, body)
+        request = decode(self._rank_decoder, body)
         return await self._once(loop, request, self._ranked)
 
     async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
-        request = _decode(self._slots_decoder, body)
+        request = decode(self._slots_decoder, body)
         return await self._once(loop, request, self._filled)
 
     async def _slate(self, loop: str, body: bytes) -> SlateResponse:
-        request = _decode(self._slate_decoder, body)
+        request = decode(self._slate_decoder, body)
         return await self._once(loop, request, self._dealt)
 
     async def _once(
@@ -341,7 +314,7 @@ class Application:
             propensity.observe(decision.propensity)
 
     async def _reward(self, loop: str, body: bytes) -> Receipt:
-        decoded = _decode(self._outcome_decoder, body)
+        decoded = decode(self._outcome_decoder, body)
         requests = decoded if isinstance(decoded, list) else [decoded]
         config = self._scorer.loop(loop)
         now = self._scorer.now()
@@ -373,7 +346,7 @@ class Application:
         return Receipt(accepted=len(outcomes))
 
     async def _activate(self, loop: str, body: bytes) -> Receipt:
-        request = _decode(self._activate_decoder, body)
+        request = decode(self._activate_decoder, body)
         check_id("decision_id", request.decision_id)
         return await self._acknowledge_activation(loop, request.decision_id)
 
@@ -393,7 +366,7 @@ class Application:
             # Whatever the body holds: clients send none, or an empty one of any kind.
             await self._acknowledge_activation(loop, call.event_id)
             return None
-        request = _decode(self._personalizer_decoders[call.operation], body)
+        request = decode(self._personalizer_decoders[call.operation], body)
         match request:
             case PersonalizerRankRequest():
                 return await self._once(loop, request.to_request(), self._personalized)
@@ -449,10 +422,10 @@ class Application:
             raise self._too_large()
         return bytes(body)
 
-    def _too_large(self) -> _Refusal:
-        return _Refusal(413, f"expected a body of at most {self._max_body_bytes} bytes")
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"expected a body of at most {self._max_body_bytes} bytes")
 
-    async def _refuse(self, scope: Scope, send: Send, refusal: _Refusal) -> None:
+    async def _refuse(self, scope: Scope, send: Send, refusal: Refusal) -> None:
         self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
         headers = list(refusal.headers)
         if any(name == b"expect" for name, _ in scope["headers"]):
@@ -486,82 +459,9 @@ class _DisconnectedError(Exception):
     """The client went away before its request was complete."""
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    """Ends a request with a status and an error body."""
-
-    def __init__(
-        self, status: int, message: str, *, target: str | None = None, code: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = _HEADERS.get(status, ())
-        self.code = code or _CODES.get(status, "InvalidRequest")
-        # Both may quote what the caller sent, which may be as long as a body.
-        self.message = _shortened(message, _LONGEST_MESSAGE)
-        self.target = None if target is None else _shortened(target, _LONGEST_TARGET)
-
-    def body(self) -> bytes:
-        """The body of the answer."""
-        error = ErrorBody(code=self.code, message=self.message, target=self.target)
-        return msgspec.json.encode(ErrorResponse(error=error))
-
-
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _refusal_for(error: BaseException, route: str) -> _Refusal:
-    """The answer to a request that ended in an exception."""
-    match error:
-        case _Refusal():
-            return error
-        case InvalidInputError():
-            return _Refusal(400, str(error), target=error.field)
-        case LogUnavailableError():
-            return _Refusal(503, str(error))
-        case asyncio.CancelledError():
-            # Only a shutdown that takes too long cancels. The record may be on its way to the log:
-            # to ask again under the same decision_id or outcome_id does no harm.
-            return _Refusal(503, "the service is stopping, ask again", code="Stopping")
-        case _:
-            _log.error("%s failed", route, exc_info=error)
-            return _Refusal(500, "an error of ours, see the service's log")
-
-
-def _personalizer_refusal(error: BaseException, call: PersonalizerCall | None) -> _Refusal:
-    """The same in Personalizer's words."""
-    if isinstance(error, InvalidInputError):
-        error = translated(error)
-    route = "personalizer" if call is None else f"personalizer/{call.operation}"
-    refusal = _refusal_for(error, route)
-    refusal.code = error_code(call, refusal.status, refusal.target) or refusal.code
-    refusal.headers = _PERSONALIZER_HEADERS.get(refusal.status, ())
-    return refusal
-
-
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _refusal_of(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _Refusal(400, f"expected a JSON body: {error}", target="body") from error
-
-
-def _refusal_of(error: msgspec.ValidationError) -> _Refusal:
-    """Name the field: msgspec's messages end in the path of the value, ``- at `$.a[0]` ``."""
-    placed = _PLACED.fullmatch(str(error))
-    message, target = placed.groups() if placed else (str(error), "")
-    # A field that is missing or too many is named in the message, and the path ends above it.
-    if named := _NAMED_FIELD.fullmatch(message):
-        target = f"{target}.{named[1]}" if target else named[1]
-    target = target or "body"
-    return _Refusal(400, f"{target}: {message}", target=target)
-
-
 def _require_post(scope: Scope) -> None:
     if scope["method"] != "POST":
-        raise _Refusal(405, f"expected POST, got {scope['method']}")
+        raise Refusal(405, f"expected POST, got {scope['method']}")
 
 
 async def _received(receive: Receive) -> MutableMapping[str, Any]:
@@ -589,12 +489,12 @@ async def _openapi(request: Request) -> Response:  # noqa: ARG001
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # Not the request's URL, which is made from its Host header, whatever that holds.
-    refusal = _Refusal(error.status_code, f"no {request.method} {request.scope['path']}")
+    refusal = Refusal(error.status_code, f"no {request.method} {request.scope['path']}")
     return Response(
         refusal.body(), error.status_code, headers=error.headers, media_type="application/json"
     )
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    refusal = _refusal_for(error, request.scope["path"])
+    refusal = refusal_for(error, request.scope["path"])
     return Response(refusal.body(), refusal.status, media_type="application/json")
