@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow check format lock clean
+.PHONY: demo test test-slow bench-serving check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
@@ -20,6 +20,13 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 7200
+
+# The HTTP scorer beside other servers, under load from wrk; some five minutes.
+bench-serving: $(VENV)/.dev
+	@command -v wrk >/dev/null || { test "$$(id -u)" = 0 \
+		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk >/dev/null; } \
+		|| { echo "error: expected wrk on the path: apt-get install wrk" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.serving
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
