@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from tests.processes import free_port, running_scorer
+from tests.pages import Page, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def block(marker: str) -> str:
-    """The code block below a marker comment."""
-    match = re.search(rf"<!-- test: {re.escape(marker)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert match is not None, f"README.md has no block marked {marker}"
-    return match[1]
+PAGE = Page("README.md")
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A scorer that runs from the README's configuration, at another port."""
-    folder = tmp_path_factory.mktemp("readme")
-    number = free_port()
-    config = folder / "croupier.toml"
-    config.write_text(block("croupier.toml").replace("8080", str(number)))
-    with running_scorer(config, folder / "croupier-data"):
+    with PAGE.scorer(tmp_path_factory.mktemp("readme")) as number:
         yield number
-
-
-def run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def test_curl_example_works(port: int) -> None:
     decided, rewarded = (
-        run(["bash", "-c", block("sh").replace("8080", str(port))])
+        run(["bash", "-c", PAGE.block("sh").replace("8080", str(port))])
         .replace("}{", "}\n{")
         .splitlines()
     )
@@ -55,5 +38,5 @@ def test_curl_example_works(port: int) -> None:
 
 
 def test_python_example_works(port: int) -> None:
-    printed = run([sys.executable, "-c", block("python").replace("8080", str(port))])
+    printed = run([sys.executable, "-c", PAGE.block("python").replace("8080", str(port))])
     assert re.fullmatch(r"(red|blue) with probability 0\.5\n", printed)

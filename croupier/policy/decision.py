@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.policy.events import Shadow
-    from croupier.policy.traffic import OnFailure, Plan
+    from croupier.policy.traffic import Answer, OnFailure, Plan
 
 __all__ = (
     "MAX_ACTIONS",
@@ -262,11 +262,38 @@ def decide(
     answer = plan.answer(*asked, uniform=circumstances.uniform, on_failure=on_failure)
     key = draw_key(loop, number, circumstances.decision_id, slot, secret=circumstances.secret)
     chosen = draw(answer.pmf, key)
+    return decision_of(request, plan, circumstances, answer, chosen=chosen, key=key, slot=slot)
+
+
+def decision_of(
+    request: DecisionRequest,
+    plan: Plan,
+    circumstances: Circumstances,
+    answer: Answer,
+    *,
+    chosen: int,
+    key: str,
+    slot: str | None,
+    slate_size: int | None = None,
+) -> Decision:
+    """What is logged of a draw.
+
+    Parameters
+    ----------
+    request, plan, circumstances
+        As for :func:`decide`.
+    answer
+        Whose pmf the action was drawn from.
+    chosen, key
+        The action's index and the key of the draw.
+    slot, slate_size
+        As in :class:`~croupier.policy.events.Decision`.
+    """
     return Decision(
         decision_id=circumstances.decision_id,
-        loop=loop,
+        loop=plan.champion.loop,
         ts=circumstances.ts,
-        generation=number,
+        generation=plan.champion.number,
         learning_mode=circumstances.learning_mode,
         context=request.context,
         actions=request.actions,
@@ -274,7 +301,7 @@ def decide(
         pmf=answer.pmf.tolist(),
         chosen=chosen,
         propensity=float(answer.pmf[chosen]),
-        baseline=baseline,
+        baseline=baseline_index(request),
         scores=None if answer.scores is None else answer.scores.tolist(),
         mix=answer.mix,
         draw_key=key,
@@ -282,6 +309,7 @@ def decide(
         slot=slot,
         audit=request.audit,
         shadow=answer.shadow,
+        slate_size=slate_size,
     )
 
 

@@ -20,6 +20,7 @@ from croupier.policy.decision import (
     check_places,
     check_request,
     decide,
+    decision_of,
     eligibility,
     plays_baseline,
 )
@@ -27,6 +28,7 @@ from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Decision, Shadow
 from croupier.policy.ranking import draw_in_turn, scored_once
 from croupier.policy.sampling import draw_key
+from croupier.policy.traffic import Answer
 
 if TYPE_CHECKING:
     from croupier.policy.decision import Circumstances
@@ -121,12 +123,12 @@ def decide_slate(
         choose = partial(decide, plan=scored_once(plan), circumstances=circumstances)
         return draw_in_turn(request, request.size, choose)
     loop, number, size = plan.champion.loop, plan.champion.number, request.size
-    eligible, baseline = eligibility(request), baseline_index(request)
+    eligible = eligibility(request)
     answer = plan.answer(
         request.context,
         request.actions,
         eligible,
-        baseline,
+        baseline_index(request),
         uniform=circumstances.uniform,
         on_failure=on_failure,
     )
@@ -135,28 +137,17 @@ def decide_slate(
     if shadow is not None:
         other = inclusion(np.array(shadow.pmf), size, eligible) / size
         shadow = Shadow(shadow.generation, other.tolist())
+    of_a_place = Answer(pmf, answer.scores, answer.mix, shadow)
     key = draw_key(loop, number, circumstances.decision_id, secret=circumstances.secret)
     return [
-        Decision(
-            decision_id=circumstances.decision_id,
-            loop=loop,
-            ts=circumstances.ts,
-            generation=number,
-            learning_mode=circumstances.learning_mode,
-            context=request.context,
-            actions=request.actions,
-            excluded=request.excluded,
-            pmf=pmf.tolist(),
+        decision_of(
+            request,
+            plan,
+            circumstances,
+            of_a_place,
             chosen=chosen,
-            propensity=float(pmf[chosen]),
-            baseline=baseline,
-            scores=None if answer.scores is None else answer.scores.tolist(),
-            mix=answer.mix,
-            draw_key=key_of_place(key, place),
-            deferred=request.deferred,
+            key=key_of_place(key, place),
             slot=str(place),
-            audit=request.audit,
-            shadow=shadow,
             slate_size=size,
         )
         for place, chosen in enumerate(draw_slate(pmf, size, key))
