@@ -112,7 +112,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("cover", Cover(), CoverConfig(members=_MEMBERS), f"--cover {_MEMBERS}"),
     Contender("regcb", RegCB(), RidgeConfig(), f"--regcb {_RANGE}", weighted=False),
     Contender(
-        "regcb, same mellowness",
+        "regcb, mellowness 0.01",
         RegCB(mellowness=0.01),
         RidgeConfig(),
         f"--regcb --mellowness 0.01 {_RANGE}",
@@ -126,10 +126,25 @@ CONTENDERS: tuple[Contender, ...] = (
         weighted=False,
     ),
     Contender(
-        "regcb optimistic, same mellowness",
+        "regcb optimistic, mellowness 0.01",
         RegCB(variant="optimistic", mellowness=0.01),
         RidgeConfig(),
         f"--regcb --regcbopt --mellowness 0.01 {_RANGE}",
+        weighted=False,
+    ),
+    # The default of ours was chosen on digits and iris; Vowpal Wabbit's is 0.1.
+    Contender(
+        "regcb, mellowness 0.1",
+        RegCB(mellowness=0.1),
+        RidgeConfig(),
+        f"--regcb {_RANGE}",
+        weighted=False,
+    ),
+    Contender(
+        "regcb optimistic, mellowness 0.1",
+        RegCB(variant="optimistic", mellowness=0.1),
+        RidgeConfig(),
+        f"--regcb --regcbopt {_RANGE}",
         weighted=False,
     ),
     Contender("thompson", Thompson(), RidgeConfig(), weighted=False),
