@@ -19,6 +19,7 @@ from croupier.offline.join import join
 from croupier.offline.lake import Lake, TableName
 from croupier.offline.nightly import LoopNight
 from croupier.offline.open_bandit import import_open_bandit
+from croupier.offline.retention import forget_again
 from croupier.offline.retrain import is_judged, retrain
 from croupier.offline.sink import SinkReport, sink, sunk_position
 from croupier.policy.errors import InvalidInputError
@@ -212,19 +213,29 @@ def promote(
 
 
 def nightly(
-    config: ConfigOption = None, data_dir: DataDirOption = None, json: JsonOption = False
+    due: Annotated[
+        bool,
+        typer.Option(help="Train only loops whose latest generation is older than they are to be."),
+    ] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Do a night's work: sink, join, retrain, evaluate, gate, register, promote."""
+    """Do a night's work: sink, join, retrain, evaluate, gate, register, promote, forget."""
     session = Session.open(config, data_dir, json=json)
     session.loops(None)
     session.warn()
     with session.log() as log:
-        report = session.nightly.run(log, now_us=now_us(), steps=session.output.progress)
+        report = session.nightly.run(
+            log, now_us=now_us(), steps=session.output.progress, due_only=due
+        )
 
     def show() -> None:
         _show_sink(session, report.sink)
         for night in report.loops:
             _show_night(session, night)
+        for name, decisions in report.retention.decisions.items():
+            session.output.remark(f"{name}: {decisions:,} decisions were old enough to forget")
 
     session.output.result(report, show)
     failed = [night for night in report.loops if night.failed is not None]
@@ -255,6 +266,7 @@ def replay(
             reports.append(sink(log, fresh, progress, until=sunk_position(session.lake)))
         for name in names:
             _join_as_far(fresh, session.lake, name, session.config.loop(name))
+            forget_again(fresh, session.lake, name)
         tables = {
             name: {table: _same(table, session.lake, fresh, name) for table in _REPLAYED}
             for name in names

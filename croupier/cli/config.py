@@ -15,11 +15,19 @@ from croupier.offline.nightly import NightlyConfig
 from croupier.policy.errors import ConfigError
 from croupier.policy.loop import LoopConfig, valid_loop_name
 from croupier.service.config import ServiceConfig
+from croupier.service.settings import SettingsDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("CONFIG_FILE", "CroupierConfig", "DataPaths", "RegistryConfig", "load_config")
+__all__ = (
+    "CONFIG_FILE",
+    "CroupierConfig",
+    "DataPaths",
+    "RegistryConfig",
+    "load_config",
+    "with_settings",
+)
 
 CONFIG_FILE = "croupier.toml"
 _ENV_PREFIX = "CROUPIER_"
@@ -103,6 +111,8 @@ class DataPaths:
         self.artifacts = root / "mlartifacts"
         self.address = root / "service.json"
         self.secret = root / "draw-secret"
+        self.settings = root / "settings"
+        self.control = root / "control"
 
     def tracking_uri(self, registry: RegistryConfig) -> str:
         """MLflow's address: the configured one, or a database in the data directory."""
@@ -151,6 +161,19 @@ def load_config(
     except msgspec.ValidationError as error:
         raise _config_error(values, str(error)) from error
     return config, DataPaths(_root(config.data_dir, Path() if typed else base))
+
+
+def with_settings(config: CroupierConfig, paths: DataPaths) -> CroupierConfig:
+    """The configuration with what was set over Personalizer's API put over its loops.
+
+    Raises
+    ------
+    ConfigError
+        If a loop's settings can't be read or don't go with its configuration.
+    """
+    settings = SettingsDirectory(paths.settings)
+    loops = {name: settings.over(name, loop) for name, loop in config.loops.items()}
+    return msgspec.structs.replace(config, loops=loops)
 
 
 def _root(data_dir: str, base: Path) -> Path:

@@ -15,7 +15,9 @@ from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Sessio
 from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
+from croupier.control.job import ControlJob
 from croupier.policy.errors import InvalidInputError
+from croupier.service.control import ControlSetup
 from croupier.service.server import ServiceSetup, read_address, run_service
 from croupier.service.serving import ServingDirectory
 
@@ -78,12 +80,14 @@ def serve(
     setup = ServiceSetup(
         service=session.config.service,
         log=session.config.log,
-        loops=session.config.loops,
+        loops=session.configured.loops,
         log_dir=session.paths.log,
         serving_dir=session.paths.serving,
         address_file=session.paths.address,
         secret_file=session.paths.secret,
+        settings_dir=session.paths.settings,
         tracking_uri=session.paths.tracking_uri(session.config.registry),
+        control=_control(session),
     )
     loops = ", ".join(session.config.loops)
 
@@ -91,6 +95,26 @@ def serve(
         session.output.remark(f"croupier serves {loops} at {url} (data in {session.paths.root})")
 
     run_service(setup, announce)
+
+
+def _control(session: Session) -> ControlSetup:
+    """How ``croupier serve`` runs the control plane, which the service knows nothing more of."""
+    job = ControlJob(
+        loops=session.configured.loops,
+        nightly=session.config.nightly,
+        log=session.config.log,
+        tracking_uri=session.paths.tracking_uri(session.config.registry),
+        artifacts=str(session.paths.artifacts),
+        lake_dir=str(session.paths.lake),
+        log_dir=str(session.paths.log),
+        settings_dir=str(session.paths.settings),
+        control_dir=str(session.paths.control),
+    )
+    return ControlSetup(
+        module=ControlJob.MODULE,
+        job=msgspec.json.encode(job),
+        socket=job.socket,
+    )
 
 
 def dashboard(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from croupier.cli.config import CroupierConfig, DataPaths, load_config
+from croupier.cli.config import CroupierConfig, DataPaths, load_config, with_settings
 from croupier.cli.output import Output
 from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.offline.lake import Lake
@@ -39,13 +39,18 @@ class Session:
 
     Attributes
     ----------
-    config, paths
-        As loaded.
+    config
+        As configured, with the settings of the data directory put over it.
+    configured
+        The same without them.
+    paths
+        Of the data directory.
     output
         Where results go.
     """
 
     config: CroupierConfig
+    configured: CroupierConfig
     paths: DataPaths
     output: Output
 
@@ -60,7 +65,7 @@ class Session:
     ) -> Session:
         """Load the configuration; raises ConfigError as :func:`load_config` does."""
         loaded, paths = load_config(config, flags={"data_dir": data_dir, **(flags or {})})
-        return cls(loaded, paths, Output(json=json))
+        return cls(with_settings(loaded, paths), loaded, paths, Output(json=json))
 
     @cached_property
     def lake(self) -> Lake:

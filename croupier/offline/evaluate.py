@@ -32,7 +32,18 @@ if TYPE_CHECKING:
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("LOGGED", "EstimatorName", "Evaluation", "PolicyValue", "evaluate", "logged_value")
+__all__ = (
+    "LOGGED",
+    "UNSEEN",
+    "EstimatorName",
+    "Evaluation",
+    "PolicyValue",
+    "evaluate",
+    "largest_weight",
+    "logged_value",
+    "of_the_row",
+    "reward_range_of",
+)
 
 EstimatorName: TypeAlias = Literal["ips", "snips", "dr"]
 
@@ -43,8 +54,8 @@ LOGGED = "logged"
 
 MIN_ROWS = 20
 
-# Share of a policy's choices, on one request, that the log may have had no chance to show.
-_UNSEEN = 1e-6
+UNSEEN = 1e-6
+"""Share of a policy's choices, on one request, that the log may have had no chance to show."""
 
 
 class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +134,7 @@ def evaluate(
         If there are fewer than 20 rows to judge on.
     """
     _require_rows(len(interactions), 0)
-    reward_range = _reward_range(interactions, config)
+    reward_range = reward_range_of(interactions, config)
     seen = _replay(interactions, champion, challenger, reward_range, progress)
     left_out = len(interactions) - int(seen.usable.sum())
     interactions = interactions.filter(pl.Series(seen.usable))
@@ -244,14 +255,14 @@ def _replay(
         pmfs, scores = answers
         logged = logged_pmfs[row]
         possible = None if logged is None else logged.to_numpy()
-        if possible is not None and any(pmf[possible <= 0.0].sum() > _UNSEEN for pmf in pmfs):
+        if possible is not None and any(pmf[possible <= 0.0].sum() > UNSEEN for pmf in pmfs):
             continue
         usable[row] = True
         model = np.clip(scores, *reward_range)
         q_logged[row] = model[request.chosen]
         for side, pmf in enumerate(pmfs):
             probability[side, row], q_target[side, row] = pmf[request.chosen], pmf @ model
-            largest[side] = max(largest[side], _largest_weight(pmf, possible))
+            largest[side] = max(largest[side], largest_weight(pmf, possible))
     policies = [
         _PolicyOnLog(probability[side, usable], q_target[side, usable], (0.0, float(largest[side])))
         for side in range(2)
@@ -275,13 +286,13 @@ def _answers(
     try:
         target, scores = challenger.pmf(*asked)
         other = target if champion is None else champion.pmf(*asked)[0]
-        pmfs = [_of_the_row(each, request) for each in (other, target)]
+        pmfs = [of_the_row(each, request) for each in (other, target)]
     except InvalidInputError:
         return None
     return pmfs, np.zeros(len(target)) if scores is None else scores
 
 
-def _of_the_row(pmf: NDArray[np.float64], request: LoggedRequest) -> NDArray[np.float64]:
+def of_the_row(pmf: NDArray[np.float64], request: LoggedRequest) -> NDArray[np.float64]:
     """Probability of every action to be what the row logs, for a policy with this pmf.
 
     A place of a slate holds an action with its inclusion probability over the number of places.
@@ -290,7 +301,8 @@ def _of_the_row(pmf: NDArray[np.float64], request: LoggedRequest) -> NDArray[np.
     return pmf if size is None else inclusion(pmf, size, request.eligible) / size
 
 
-def _reward_range(interactions: pl.DataFrame, config: LoopConfig) -> tuple[float, float]:
+def reward_range_of(interactions: pl.DataFrame, config: LoopConfig) -> tuple[float, float]:
+    """The loop's range of rewards, widened to those that are there."""
     rewards = interactions["reward"].to_numpy()
     return (
         min(config.reward_min, float(rewards.min())),
@@ -306,7 +318,7 @@ def _require_rows(rows: int, left_out: int) -> None:
         )
 
 
-def _largest_weight(target: NDArray[np.float64], possible: NDArray[np.float64] | None) -> float:
+def largest_weight(target: NDArray[np.float64], possible: NDArray[np.float64] | None) -> float:
     """Largest weight that another draw from the logged pmf could have had."""
     if possible is None:
         return np.inf

@@ -227,6 +227,27 @@ class Lake:
         """Put rows in the place of all of a table's; older versions stay readable."""
         self._write(table, rows, "overwrite", [])
 
+    def delete(
+        self, table: TableName, predicate: str, *, mark: tuple[str, int] | None = None
+    ) -> None:
+        """Delete rows, and the files that only held them: older versions lose these rows too.
+
+        Parameters
+        ----------
+        table
+            To delete from.
+        predicate
+            SQL that is true of the rows.
+        mark
+            An application and its progress, noted in the same commit.
+        """
+        if not self.exists(table):
+            return
+        transactions = [] if mark is None else [Transaction(*mark)]
+        delta = DeltaTable(self.root / table)
+        delta.delete(predicate, commit_properties=CommitProperties(app_transactions=transactions))
+        delta.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lake for writing, against other processes.

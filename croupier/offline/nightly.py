@@ -1,4 +1,4 @@
-"""The nightly job: sink, join, retrain, evaluate, gate, register, promote."""
+"""The nightly job: sink, join, retrain, evaluate, gate, register, promote, forget."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+import polars as pl
 
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.join import JoinReport, join
+from croupier.offline.registry import Change
+from croupier.offline.retention import RetentionReport, retain
 from croupier.offline.retrain import is_judged, retrain
 from croupier.offline.sink import SinkReport, sink
 from croupier.policy.errors import (
@@ -26,8 +29,6 @@ from croupier.policy.loop import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
-
-    import polars as pl
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.evaluate import EstimatorName
@@ -101,6 +102,7 @@ class NightlyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     sink: SinkReport
     loops: list[LoopNight]
+    retention: RetentionReport
 
 
 class Steps(Protocol):
@@ -133,7 +135,9 @@ class Nightly:
         self.loops = loops
         self.config = config
 
-    def run(self, log: EventLog, *, now_us: int, steps: Steps) -> NightlyReport:
+    def run(
+        self, log: EventLog, *, now_us: int, steps: Steps, due_only: bool = False
+    ) -> NightlyReport:
         """Do a night's work for all loops.
 
         Parameters
@@ -144,6 +148,9 @@ class Nightly:
             Time at the start, in microseconds since the epoch.
         steps
             Shows progress.
+        due_only
+            Whether a loop whose latest generation is younger than its `model_export_frequency` is
+            joined, but not trained.
 
         Raises
         ------
@@ -153,8 +160,11 @@ class Nightly:
         with self.lake.lock():
             with steps("sink") as progress:
                 sunk = sink(log, self.lake, progress)
-            nights = [self._loop_night(loop, now_us, steps) for loop in self.loops]
-        return NightlyReport(sink=sunk, loops=nights)
+            nights = [
+                self._loop_night(loop, now_us, steps, due_only=due_only) for loop in self.loops
+            ]
+            kept = retain(self.lake, log, self.loops, now_us=now_us)
+        return NightlyReport(sink=sunk, loops=nights, retention=kept)
 
     def join(self, loop: str, *, now_us: int) -> JoinReport:
         """Join a loop's decisions whose windows have closed and settled."""
@@ -179,12 +189,11 @@ class Nightly:
         NotEnoughDataError
             If there is too little to learn from.
         """
-        known = self.lake.scan("generations", loop).select("generation").collect()["generation"]
         return retrain(
             self.lake,
             loop,
             self.loops[loop],
-            number=1 + max([0, *known.to_list(), *self.registry.numbers(loop)]),
+            number=self.next_number(loop),
             parent=self.registry.champion(loop),
             judge_share=self.config.judge_share,
             seed=self.config.seed,
@@ -335,6 +344,31 @@ class Nightly:
         self.registry.promote(loop, number)
         record_promotion(self.lake, loop, number, now_us=now_us, override_reason=reason)
 
+    def reset(self, loop: str, *, now_us: int, reason: str, by: str) -> None:
+        """Go back to the cold start because a person says so, and record who and why.
+
+        Raises
+        ------
+        InvalidInputError
+            If no reason is given.
+        """
+        if not reason.strip():
+            raise InvalidInputError("reason", "expected why the loop is reset")
+        self._record_champion(loop, now_us)
+        if self.registry.champion(loop) == 0:
+            return
+        explored = self.generation(loop, 0).exploration.describe()
+        cold = {"generation": 0, "exploration": explored, "override_reason": reason}
+        record_generation(self.lake, {"loop": loop} | cold)
+        self.registry.reset(loop, Change(by=by, ts=now_us, reason=reason))
+        record_promotion(self.lake, loop, 0, now_us=now_us, override_reason=reason)
+
+    def next_number(self, loop: str) -> int:
+        """Number that the loop's next generation gets."""
+        known = self.lake.scan("generations", loop).select("generation").collect()["generation"]
+        numbers: list[int] = [0, *known.to_list(), *self.registry.numbers(loop)]
+        return 1 + max(numbers)
+
     def _judged(self, loop: str) -> pl.DataFrame:
         """The judge's interactions, which no generation learned from."""
         judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
@@ -347,11 +381,28 @@ class Nightly:
         if number not in self.registry.numbers(loop):
             raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
 
-    def _loop_night(self, loop: str, now_us: int, steps: Steps) -> LoopNight:
+    def _not_due(self, loop: str, now_us: int) -> str | None:
+        """Why a loop need not be trained yet; None if it is due."""
+        latest = (
+            self.lake.scan("generations", loop).select(pl.col("created").max()).collect().item()
+        )
+        if latest is None:
+            return None
+        age_us = now_us - round(latest.timestamp() * 1e6)
+        if age_us >= self.loops[loop].model_export_frequency_us:
+            return None
+        return (
+            f"not due: the latest generation is {age_us / 6e7:.1f} min old, and "
+            f"model_export_frequency is {self.loops[loop].model_export_frequency}"
+        )
+
+    def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
         self._record_champion(loop, now_us)
         refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
-        night = LoopNight(loop=loop, join=joined, champion=0)
+        night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
+        if due_only and (reason := self._not_due(loop, now_us)) is not None:
+            return msgspec.structs.replace(night, skipped=reason)
         try:
             with steps(f"{loop}: train") as progress:
                 challenger = self.train(loop, now_us=now_us)

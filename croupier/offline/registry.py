@@ -147,6 +147,15 @@ class Registry:
             if str(aliases.get(SHADOW)) == str(version.version):
                 client.delete_registered_model_alias(name, SHADOW)
 
+    def reset(self, loop: str, change: Change) -> None:
+        """Take the alias champion away: the cold start is served."""
+        model = self._model(loop)
+        if model is None or CHAMPION not in model.aliases:
+            return
+        with _reported("resetting to the cold start"):
+            self._client().delete_registered_model_alias(model.name, CHAMPION)
+            self._record(model.name, change, "reset to the cold start")
+
     def split(self, loop: str) -> Split:
         """The plan as it is registered.
 
@@ -175,7 +184,7 @@ class Registry:
             raise GenerationError(f"the plan of {loop!r} in the registry: {error}") from error
 
     def changes(self, loop: str) -> list[Change]:
-        """Who changed the plan, when and why: canaries, shadows and the kill switch, by time."""
+        """Who changed the plan, when and why: canaries, shadows, resets and kills, by time."""
         model = self._model(loop)
         tags = {} if model is None else model.tags
         return [_read_change(key, tags[key]) for key in sorted(tags) if key.startswith(_CHANGE_TAG)]

@@ -10,7 +10,14 @@ import polars as pl
 
 from croupier.offline.lake import SCHEMAS, Lake, TableName
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Activation, Decision, Judgement, Outcome, decode_event
+from croupier.policy.events import (
+    IMPORTED,
+    Activation,
+    Decision,
+    Judgement,
+    Outcome,
+    decode_event,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,7 +134,7 @@ def decision_row(decision: Decision, offset: int) -> dict[str, Any]:
         "offset": offset,
         "decision_id": decision.decision_id,
         "ts": decision.ts,
-        "generation": decision.generation,
+        "generation": None if _is_imported(decision) else decision.generation,
         "learning_mode": decision.learning_mode,
         "context": _json(decision.context),
         "actions": _json(decision.actions),
@@ -222,6 +229,10 @@ def _append_once(lake: Lake, table: TableName, rows: list[dict[str, Any]], posit
     frame = frame.join(known, on=key, how="anti", nulls_equal=True, maintain_order="left")
     lake.append(table, frame, app=_APP, progress=position)
     return len(frame)
+
+
+def _is_imported(decision: Decision) -> bool:
+    return any(component.source == IMPORTED for component in decision.mix)
 
 
 def _date(ts_us: int) -> int:

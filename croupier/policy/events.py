@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "EVENT_VERSION",
+    "IMPORTED",
     "MAX_ID_LENGTH",
     "Action",
     "Activation",
@@ -35,6 +36,9 @@ __all__ = (
 
 EVENT_VERSION = 1
 MAX_ID_LENGTH = 256
+
+IMPORTED = "imported"
+"""Source of a decision that another system made; no generation of ours is accountable for it."""
 
 Features: TypeAlias = dict[str, Any]
 """A JSON object of numbers, strings, booleans, nulls, lists and further objects."""
@@ -63,7 +67,7 @@ class MixComponent(msgspec.Struct, frozen=True):
     Attributes
     ----------
     source
-        ``generation:<number>``, ``baseline`` or ``uniform``.
+        ``generation:<number>``, ``baseline``, ``uniform`` or ``imported``.
     weight
         Its share of the mixture, in (0, 1]; the weights of a decision sum to 1.
     """

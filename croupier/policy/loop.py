@@ -13,7 +13,7 @@ from croupier.policy.exploration.base import require_range
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
 
-__all__ = ("Aggregation", "LoopConfig", "parse_duration", "valid_loop_name")
+__all__ = ("Aggregation", "LoopConfig", "duration_text", "parse_duration", "valid_loop_name")
 
 Aggregation: TypeAlias = Literal["earliest", "latest", "sum", "mean", "min", "max"]
 
@@ -52,6 +52,11 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         When, and with which share, decisions are uniform.
     reward_min, reward_max
         Range of the reward. Outcomes outside it are refused, and intervals rely on it.
+    model_export_frequency
+        How old the latest generation gets before ``croupier nightly --due`` trains another one.
+    log_retention
+        How long what was logged is kept once it is in the lake, at least a day longer than the
+        attribution window; None keeps it for ever.
     """
 
     exploration: Exploration = SquareCB()
@@ -63,9 +68,20 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     uniform_slices: tuple[UniformSlice, ...] = ()
     reward_min: float = 0.0
     reward_max: float = 1.0
+    model_export_frequency: str = "1 d"
+    log_retention: str | None = None
 
     def __post_init__(self) -> None:
-        _require_window(self.attribution_window)
+        _require_positive("attribution_window", self.attribution_window)
+        _require_positive("model_export_frequency", self.model_export_frequency)
+        if self.log_retention is not None:
+            _require_positive("log_retention", self.log_retention)
+            shortest = self.attribution_window_us + _MICROSECONDS["d"]
+            if parse_duration(self.log_retention) < shortest:
+                raise ValueError(
+                    f"log_retention must be at least a day longer than attribution_window "
+                    f"({self.attribution_window}), got {self.log_retention!r}"
+                )
         missing = sorted(self.exploration.needs - self.oracle.offers)
         if missing:
             raise ValueError(
@@ -83,6 +99,31 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def attribution_window_us(self) -> int:
         """The attribution window in microseconds."""
         return parse_duration(self.attribution_window)
+
+    @property
+    def model_export_frequency_us(self) -> int:
+        """The model export frequency in microseconds."""
+        return parse_duration(self.model_export_frequency)
+
+    @property
+    def log_retention_us(self) -> int | None:
+        """The retention in microseconds; None if everything is kept."""
+        return None if self.log_retention is None else parse_duration(self.log_retention)
+
+
+def duration_text(microseconds: int) -> str:
+    """A duration as :func:`parse_duration` reads it, in the largest unit that gives whole numbers.
+
+    Parameters
+    ----------
+    microseconds
+        At least 0; whole milliseconds.
+    """
+    units = reversed(_MICROSECONDS.items())
+    unit, size = next(
+        ((unit, size) for unit, size in units if microseconds % size == 0), ("ms", 1000)
+    )
+    return f"{microseconds // size} {unit}"
 
 
 def parse_duration(text: str) -> int:
@@ -103,13 +144,13 @@ def parse_duration(text: str) -> int:
     return round(duration)
 
 
-def _require_window(text: str) -> None:
+def _require_positive(field: str, text: str) -> None:
     try:
         duration = parse_duration(text)
     except ValueError as error:
-        raise ValueError(f"attribution_window: {error}") from error
+        raise ValueError(f"{field}: {error}") from error
     if duration <= 0:
-        raise ValueError(f"attribution_window must be positive, got {text!r}")
+        raise ValueError(f"{field} must be positive, got {text!r}")
 
 
 def valid_loop_name(name: str) -> bool:

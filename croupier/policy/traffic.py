@@ -84,6 +84,12 @@ class UniformSlice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if not self.days:
             raise ValueError("days must name at least one day")
 
+    @property
+    def is_always_on(self) -> bool:
+        """Whether the slice is on at every time of every day."""
+        whole = (self.start, self.end) in {("00:00", "24:00"), ("24:00", "00:00")}
+        return whole and set(self.days) == set(_DAYS)
+
     def is_on(self, ts: int) -> bool:
         """Whether the slice is on at a time in microseconds since the Unix epoch."""
         now = datetime.fromtimestamp(ts // 1_000_000, tz=UTC)

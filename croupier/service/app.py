@@ -35,7 +35,6 @@ from croupier.service.api import (
 )
 from croupier.service.openapi import openapi_document
 from croupier.service.personalizer import (
-    KEY_HEADER,
     PREFIX,
     MultiSlotRankRequest,
     MultiSlotRankResponse,
@@ -61,6 +60,8 @@ if TYPE_CHECKING:
     from croupier.policy.slates import SlateRequest
     from croupier.policy.slots import SlotsRequest
     from croupier.service.auth import KeyRing
+    from croupier.service.config import KeyScope
+    from croupier.service.control import ControlPlane
     from croupier.service.follower import Follower
     from croupier.service.metrics import Metrics
     from croupier.service.personalizer import PersonalizerCall
@@ -100,6 +101,8 @@ class Application:
         Largest request body.
     remembered_decisions
         How many of the latest answers are kept for requests that are sent again.
+    control
+        Answers the control plane's routes; None if there is none.
     """
 
     def __init__(
@@ -112,8 +115,10 @@ class Application:
         *,
         max_body_bytes: int,
         remembered_decisions: int,
+        control: ControlPlane | None = None,
     ) -> None:
         self._scorer = scorer
+        self._control = control
         self._repeats = Repeats(remembered_decisions)
         self._appender = appender
         self._keys = keys
@@ -169,7 +174,7 @@ class Application:
             if handler is None:
                 raise Refusal(404, f"no route {scope['path']}")
             _require_post(scope)
-            self._admit(scope, loop)
+            self._admit(scope, loop, route)
             body = await self._body(scope, receive)
             started = time.perf_counter()
             answer = self._encoder.encode(await handler(loop, body))
@@ -184,11 +189,16 @@ class Application:
 
     async def _personalizer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = find_call(scope["raw_path"])
+        if call is None and self._control is not None and self._control.answers(scope):
+            await self._control(scope, receive, send)
+            return
         try:
             if call is None:
                 raise Refusal(404, f"no route {scope['path']}")
             _require_post(scope)
-            loop = self._personalizer_loop(scope)
+            loop = self._keys.admit_personalizer(
+                scope["headers"], self._scorer.loops, call.scope
+            ).loop
             body = await self._body(scope, receive)
             started = time.perf_counter()
             response = await self._personalize(loop, call, body)
@@ -202,27 +212,11 @@ class Application:
         else:
             await _send(send, call.status, [], answer)
 
-    def _admit(self, scope: Scope, loop: str) -> None:
-        status = self._keys.status(scope["headers"], loop)
-        if status == 401:
-            raise Refusal(401, "expected a known API key as a bearer token or in X-Api-Key")
-        if status == 403:
-            raise Refusal(403, f"this API key is not for loop {loop!r}", target="loop")
+    def _admit(self, scope: Scope, loop: str, route: str) -> None:
+        needed: KeyScope = "reward" if route in {"reward", "activate"} else "decide"
+        self._keys.admit(scope["headers"], loop, needed)
         if loop not in self._scorer.loops:
             raise Refusal(404, f"no loop {loop!r}", target="loop")
-
-    def _personalizer_loop(self, scope: Scope) -> str:
-        status, loop = self._keys.personalizer_loop(scope["headers"], self._scorer.loops)
-        if status == 401:
-            raise Refusal(401, f"expected a known API key in {KEY_HEADER}")
-        if status == 403:
-            raise Refusal(
-                403,
-                "expected a key that stands for a single loop: one that opens no other, or whose "
-                "configuration names it as personalizer_loop",
-                target="loop",
-            )
-        return loop
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
         request = decode(self._decide_decoder, body)

@@ -7,12 +7,15 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from croupier.service.personalizer import KEY_HEADER
+from croupier.service.refusals import Refusal
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from croupier.service.config import KeyConfig
+    from croupier.service.config import KeyConfig, KeyScope
 
-__all__ = ("KeyRing",)
+__all__ = ("Admission", "KeyRing")
 
 _API_KEY = b"x-api-key"
 _AUTHORIZATION = b"authorization"
@@ -31,21 +34,35 @@ class KeyRing:
 
     def __init__(self, keys: Mapping[str, KeyConfig]) -> None:
         self._grants = [
-            _Grant(_digest_of(key), frozenset(key.loops), key.personalizer_loop)
-            for key in keys.values()
+            _Grant(
+                name,
+                _digest_of(key),
+                frozenset(key.loops),
+                frozenset(key.scopes),
+                key.personalizer_loop,
+            )
+            for name, key in keys.items()
         ]
 
-    def status(self, headers: Iterable[tuple[bytes, bytes]], loop: str) -> int:
-        """200 if the request may use the loop, 401 without a known key, 403 with another's."""
+    def admit(self, headers: Iterable[tuple[bytes, bytes]], loop: str, scope: KeyScope) -> None:
+        """Let a request use a loop, or not.
+
+        Raises
+        ------
+        Refusal
+            401 without a known key; 403 with one that doesn't open the loop, or not for this.
+        """
         grant = self._grant(_presented_key(headers))
         if grant is None:
-            return 401
-        return 200 if grant.opens(loop) else 403
+            raise Refusal(401, "expected a known API key as a bearer token or in X-Api-Key")
+        if not grant.opens(loop):
+            raise Refusal(403, f"this API key is not for loop {loop!r}", target="loop")
+        grant.require(scope)
 
-    def personalizer_loop(
-        self, headers: Iterable[tuple[bytes, bytes]], loops: Iterable[str]
-    ) -> tuple[int, str]:
-        """The loop that the key of a request to Personalizer's API stands for.
+    def admit_personalizer(
+        self, headers: Iterable[tuple[bytes, bytes]], loops: Iterable[str], scope: KeyScope
+    ) -> Admission:
+        """Let a request to Personalizer's API use the loop that its key stands for, or not.
 
         It is the one that the key's configuration names, or else the only one that it opens.
 
@@ -55,20 +72,30 @@ class KeyRing:
             Of the request.
         loops
             Names of all loops that there are.
+        scope
+            What it is about to do.
 
-        Returns
-        -------
-        tuple of int and str
-            200 and the loop; 401 and nothing without a known key; 403 and nothing if it could be
-            several loops, or none.
+        Raises
+        ------
+        Refusal
+            401 without a known key; 403 if it could be several loops, or none, or if the key is
+            not for this.
         """
         grant = self._grant(_subscription_key(headers))
         if grant is None:
-            return 401, ""
+            raise Refusal(401, f"expected a known API key in {KEY_HEADER}")
+        grant.require(scope)
         if grant.personalizer_loop is not None:
-            return 200, grant.personalizer_loop
+            return Admission(grant.personalizer_loop, grant.name)
         opened = [loop for loop in loops if grant.opens(loop)]
-        return (200, opened[0]) if len(opened) == 1 else (403, "")
+        if len(opened) != 1:
+            raise Refusal(
+                403,
+                "expected a key that stands for a single loop: one that opens no other, or whose "
+                "configuration names it as personalizer_loop",
+                target="loop",
+            )
+        return Admission(opened[0], grant.name)
 
     def _grant(self, key: bytes) -> _Grant | None:
         if not self._grants:
@@ -83,18 +110,36 @@ class KeyRing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Grant:
-    """What a key opens, and the loop that it stands for where a request can't name one."""
+class Admission:
+    """A request that was let in: to which loop, and by the key of which name."""
 
+    loop: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What a key opens and for what, and the loop that it stands for where a request names none."""
+
+    name: str
     digest: str
     loops: frozenset[str]
+    scopes: frozenset[KeyScope]
     personalizer_loop: str | None = None
 
     def opens(self, loop: str) -> bool:
         return loop in self.loops or "*" in self.loops
 
+    def require(self, scope: KeyScope) -> None:
+        if scope not in self.scopes:
+            raise Refusal(
+                403,
+                f"this API key lacks the scope {scope!r}, which is needed here",
+                target="scopes",
+            )
 
-_EVERYTHING = _Grant("", frozenset({"*"}))
+
+_EVERYTHING = _Grant("anonymous", "", frozenset({"*"}), frozenset({"decide", "reward", "admin"}))
 
 
 def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

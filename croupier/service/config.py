@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from croupier.policy.loop import parse_duration
 from croupier.service.secret import parse_secret
 
-__all__ = ("KeyConfig", "ServiceConfig")
+__all__ = ("KeyConfig", "KeyScope", "ServiceConfig")
+
+KeyScope: TypeAlias = Literal["decide", "reward", "admin"]
+"""``decide``: ask for decisions; ``reward``: report outcomes and activations; ``admin``: change
+settings, models and logs."""
 
 
 class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,16 +31,22 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     personalizer_loop
         The one of these that it stands for in Azure AI Personalizer's API, whose requests name no
         loop. A key that opens a single loop needs none.
+    scopes
+        What it may do with them: ``decide``, ``reward`` and ``admin``, which is Personalizer's
+        control plane (settings, model, logs, evaluations).
     """
 
     key: str | None = None
     key_sha256: str | None = None
     loops: tuple[str, ...] = ("*",)
     personalizer_loop: str | None = None
+    scopes: tuple[KeyScope, ...] = ("decide", "reward")
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.key_sha256 is None):
             raise ValueError("expected either key or key_sha256")
+        if not self.scopes:
+            raise ValueError("scopes must name at least one of decide, reward and admin")
         if self.key is not None and len(self.key) < 8:
             raise ValueError("key must have at least 8 characters")
         if self.key_sha256 is not None and not _is_sha256(self.key_sha256):
@@ -58,6 +69,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Listen beyond this machine without keys all the same.
     max_body_bytes
         Largest request body.
+    max_control_body_bytes
+        Largest body of a request to the control plane: a model, or logs to import.
     registry_poll
         How often the registry is asked for a new plan.
     draw_secret
@@ -73,6 +86,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keys: dict[str, KeyConfig] = {}
     allow_anonymous: bool = False
     max_body_bytes: int = 1_048_576
+    max_control_body_bytes: int = 67_108_864
     registry_poll: str = "1 s"
     draw_secret: str | None = None
     remembered_decisions: int = 10_000
@@ -89,6 +103,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"port must be in [0, 65535], got {self.port}")
         if self.max_body_bytes < 1024:
             raise ValueError(f"max_body_bytes must be at least 1024, got {self.max_body_bytes}")
+        if self.max_control_body_bytes < 1024:
+            raise ValueError(
+                f"max_control_body_bytes must be at least 1024, got {self.max_control_body_bytes}"
+            )
         if not (self.keys or self.allow_anonymous or _is_loopback(self.host)):
             raise ValueError(
                 f"expected at least one key under service.keys (or allow_anonymous = true) to "

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from croupier.service.metrics import Metrics
     from croupier.service.scorer import Scorer
     from croupier.service.serving import ServingDirectory
+    from croupier.service.settings import SettingsDirectory
 
 __all__ = ("Follower", "FollowerReport", "LoopReport")
 
@@ -77,14 +78,25 @@ class Follower:
         Receives the plans.
     metrics
         Shows which plan is served.
+    settings
+        Where what was set over Personalizer's API is kept; it is put over the configuration that
+        the scorer was made with.
     poll_s
         Seconds between looks.
     """
 
     def __init__(
-        self, serving: ServingDirectory, scorer: Scorer, metrics: Metrics, *, poll_s: float
+        self,
+        serving: ServingDirectory,
+        scorer: Scorer,
+        metrics: Metrics,
+        settings: SettingsDirectory,
+        *,
+        poll_s: float,
     ) -> None:
         self._serving = serving
+        self._settings = settings
+        self._configured = dict(scorer.loops)
         self._scorer = scorer
         self._metrics = metrics
         self._poll_s = poll_s
@@ -110,11 +122,23 @@ class Follower:
         for loop in self._scorer.loops:
             troubles: list[_Trouble] = []
             try:
+                self._configure(loop)
+            except Exception as error:  # noqa: BLE001
+                # What was set before goes on.
+                troubles.append(_Trouble(error))
+            try:
                 self._follow(loop, troubles)
             except Exception as error:  # noqa: BLE001
                 # Whatever is wrong with the files, the last good plan goes on (invariant 5).
                 troubles.append(_Trouble(error))
             self._note(loop, troubles)
+
+    def _configure(self, loop: str) -> None:
+        """Have the scorer decide by the loop's settings, from the next request on."""
+        config = self._settings.over(loop, self._configured[loop])
+        if config != self._scorer.loops[loop]:
+            self._scorer.loops[loop] = config
+            _log.info("loop %s: its settings have changed", loop)
 
     def _note(self, loop: str, troubles: Sequence[_Trouble]) -> None:
         """Keep what is wrong for the report, and log it when it is new."""
@@ -239,10 +263,11 @@ class Follower:
         )
 
     def _generation(self, loop: str, number: int, at_hand: dict[int, Generation]) -> Generation:
+        if number == 0:
+            # How a loop starts depends on its exploration, which may be set to another one.
+            return cold_start(loop, self._scorer.loop(loop).exploration)
         if number in at_hand:
             return at_hand[number]
-        if number == 0:
-            return cold_start(loop, self._scorer.loop(loop).exploration)
         path = self._serving.generation_path(loop, number)
         generation = Generation.load(path)
         if (generation.loop, generation.number) != (loop, number):

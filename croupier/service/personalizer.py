@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from croupier.policy.events import Decision
     from croupier.policy.loop import LoopConfig
     from croupier.policy.ranking import Ranking
+    from croupier.service.config import KeyScope
 
 __all__ = (
     "KEY_HEADER",
@@ -347,6 +348,11 @@ class PersonalizerCall:
     def operation(self) -> str:
         """Its name, such as ``multislot/rank``."""
         return f"multislot/{self.verb}" if self.multislot else self.verb
+
+    @property
+    def scope(self) -> KeyScope:
+        """The scope that a key needs for it."""
+        return "decide" if self.verb == "rank" else "reward"
 
     @property
     def status(self) -> int:

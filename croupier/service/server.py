@@ -19,13 +19,15 @@ from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.errors import ConfigError
 from croupier.service.app import Application
 from croupier.service.auth import KeyRing
+from croupier.service.control import ControlPlane, ControlSetup
 from croupier.service.follower import Follower
 from croupier.service.metrics import Metrics
-from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
+from croupier.service.mirror import MirrorJob, mirror_process, registry_is_new
 from croupier.service.protocol import HttpProtocol
 from croupier.service.scorer import Scorer
 from croupier.service.secret import kept_secret, parse_secret
 from croupier.service.serving import ServingDirectory
+from croupier.service.settings import SettingsDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,8 +65,12 @@ class ServiceSetup:
     log_dir, serving_dir, address_file, secret_file
         Where the event log, the mirrored generations, the service's address and the secret of its
         draws are kept.
+    settings_dir
+        Where what was set over Personalizer's API is kept.
     tracking_uri
         Of MLflow.
+    control
+        How the control plane is run; None runs none.
     """
 
     service: ServiceConfig
@@ -74,7 +80,9 @@ class ServiceSetup:
     serving_dir: Path
     address_file: Path
     secret_file: Path
+    settings_dir: Path
     tracking_uri: str
+    control: ControlSetup | None = None
 
     def draw_secret(self) -> bytes:
         """The configured secret of the draws, or the one that is kept in the file.
@@ -155,7 +163,7 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
         for loop in setup.loops:
             serving.start_cold(loop)
     poll_s = setup.service.registry_poll_s
-    mirror = MirrorProcess(
+    mirror = mirror_process(
         MirrorJob(
             tracking_uri=setup.tracking_uri,
             loops=list(setup.loops),
@@ -164,19 +172,33 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
         )
     )
     mirror.start()
-    follower = Follower(serving, scorer, metrics, poll_s=poll_s)
+    settings = SettingsDirectory(setup.settings_dir)
+    follower = Follower(serving, scorer, metrics, settings, poll_s=poll_s)
     follower.start()
+    keys = KeyRing(setup.service.keys)
+    control = None
+    if setup.control is not None:
+        control = ControlPlane(
+            setup.control,
+            keys,
+            scorer,
+            metrics,
+            max_body_bytes=setup.service.max_control_body_bytes,
+        )
     try:
         yield Application(
             scorer,
             appender,
-            KeyRing(setup.service.keys),
+            keys,
             metrics,
             follower,
             max_body_bytes=setup.service.max_body_bytes,
             remembered_decisions=setup.service.remembered_decisions,
+            control=control,
         )
     finally:
+        if control is not None:
+            control.stop()
         follower.stop()
         mirror.stop()
 

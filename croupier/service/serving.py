@@ -19,7 +19,7 @@ from croupier.policy.traffic import Split
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("KillSwitch", "RegistryState", "ServingDirectory")
+__all__ = ("KillSwitch", "RegistryState", "ServingDirectory", "replace_file")
 
 _T = TypeVar("_T")
 
@@ -82,7 +82,7 @@ class ServingDirectory:
 
     def write_split(self, loop: str, split: Split) -> None:
         """Name the generations to serve."""
-        _replace(self.root / loop / "champion.json", msgspec.json.encode(split))
+        replace_file(self.root / loop / "champion.json", msgspec.json.encode(split))
 
     def kill_switch(self, loop: str) -> KillSwitch | None:
         """The machine's own kill switch; None unless it is on.
@@ -96,7 +96,7 @@ class ServingDirectory:
 
     def kill(self, loop: str, switch: KillSwitch) -> None:
         """Turn this machine's kill switch on."""
-        _replace(self.root / loop / "killed.json", msgspec.json.encode(switch))
+        replace_file(self.root / loop / "killed.json", msgspec.json.encode(switch))
 
     def resume(self, loop: str) -> None:
         """Turn this machine's kill switch off."""
@@ -119,7 +119,7 @@ class ServingDirectory:
 
     def write_state(self, state: RegistryState) -> None:
         """Note the registry's state."""
-        _replace(self.root / "registry.json", msgspec.json.encode(state))
+        replace_file(self.root / "registry.json", msgspec.json.encode(state))
 
     @staticmethod
     def _read(path: Path, kind: type[_T]) -> _T | None:
@@ -129,7 +129,8 @@ class ServingDirectory:
             return None
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: a reader sees all of it or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_bytes(content)

@@ -48,6 +48,8 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
         regression), ``ips`` or ``dr``.
     learning_rate
         Positive.
+    power_t
+        How fast the learning rate falls with the number of examples, in [0, 1]; 0 keeps it.
     passes
         How often the interactions are gone through, 1 to 1000.
     l2
@@ -58,6 +60,7 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
 
     cb_type: Literal["mtr", "ips", "dr"] = "mtr"
     learning_rate: float = 0.5
+    power_t: float = 0.5
     passes: int = 1
     l2: float = 0.0
     encoder: EncoderConfig = EncoderConfig()
@@ -70,6 +73,7 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
     def __post_init__(self) -> None:
         rate = self.learning_rate
         require("learning_rate", 0 < rate < math.inf, "positive", rate)
+        require("power_t", 0 <= self.power_t <= 1, "in [0, 1]", self.power_t)
         require("passes", 1 <= self.passes <= 1000, "in [1, 1000]", self.passes)
         require("l2", 0 <= self.l2 < math.inf, "at least 0", self.l2)
 
@@ -159,7 +163,9 @@ class BanditLearner:
     def __init__(self, config: VowpalWabbitConfig, random_state: int) -> None:
         # Doubly robust learning keeps two weights per feature within the same 2**b.
         bits = config.encoder.bits + (1 if config.cb_type == "dr" else 0)
-        reduction = f"--cb_adf --cb_type {config.cb_type} --l2 {config.l2}"
+        reduction = (
+            f"--cb_adf --cb_type {config.cb_type} --l2 {config.l2} --power_t {config.power_t}"
+        )
         self._workspace = _workspace(reduction, bits, config.learning_rate, random_state)
         self._size = 1 << config.encoder.bits
         self._shrinks = config.l2 > 0

@@ -1,0 +1,84 @@
+"""The control plane's process: it listens on a socket in the data directory until it is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import uvicorn
+
+from croupier.control.app import control_application
+from croupier.control.evaluations import Evaluations
+from croupier.control.job import ControlJob
+from croupier.control.plane import Plane
+from croupier.service.child import end_with_parent, read_job
+from croupier.service.control import socket_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("main",)
+
+_BACKLOG = 16
+
+
+def main() -> None:
+    """Serve as the job on the first line of the standard input says, until that input ends."""
+    line = read_job()
+    if not line:
+        return
+    job = msgspec.json.decode(line, type=ControlJob)
+    end_with_parent()
+    directory = Path(job.control_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    # Two services of one data directory have one control plane; the other's waits for its turn.
+    with (directory / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        _serve(job, directory)
+
+
+def _serve(job: ControlJob, directory: Path) -> None:
+    loops = list(job.loops)
+    plane = Plane(job)
+    application = control_application(
+        plane, Evaluations(plane, directory / "evaluations", loops), loops
+    )
+    with _listening(job.socket) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=False,
+            )
+        )
+        server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """Listen at a path, for this user alone."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        staging = path.with_name(f".{path.name}")
+        staging.unlink(missing_ok=True)
+        with socket_address(staging) as address:
+            listener.bind(address)
+        staging.chmod(0o600)
+        listener.listen(_BACKLOG)
+        # Whoever finds it can connect.
+        staging.rename(path)
+        yield listener
+
+
+if __name__ == "__main__":
+    main()
