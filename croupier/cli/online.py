@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from croupier.policy.errors import InvalidInputError
 from croupier.service.control import ControlSetup
 from croupier.service.server import ServiceSetup, read_address, run_service
 from croupier.service.serving import ServingDirectory
+from croupier.service.settings import SettingsDirectory
 
 if TYPE_CHECKING:
     from croupier.cli.config import DataPaths
@@ -44,6 +46,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         What this machine's scorers were told to play.
     caution
         What users of its exploration should know of.
+    settings
+        What was set over Personalizer's API, by which key and when; None if nothing was.
     """
 
     loop: str
@@ -55,6 +59,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     match_rate: float | None
     traffic: str | None
     caution: str | None
+    settings: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -145,9 +150,14 @@ def status(
         )
         if loops:
             # A caution is a sentence, and has a line of its own on stderr.
-            columns = [name for name in LoopState.__struct_fields__ if name != "caution"]
+            columns = [
+                name for name in LoopState.__struct_fields__ if name not in {"caution", "settings"}
+            ]
             rows = [[getattr(loop, name) for name in columns] for loop in loops]
             session.output.table("Loops", columns, rows)
+        for loop in loops:
+            if loop.settings is not None:
+                session.output.remark(f"{loop.loop}: {loop.settings}")
 
     facts = {"data_dir": str(session.paths.root), "service": service, "log": log, "loops": loops}
     session.output.result(facts, show)
@@ -216,9 +226,30 @@ def _loop_states(session: Session) -> list[LoopState]:
         table = table.join(each, on="loop", how="left", maintain_order="left")
     serving, cautions = ServingDirectory(session.paths.serving), session.cautions()
     return [
-        LoopState(**row, traffic=_traffic(serving, row["loop"]), caution=cautions.get(row["loop"]))
+        LoopState(
+            **row,
+            traffic=_traffic(serving, row["loop"]),
+            caution=cautions.get(row["loop"]),
+            settings=_settings(session, row["loop"]),
+        )
         for row in table.to_dicts()
     ]
+
+
+def _settings(session: Session, loop: str) -> str | None:
+    """What was set over the API and the configuration file has no word in."""
+    settings = SettingsDirectory(session.paths.settings).read(loop)
+    if settings is None or not settings.names():
+        return None
+    time = datetime.fromtimestamp(settings.edited_us / 1e6, tz=UTC).isoformat(timespec="seconds")
+    values = ", ".join(f"{name} {_value(getattr(settings, name))}" for name in settings.names())
+    return f"set over the API, last by key {settings.by!r} at {time}: {values}"
+
+
+def _value(setting: Any) -> str:
+    if isinstance(setting, msgspec.Struct):
+        return str(setting.__struct_config__.tag)
+    return "for ever" if setting is None else str(setting)
 
 
 def _traffic(serving: ServingDirectory, loop: str) -> str | None:

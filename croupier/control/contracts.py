@@ -99,7 +99,7 @@ class ServiceConfiguration(_Body, frozen=True, kw_only=True):
     model_export_frequency: str
     log_retention_days: int
     learning_mode: _ModeName | UnsetType | None = UNSET
-    last_configuration_edit_date: str | UnsetType | None = UNSET
+    last_configuration_edit_date: datetime | UnsetType | None = UNSET
     log_mirror_enabled: bool | UnsetType | None = UNSET
     log_mirror_sas_uri: str | UnsetType | None = UNSET
     is_auto_optimization_enabled: bool | UnsetType | None = UNSET
@@ -110,7 +110,7 @@ class ServiceConfiguration(_Body, frozen=True, kw_only=True):
     def of(cls, config: LoopConfig, settings: LoopSettings | None) -> ServiceConfiguration:
         """What a loop's configuration is in these terms."""
         retention = config.log_retention_us
-        edited = UNSET if settings is None else moment(settings.edited_us).isoformat()
+        edited = UNSET if settings is None else moment(settings.edited_us)
         return cls(
             reward_wait_time=iso_duration(config.attribution_window_us),
             default_reward=config.default_reward,

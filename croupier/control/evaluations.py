@@ -225,9 +225,9 @@ class Evaluations:
                 code="EvaluationModelNotFound",
             )
         generation = Generation.load(self._file(loop, evaluation.id).with_suffix("") / directory)
-        self._plane.promote(loop, generation, reason=_reason(evaluation, result, by))
         contract = PolicyContract(name=result.name, arguments=result.arguments)
-        self._plane.settings_of(loop, contract, by)
+        reason = _reason(evaluation, result, by)
+        self._plane.apply(loop, generation, contract, by=by, reason=reason)
 
     # Running them.
 

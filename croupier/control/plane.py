@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from croupier.control.job import ControlJob
     from croupier.eventlog.log import EventLog
     from croupier.policy.events import Event
-    from croupier.policy.generation import Generation, Provenance
+    from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
 __all__ = ("Plane",)
@@ -216,23 +216,43 @@ class Plane:
             loop, generation, reason=f"model put over the API by key {by}, of generation {origin}"
         )
 
-    def promote(self, loop: str, generation: Generation, *, reason: str) -> int:
+    def promote(self, loop: str, generation: Generation, *, reason: str) -> None:
         """Make a new generation of one from elsewhere and promote it, because a person says so.
 
-        Returns
-        -------
-        int
-            Its number.
+        Raises
+        ------
+        Refusal
+            503 if somebody else keeps the lake.
         """
         with self.lake_lock():
-            nightly, now = self._nightly(loop), now_us()
-            number = nightly.next_number(loop)
-            origin = generation.provenance
-            assert origin is not None
-            own = _of_this_loop(origin, parent=nightly.registry.champion(loop), now=now)
-            nightly.publish(replace(generation, loop=loop, number=number, provenance=own))
-            nightly.override(loop, number, now_us=now, reason=reason)
-        return number
+            self._promote(loop, generation, reason)
+
+    def apply(
+        self, loop: str, generation: Generation, contract: PolicyContract, *, by: str, reason: str
+    ) -> None:
+        """Train by learning settings from now on, and promote a generation that they gave.
+
+        Raises
+        ------
+        Refusal
+            503 if somebody else keeps the lake; then nothing was changed.
+        """
+        learning = read_arguments("arguments", contract.arguments)
+        with self.lake_lock():
+            with self._editing:
+                self._set(loop, by, _policy_changes(contract, learning))
+            self._promote(loop, generation, reason)
+
+    def _promote(self, loop: str, generation: Generation, reason: str) -> None:
+        nightly, now = self._nightly(loop), now_us()
+        origin = generation.provenance
+        assert origin is not None
+        own = msgspec.structs.replace(
+            origin, parent=nightly.registry.champion(loop), created_us=now
+        )
+        number = nightly.next_number(loop)
+        nightly.publish(replace(generation, loop=loop, number=number, provenance=own))
+        nightly.override(loop, number, now_us=now, reason=reason)
 
     def reset_model(self, loop: str, by: str) -> None:
         """Go back to the cold start, on record."""
@@ -331,12 +351,6 @@ class Plane:
             sink(log, self.lake)
             self._nightly(loop).join(loop, now_us=now)
 
-    def settings_of(self, loop: str, contract: PolicyContract, by: str) -> None:
-        """Train by learning settings that an evaluation has shown, whatever they are called."""
-        with self._editing:
-            learning = read_arguments("arguments", contract.arguments)
-            self._set(loop, by, _policy_changes(contract, learning))
-
     @contextlib.contextmanager
     def lake_lock(self) -> Iterator[None]:
         """Hold the lake, after waiting for it for a while.
@@ -379,10 +393,6 @@ def _policy_changes(contract: PolicyContract, learning: LearningSettings) -> dic
         "policy_name": contract.name,
         "policy_arguments": contract.arguments,
     }
-
-
-def _of_this_loop(origin: Provenance, *, parent: int, now: int) -> Provenance:
-    return msgspec.structs.replace(origin, parent=parent, created_us=now)
 
 
 _FIELDS = {

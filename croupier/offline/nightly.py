@@ -208,7 +208,8 @@ class Nightly:
         origin: dict[str, Any] = msgspec.structs.asdict(provenance)
         described = {
             "exploration": generation.exploration.describe(),
-            "oracle": str(loop.oracle.__struct_config__.tag),
+            # One that was put over the API need not be of the loop's present kind.
+            "oracle": str(getattr(generation.oracle, "config", loop.oracle).__struct_config__.tag),
         }
         run_id = self.registry.publish(
             generation,

@@ -136,10 +136,11 @@ class ControlPlane:
                 self._running -= 1
         except _DisconnectedError:
             return
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
             if exchange.answering:
                 # Half an answer is out: only the end of the connection tells that it is none.
-                raise
+                _log.warning("the control plane broke off in the middle of an answer: %s", error)
+                return
             await self._refuse(exchange, error)
 
     @contextlib.asynccontextmanager
