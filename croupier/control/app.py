@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -214,6 +215,9 @@ async def _answered(
         return _refused(refusal, {"allow": ", ".join(handlers)})
     try:
         response: Response = await handler(request)
+    except ClientDisconnect:
+        # Half a request is none, and nobody waits for more.
+        return Response(status_code=400)
     except Exception as error:  # noqa: BLE001 - each gets its answer
         return _refused(_refusal(error, path))
     return response

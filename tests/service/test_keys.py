@@ -9,7 +9,8 @@ import pytest
 from tests.service.conftest import ALL_KEY, DIGITS_KEY, HASHED_KEY
 
 if TYPE_CHECKING:
-    from tests.service.running import Caller
+    from tests.service.conftest import Serve
+    from tests.service.running import Answer, Caller
 
 BODY = b'{"decision_id": "d"}'
 
@@ -76,3 +77,68 @@ def test_a_401_says_how_to_authenticate(caller: Caller) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
 def test_probes_need_no_key(caller: Caller, path: str) -> None:
     assert caller.send("GET", path, headers={}).status == 200
+
+
+SCOPED = """
+[service]
+port = 0
+
+[service.keys]
+asker = { key = "key-of-the-asker", scopes = ["decide"] }
+teller = { key = "key-of-the-teller", scopes = ["reward"] }
+boss = { key = "key-of-the-boss", scopes = ["admin"] }
+plain = { key = "key-without-scopes" }
+
+[loops.digits]
+"""
+DECIDE = b'{"actions": [{"id": "a"}, {"id": "b"}]}'
+REWARD = b'{"decision_id": "d", "reward": 1.0}'
+ROUTES = [("decide", DECIDE), ("rank", DECIDE), ("reward", REWARD), ("activate", BODY)]
+SLOTS = b'{"actions": [{"id": "a"}], "slots": [{"id": "s"}]}'
+OURS = [*ROUTES, ("slots", SLOTS), ("slate", b'{"actions": [{"id": "a"}], "size": 1}')]
+RANK = b'{"actions": [{"id": "a", "features": []}]}'
+SCOPES = {
+    "key-of-the-asker": {"decide"},
+    "key-of-the-teller": {"reward"},
+    "key-of-the-boss": {"admin"},
+    "key-without-scopes": {"decide", "reward"},
+}
+
+
+def needed(route: str) -> str:
+    return "reward" if route in {"reward", "activate"} else "decide"
+
+
+def check(answer: Answer, key: str, scope: str) -> None:
+    if scope in SCOPES[key]:
+        assert answer.status in {200, 201, 204}, answer
+    else:
+        assert answer.status == 403
+        assert f"lacks the scope '{scope}'" in answer.error["message"]
+        assert answer.error["target"] == "scopes"
+
+
+def test_a_key_may_do_what_its_scopes_say(serve: Serve) -> None:
+    server = serve(SCOPED)
+    with server.caller() as caller:
+        for key in SCOPES:
+            for route, body in OURS:
+                answer = caller.send("POST", f"/v1/loops/digits/{route}", body, {"X-Api-Key": key})
+                check(answer, key, needed(route))
+            subscription = {"Ocp-Apim-Subscription-Key": key}
+            for path, body, scope in (
+                ("rank", RANK, "decide"),
+                ("events/e/reward", b'{"value": 1}', "reward"),
+                ("events/e/activate", b"", "reward"),
+            ):
+                answer = caller.send("POST", f"/personalizer/v1.0/{path}", body, subscription)
+                check(answer, key, scope)
+            settings = "/personalizer/v1.0/configurations/service"
+            check(caller.send("GET", settings, headers=subscription), key, "admin")
+
+
+def test_whoever_has_no_key_learns_nothing_of_scopes(serve: Serve) -> None:
+    server = serve(SCOPED)
+    with server.caller() as caller:
+        for path in ("/personalizer/v1.0/configurations/service", "/personalizer/v1.0/model"):
+            assert caller.send("GET", path, headers={}).status == 401

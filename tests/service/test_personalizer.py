@@ -34,6 +34,7 @@ from croupier.policy.loop import LoopConfig
 from croupier.service.auth import KeyRing
 from croupier.service.config import KeyConfig
 from croupier.service.personalizer import find_call, merge_features
+from croupier.service.refusals import Refusal
 from tests.offline.shop import no_steps
 from tests.service.generations import generation
 from tests.service.running import Server, running, unique, wait_until
@@ -534,7 +535,11 @@ def test_which_loop_a_key_stands_for(
 ) -> None:
     ring = KeyRing({} if key is None else {"app": key})
     headers = [(b"host", b"x"), (b"ocp-apim-subscription-key", b"long enough")]
-    assert ring.personalizer_loop(headers, loops) == expected
+    try:
+        found = 200, ring.admit_personalizer(headers, loops, "decide").loop
+    except Refusal as refusal:
+        found = refusal.status, ""
+    assert found == expected
 
 
 # Refusals.

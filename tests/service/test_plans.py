@@ -22,6 +22,7 @@ from croupier.service.follower import Follower
 from croupier.service.metrics import Metrics
 from croupier.service.scorer import Scorer
 from croupier.service.serving import KillSwitch, ServingDirectory
+from croupier.service.settings import SettingsDirectory
 from tests.service.generations import generation
 from tests.service.running import Server, running, wait_until
 
@@ -191,7 +192,8 @@ def test_a_kill_takes_no_longer_than_a_poll(tmp_path: Path) -> None:
     """By the follower alone, without a process in between: one look is enough."""
     serving, scorer = ServingDirectory(tmp_path), Scorer({"digits": LoopConfig()})
     serving.start_cold("digits")
-    follower = Follower(serving, scorer, Metrics(), poll_s=60.0)
+    settings = SettingsDirectory(tmp_path / "settings")
+    follower = Follower(serving, scorer, Metrics(), settings, poll_s=60.0)
     follower.poll()
     request = DecisionRequest(actions=[Action("a"), Action("b")])
     assert scorer.decide("digits", request).mix == [MixComponent("generation:0", 1.0)]
