@@ -19,9 +19,9 @@ from croupier.offline.join import join
 from croupier.offline.lake import Lake, TableName
 from croupier.offline.nightly import LoopNight
 from croupier.offline.open_bandit import import_open_bandit
-from croupier.offline.retention import forget_again
+from croupier.offline.retention import forget_again, sink_again
 from croupier.offline.retrain import is_judged, retrain
-from croupier.offline.sink import SinkReport, sink, sunk_position
+from croupier.offline.sink import SinkReport, sink
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
@@ -263,7 +263,7 @@ def replay(
     reports = []
     with session.log() as log, fresh.lock():
         with session.output.progress("replay") as progress:
-            reports.append(sink(log, fresh, progress, until=sunk_position(session.lake)))
+            reports += sink_again(log, fresh, session.lake, names, progress)
         for name in names:
             _join_as_far(fresh, session.lake, name, session.config.loop(name))
             forget_again(fresh, session.lake, name)

@@ -4,8 +4,8 @@ What is deleted is a loop's whole days, and never a row that something may still
 isn't in the lake yet, a decision that isn't joined, or an outcome of such a decision. Each table is
 one Delta commit; `interactions` comes last, so that after a crash no decision is there without its
 interaction, which would be joined anew. A mark in the first commit says how far a loop was
-forgotten, and :func:`forget_again` brings a lake that was built anew from the log to the same
-point. The event log lets go of the segments that hold nothing that the lake still has.
+forgotten; :func:`sink_again` and :func:`forget_again` bring a lake that is built anew from the log
+to the same point. The event log lets go of the segments that hold nothing that the lake still has.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from croupier.offline.sink import sunk_position
+from croupier.offline.sink import sink, sunk_position
 from croupier.policy.events import decode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.lake import Lake, TableName
+    from croupier.offline.sink import SinkReport
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("RetentionReport", "forget_again", "forget_all", "retain")
+__all__ = ("RetentionReport", "forget_again", "forget_all", "retain", "sink_again")
 
 _DAY = timedelta(days=1)
 _EPOCH = date(1970, 1, 1)
@@ -108,14 +109,41 @@ def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
     return RetentionReport({loop: removed} if removed else {}, _release(lake, log))
 
 
+def sink_again(
+    log: EventLog,
+    fresh: Lake,
+    lake: Lake,
+    loops: Iterable[str],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[SinkReport]:
+    """Bring a new lake as far as another one, forgetting on the way what was forgotten there whole.
+
+    An id that was forgotten may have been used again, so the order matters.
+
+    Parameters
+    ----------
+    log
+        To read from.
+    fresh, lake
+        The new one, whose lock is held, and the one that it is to equal.
+    loops
+        Names of all loops.
+    progress
+        Called with positions done and in all, of the last stretch.
+    """
+    marks = {loop: lake.progress("decisions", f"{_BY_POSITION}:{loop}") for loop in loops}
+    reports = []
+    for position, loop in sorted((at, loop) for loop, at in marks.items() if at is not None):
+        reports.append(sink(log, fresh, until=position))
+        _forget_positions(fresh, loop, position)
+    return [*reports, sink(log, fresh, progress, until=sunk_position(lake))]
+
+
 def forget_again(fresh: Lake, lake: Lake, loop: str) -> None:
-    """Forget in a lake that was built anew what was forgotten in the one that it is to equal."""
+    """Forget the days in a new lake, once it is joined, that were forgotten in another one."""
     days = lake.progress("decisions", f"{_BY_DATE}:{loop}")
     if days is not None:
         _forget_days(fresh, loop, _EPOCH + timedelta(days=days))
-    position = lake.progress("decisions", f"{_BY_POSITION}:{loop}")
-    if position is not None:
-        _forget_positions(fresh, loop, position)
 
 
 def _forget_days(lake: Lake, loop: str, until: date) -> int:

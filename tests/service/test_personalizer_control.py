@@ -1,4 +1,4 @@
-"""Personalizer's control plane: recorded request shapes against a live server, and what comes of it."""
+"""Personalizer's control plane: recorded requests against a live server, and what comes of them."""
 
 from __future__ import annotations
 
@@ -265,8 +265,8 @@ def test_a_required_field_is_missed(server: Server) -> None:
         body = {name: value for name, value in SERVICE.items() if name != field}
         answer = ask(server, "PUT", "configurations/service", body)
         refused(answer, 400, "InvalidServiceConfiguration", field)
-    for body in (b"", b"{", b"[]", b"\xff"):
-        answer = ask(server, "PUT", "configurations/service", body)
+    for raw in (b"", b"{", b"[]", b"\xff"):
+        answer = ask(server, "PUT", "configurations/service", raw)
         assert answer.status == 400
         assert answer.error["code"] in {"BadRequest", "InvalidServiceConfiguration"}
 
@@ -512,7 +512,7 @@ def check_results(evaluation: dict[str, Any]) -> None:
         assert total["timeStamp"] == evaluation["endTime"]
     earned = {name: each["totalSummary"]["averageReward"] for name, each in results.items()}
     half = {name: each["totalSummary"]["confidenceInterval"] for name, each in results.items()}
-    # The first dish is nobody's, a third of the visitors like a random one, and one can learn whose.
+    # The first dish is nobody's, any dish is a third's, and who likes what can be learned.
     assert abs(earned["Baseline"]) <= half["Baseline"]
     assert abs(earned["Random"] - 1 / 3) <= half["Random"]
     assert earned["Experiment 1"] - half["Experiment 1"] > earned["Random"] + half["Random"]
