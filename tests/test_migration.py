@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -40,6 +41,19 @@ def test_curl_works(port: int, key: str) -> None:
     assert (top["id"], side["id"]) == ("top", "side")
     assert top["rewardActionId"] in {"pasta", "salad", "soup"}
     assert side["rewardActionId"] in {"salad", "soup"} - {top["rewardActionId"]}
+
+
+def test_the_control_plane_works(port: int) -> None:
+    script = PAGE.block("control").replace("8080", str(port))
+    left, told = run(["bash", "-c", script]), []
+    while left:
+        value, end = json.JSONDecoder().raw_decode(left)
+        told.append(value)
+        left = left[end:]
+    first, second, third = told
+    assert (first["logRetentionDays"], first["explorationPercentage"]) == (90, 0.1)
+    assert second["name"] == "careful"
+    assert (third["name"], third["status"]) == ("october", "pending")
 
 
 def test_features_are_merged_as_the_page_says() -> None:
