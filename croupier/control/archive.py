@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from croupier.control.learning import refuse_custom
+from croupier.control.learning import refuse_foreign
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.generation import Generation
 
@@ -23,7 +23,6 @@ __all__ = ("pack", "unpack")
 # Archives of the same generation are the same bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MOST_FILES = 64
-_MANIFEST = "manifest.json"
 # Of the archive, RuntimeError says that it is encrypted or compressed in an unknown way.
 _UNREADABLE = (
     GenerationError,
@@ -76,8 +75,9 @@ def unpack(content: bytes, *, max_bytes: int, configured: Exploration) -> Genera
         ):
             directory = Path(staging)
             _extract(archive, directory, max_bytes)
-            manifest = msgspec.json.decode((directory / _MANIFEST).read_bytes())
-            refuse_custom("body", manifest, known=msgspec.to_builtins(configured))
+            known = msgspec.to_builtins(configured)
+            for path in directory.rglob("*.json"):
+                refuse_foreign("body", msgspec.json.decode(path.read_bytes()), known=known)
             return Generation.load(directory)
     except zipfile.BadZipFile as error:
         raise InvalidInputError(

@@ -29,7 +29,7 @@ from croupier.policy.oracle import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("LearningSettings", "arguments_of", "read_arguments", "refuse_custom")
+__all__ = ("LearningSettings", "arguments_of", "read_arguments", "refuse_foreign")
 
 _DEFAULT_EPSILON = 0.05
 # What the reader of examples is told, and that the problem is one of bandits with action features.
@@ -64,6 +64,7 @@ _KINDS = ("--squarecb", "--softmax", "--bag", "--cover")
 # The encoder multiplies every feature of the context with every one of the action, which is what
 # these make of the pairs that tell actions apart.
 _PRODUCTS = frozenset({"::", ":a", "a:", "ca", "ac"})
+_ESTIMATOR = re.compile(r"sklearn\.(?:linear_model|svm)\.[A-Z]\w*", re.ASCII)
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
@@ -123,8 +124,10 @@ def arguments_of(settings: LearningSettings) -> str:
     return msgspec.json.encode(settings._asdict()).decode()
 
 
-def refuse_custom(field: str, raw: Any, *, known: Any = None) -> None:
-    """Refuse an exploration that names a class of the user's: decoding it would import it.
+def refuse_foreign(field: str, raw: Any, *, known: Any = None) -> None:
+    """Refuse what names code to import, other than the public linear estimators of scikit-learn.
+
+    Who may set a loop over the API must not thereby run programs of theirs on the machine.
 
     Parameters
     ----------
@@ -138,7 +141,7 @@ def refuse_custom(field: str, raw: Any, *, known: Any = None) -> None:
     Raises
     ------
     InvalidInputError
-        If there is one anywhere in it, and it isn't the known one.
+        If anything in it does, and isn't the known one.
     """
     if raw == known:
         return
@@ -147,11 +150,18 @@ def refuse_custom(field: str, raw: Any, *, known: Any = None) -> None:
             raise InvalidInputError(
                 field, "expected no exploration of kind custom: only a configuration file names one"
             )
+        estimator = raw.get("estimator", "")
+        if estimator and not (isinstance(estimator, str) and _ESTIMATOR.fullmatch(estimator)):
+            raise InvalidInputError(
+                field,
+                "expected an estimator of sklearn.linear_model or sklearn.svm: only a "
+                "configuration file names another",
+            )
         for value in raw.values():
-            refuse_custom(field, value, known=known)
+            refuse_foreign(field, value, known=known)
     elif isinstance(raw, list):
         for value in raw:
-            refuse_custom(field, value, known=known)
+            refuse_foreign(field, value, known=known)
 
 
 class _Json(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,7 +172,7 @@ class _Json(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def _from_json(field: str, text: str) -> LearningSettings:
     try:
         raw = msgspec.json.decode(text)
-        refuse_custom(field, raw)
+        refuse_foreign(field, raw)
         read = msgspec.convert(raw, _Json)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidInputError(field, f"expected exploration and oracle: {error}") from error

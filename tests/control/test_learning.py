@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from croupier.control.learning import LearningSettings, arguments_of, read_arguments, refuse_custom
+from croupier.control.learning import LearningSettings, arguments_of, read_arguments, refuse_foreign
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.exploration import (
@@ -150,8 +151,29 @@ def test_no_class_is_named_over_the_api() -> None:
     custom = {"kind": "custom", "path": "tests.control.never:Imported"}
     for raw in (custom, {"kind": "conservative", "inner": custom}, [{"a": [custom]}]):
         with pytest.raises(InvalidInputError, match="no exploration of kind custom"):
-            refuse_custom("body", raw)
-    refuse_custom("body", {"exploration": custom}, known=custom)
+            refuse_foreign("body", raw)
+    refuse_foreign("body", {"exploration": custom}, known=custom)
     text = '{"exploration": {"kind": "custom", "path": "os:system"}, "oracle": {"kind": "ridge"}}'
     with pytest.raises(InvalidInputError, match="no exploration of kind custom"):
         read_arguments("arguments", text)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "subprocess.Popen",
+        "sklearn.datasets._base.urlretrieve",
+        "sklearn.linear_model._base.LinearRegression",
+        "sklearn.linear_model.Ridge.fit",
+        "sklearn.linear_modelXRidge",
+        ["sklearn.linear_model.Ridge"],
+    ],
+)
+def test_no_program_is_named_over_the_api(estimator: object) -> None:
+    oracle = {"kind": "bootstrap", "base": {"kind": "sklearn", "estimator": estimator}}
+    text = msgspec.json.encode({"exploration": {"kind": "bagging"}, "oracle": oracle}).decode()
+    with pytest.raises(InvalidInputError, match=r"an estimator of sklearn\.linear_model"):
+        read_arguments("arguments", text)
+    allowed = {"kind": "sklearn", "estimator": "sklearn.linear_model.Lasso", "params": {}}
+    text = msgspec.json.encode({"exploration": {"kind": "greedy"}, "oracle": allowed}).decode()
+    read_arguments("arguments", text)

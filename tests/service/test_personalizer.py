@@ -646,7 +646,7 @@ def test_refusals_leave_nothing_in_the_log(server: Server, caller: Caller) -> No
     [
         V1, f"{V1}/", f"{V1}/rank/", f"{V1}/Rank", f"{V1}/multislot/rank", f"{V1}/events",
         f"{V1}/events/e", f"{V1}/events/e/f/reward", f"{V1}/events/e/rank", f"{V1}/multislot",
-        f"{V1}/multislot/events/e/reward", f"{V1}/configurations/service", f"{V1}/model",
+        f"{V1}/multislot/events/e/reward", f"{V1}/configurations/services", f"{V1}/models",
         f"{PREVIEW}/multislot/multislot/rank", f"{PREVIEW}/multislot/events/e",
         "/personalizer/v2/rank", "/personalizer/", "/personalizer/rank",
         "/personalizer%2Fv1.0%2Frank",
