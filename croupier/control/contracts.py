@@ -239,7 +239,7 @@ class PolicyReference(_Body, frozen=True, kw_only=True):
     policy_name: str
 
 
-EvaluationStatus: TypeAlias = Literal["completed", "pending", "failed", "notSubmitted"]
+EvaluationStatus: TypeAlias = Literal["completed", "pending", "failed"]
 PolicySource: TypeAlias = Literal[
     "Online", "Baseline", "Random", "Custom", "OfflineExperimentation"
 ]
@@ -298,7 +298,7 @@ class Evaluation(_Body, frozen=True, kw_only=True):
     id, job_id, name, start_time, end_time
         Which one.
     status
-        ``notSubmitted`` while others are before it.
+        ``pending`` until it is done, also while others are before it.
     policy_results
         One for every policy.
     feature_importance

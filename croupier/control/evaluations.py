@@ -114,7 +114,7 @@ class Evaluations:
         self._changing = threading.Lock()
         for loop in loops:
             for kept in sorted(self._all(loop), key=lambda each: each.evaluation.creation_time):
-                if kept.evaluation.status in {"pending", "notSubmitted"}:
+                if kept.evaluation.status == "pending":
                     self._queue.put((loop, kept.evaluation.id))
         threading.Thread(target=self._work, name="evaluations", daemon=True).start()
 

@@ -88,7 +88,10 @@ def retain(
         removed = _forget_days(lake, name, until)
         if removed:
             forgotten[name] = removed
-    return RetentionReport(forgotten, _release(lake, log) if limited else 0)
+    # What was forgotten whole may only now be in segments that are full.
+    marks = (lake.progress("decisions", f"{_BY_POSITION}:{name}") for name in loops)
+    due = bool(limited) or any(mark is not None for mark in marks)
+    return RetentionReport(forgotten, _release(lake, log) if due else 0)
 
 
 def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
@@ -99,8 +102,8 @@ def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
     lake
         Hold its lock. What isn't in the lake yet stays, so run the sink first.
     log
-        That the lake is filled from. A segment goes once no loop needs it, the last one once it is
-        full.
+        That the lake is filled from. A segment goes once no loop needs it; one that isn't full yet
+        is left to :func:`retain`.
     loop
         Whose.
     """

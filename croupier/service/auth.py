@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from croupier.service.personalizer import KEY_HEADER
@@ -30,9 +30,13 @@ class KeyRing:
     ----------
     keys
         As configured; with none, everything is open.
+    local
+        Whether only this machine can ask. If others can, the control plane is not open without a
+        key, whatever else is.
     """
 
-    def __init__(self, keys: Mapping[str, KeyConfig]) -> None:
+    def __init__(self, keys: Mapping[str, KeyConfig], *, local: bool = True) -> None:
+        self._anonymous = _EVERYTHING if local else _EVERYTHING_BUT_ADMIN
         self._grants = [
             _Grant(
                 name,
@@ -99,7 +103,7 @@ class KeyRing:
 
     def _grant(self, key: bytes) -> _Grant | None:
         if not self._grants:
-            return _EVERYTHING
+            return self._anonymous
         presented = hashlib.sha256(key).hexdigest()
         found = None
         # Every key is compared, so that the time taken says nothing about which one was near.
@@ -140,6 +144,7 @@ class _Grant:
 
 
 _EVERYTHING = _Grant("anonymous", "", frozenset({"*"}), frozenset({"decide", "reward", "admin"}))
+_EVERYTHING_BUT_ADMIN = replace(_EVERYTHING, scopes=frozenset({"decide", "reward"}))
 
 
 def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -114,6 +114,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
 
     @property
+    def is_local(self) -> bool:
+        """Whether only this machine can ask."""
+        return _is_loopback(self.host)
+
+    @property
     def registry_poll_s(self) -> float:
         """The polling interval in seconds."""
         return parse_duration(self.registry_poll) / 1e6

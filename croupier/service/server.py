@@ -175,7 +175,7 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
     settings = SettingsDirectory(setup.settings_dir)
     follower = Follower(serving, scorer, metrics, settings, poll_s=poll_s)
     follower.start()
-    keys = KeyRing(setup.service.keys)
+    keys = KeyRing(setup.service.keys, local=setup.service.is_local)
     control = None
     if setup.control is not None:
         control = ControlPlane(

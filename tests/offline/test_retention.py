@@ -278,6 +278,18 @@ def test_a_loop_is_forgotten_whole(log: SqliteEventLog, lake: Lake) -> None:
     assert forget_all(Lake(lake.root.parent / "none"), log, "shop").decisions == {}
 
 
+def test_the_segment_that_was_open_goes_in_a_later_night(log: SqliteEventLog, lake: Lake) -> None:
+    loops = {"shop": LoopConfig(), "mail": LoopConfig()}
+    append(log, [decision(f"shop-0-{hour}", START) for hour in range(4)])
+    sink(log, lake)
+    assert forget_all(lake, log, "shop").segments == 0
+    assert retain(lake, log, loops, now_us=START).segments == 0
+    append(log, [decision("mail-0-0", START, loop="mail")])
+    sink(log, lake)
+    assert retain(lake, log, loops, now_us=START).segments == 1
+    assert log.read(log.start(), limit=1)[0].key == "mail-0-0"
+
+
 def test_a_lake_that_is_built_anew_forgets_the_same(
     log: SqliteEventLog, lake: Lake, tmp_path: Path
 ) -> None:

@@ -142,3 +142,15 @@ def test_whoever_has_no_key_learns_nothing_of_scopes(serve: Serve) -> None:
     with server.caller() as caller:
         for path in ("/personalizer/v1.0/configurations/service", "/personalizer/v1.0/model"):
             assert caller.send("GET", path, headers={}).status == 401
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("0.0.0.0", 403)])
+def test_without_keys_only_this_machine_is_an_admin(serve: Serve, host: str, status: int) -> None:
+    server = serve(
+        f'[service]\nport = 0\nhost = "{host}"\nallow_anonymous = true\n[loops.digits]\n'
+    )
+    answer = server.get("/personalizer/v1.0/configurations/service")
+    assert answer.status == status
+    if status == 403:
+        assert answer.error["target"] == "scopes"
+    assert server.post("digits/decide", DECIDE).status == 200

@@ -445,7 +445,7 @@ def serve_visitors(server: Server, count: int, seed: int) -> float:
 
 def completed(server: Server, key: str) -> Any:
     path = f"evaluations/{key}"
-    wait_until(lambda: ask(server, "GET", path).json["status"] not in {"pending", "notSubmitted"})
+    wait_until(lambda: ask(server, "GET", path).json["status"] != "pending")
     return ask(server, "GET", path).json
 
 
