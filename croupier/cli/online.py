@@ -77,8 +77,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
 ) -> None:
     """Start the scorer and serve until it is told to stop."""
+    # Settings that can't be read must not keep the scorer from starting: it goes without them.
     session = Session.open(
-        config, data_dir, json=False, flags={"service.host": host, "service.port": port}
+        config,
+        data_dir,
+        json=False,
+        flags={"service.host": host, "service.port": port},
+        settings=False,
     )
     session.loops(None)
     session.warn()

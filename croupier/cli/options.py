@@ -62,10 +62,15 @@ class Session:
         *,
         json: bool,
         flags: Mapping[str, Any] | None = None,
+        settings: bool = True,
     ) -> Session:
-        """Load the configuration; raises ConfigError as :func:`load_config` does."""
+        """Load the configuration; raises ConfigError as :func:`load_config` does.
+
+        Without `settings`, those of the data directory are left to whoever follows them.
+        """
         loaded, paths = load_config(config, flags={"data_dir": data_dir, **(flags or {})})
-        return cls(with_settings(loaded, paths), loaded, paths, Output(json=json))
+        over = with_settings(loaded, paths) if settings else loaded
+        return cls(over, loaded, paths, Output(json=json))
 
     @cached_property
     def lake(self) -> Lake:

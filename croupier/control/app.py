@@ -21,7 +21,12 @@ from croupier.control.contracts import (
     ServiceConfiguration,
 )
 from croupier.offline.registry import RegistryError
-from croupier.policy.errors import ConfigError, CroupierError, InvalidInputError
+from croupier.policy.errors import (
+    ConfigError,
+    CroupierError,
+    InvalidInputError,
+    LogUnavailableError,
+)
 from croupier.service.control import BY_HEADER, LOOP_HEADER
 from croupier.service.personalizer import PREFIX, VERSIONS, error_code
 from croupier.service.refusals import Refusal, decode, refusal_for
@@ -236,7 +241,7 @@ def _refusal(error: Exception, path: str) -> Refusal:
         case Refusal():
             # A code of this refusal's own is what the reference has for it.
             refusal = error
-        case CroupierError():
+        case CroupierError() if not isinstance(error, LogUnavailableError):
             return Refusal(500, str(error), code="InternalServerError")
         case _:
             refusal = refusal_for(error, path)

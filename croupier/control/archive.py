@@ -59,7 +59,7 @@ def unpack(content: bytes, *, max_bytes: int, configured: Exploration) -> Genera
     content
         The archive.
     max_bytes
-        Most that it may hold.
+        Most that it may hold, files of arrays unpacked.
     configured
         The loop's exploration: the only one that may be a class of the user's.
 
@@ -108,9 +108,19 @@ def _extract(archive: zipfile.ZipFile, directory: Path, max_bytes: int) -> None:
         if len(found) > left:
             raise InvalidInputError("body", f"expected at most {max_bytes} bytes in the archive")
         left -= len(found)
+        if name.suffix == ".npz":
+            left -= _unpacked(found)
+            if left < 0:
+                raise InvalidInputError("body", f"expected at most {max_bytes} bytes of arrays")
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(found)
+
+
+def _unpacked(arrays: bytes) -> int:
+    """Size of the arrays in a file of NumPy's, which is an archive too; readers read no more."""
+    with zipfile.ZipFile(io.BytesIO(arrays)) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 def _told(error: Exception) -> str:

@@ -9,6 +9,7 @@ one starts, twice at most.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import shutil
 import threading
@@ -370,7 +371,7 @@ class Evaluations:
         return [kept for key in keys if (kept := self._kept(loop, key)) is not None]
 
     def _write(self, loop: str, kept: _Kept) -> None:
-        replace_file(self._file(loop, kept.evaluation.id), msgspec.json.encode(kept))
+        replace_file(self._file(loop, kept.evaluation.id), msgspec.json.encode(kept), durable=True)
 
     def _rewrite(self, loop: str, kept: _Kept) -> None:
         """Write what is still wanted: a file that was deleted stays so."""
@@ -435,7 +436,9 @@ def _told(
 def _summary(sums: WindowSums, window_us: int) -> PolicySummary:
     half: float | msgspec.UnsetType = msgspec.UNSET
     if sums.lower is not None and sums.upper is not None:
-        half = max(sums.upper - sums.value, sums.value - sums.lower)
+        wider = max(sums.upper - sums.value, sums.value - sums.lower)
+        # Without the log's pmfs nothing bounds the weights, nor what wasn't seen.
+        half = wider if math.isfinite(wider) else msgspec.UNSET
     return PolicySummary(
         time_stamp=moment(sums.start_us),
         ips_estimator_numerator=sums.weighted_rewards,

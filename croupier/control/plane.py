@@ -55,6 +55,8 @@ _LOCK_PATIENCE_S = 10.0
 _LOCK_EVERY_S = 0.1
 # How far into what isn't in the lake yet is looked for a loop's first and last decisions.
 _LOOKED_THROUGH = 20_000
+# Unpacked: archives of weights that are mostly zeros are far smaller.
+_LARGEST_MODEL_BYTES = 1 << 30
 _MODE_CHANGE_KEEPS = ("attribution_window", "default_reward", "aggregation")
 
 
@@ -204,9 +206,7 @@ class Plane:
             503 if somebody else keeps the lake.
         """
         config = self.config(loop)
-        generation = unpack(
-            content, max_bytes=4 * _LARGEST_TABLE_BYTES, configured=config.exploration
-        )
+        generation = unpack(content, max_bytes=_LARGEST_MODEL_BYTES, configured=config.exploration)
         if generation.oracle is None or generation.provenance is None:
             raise InvalidInputError(
                 "body", "expected a trained generation; DELETE goes back to none"
@@ -380,10 +380,6 @@ class Plane:
 
     def _nightly(self, loop: str) -> Nightly:
         return Nightly(self.lake, self._registry, {loop: self.config(loop)}, self._job.nightly)
-
-
-# Of the weights of the largest table that a generation may have, in its widest form.
-_LARGEST_TABLE_BYTES = 8 << 26
 
 
 def _policy_changes(contract: PolicyContract, learning: LearningSettings) -> dict[str, Any]:

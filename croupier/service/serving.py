@@ -129,9 +129,27 @@ class ServingDirectory:
             return None
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one step: a reader sees all of it or what was there before."""
+def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a file in one step: a reader sees all of it or what was there before.
+
+    Parameters
+    ----------
+    path, content
+        What to write where.
+    durable
+        Whether it must survive a power failure from when this returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_bytes(content)
+    with staging.open("wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     staging.replace(path)
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

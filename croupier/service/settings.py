@@ -122,7 +122,7 @@ class SettingsDirectory:
 
     def write(self, loop: str, settings: LoopSettings) -> None:
         """Put settings in the place of those that were there."""
-        replace_file(self.root / f"{loop}.json", msgspec.json.encode(settings))
+        replace_file(self.root / f"{loop}.json", msgspec.json.encode(settings), durable=True)
 
     def over(self, loop: str, config: LoopConfig) -> LoopConfig:
         """A loop's configuration with its settings put over it.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,6 +301,16 @@ def test_exploration_and_learning_mode_act_at_once_and_propensities_stay_exact(
     wait_until(lambda: ranked(server).mix == [MixComponent("generation:0", 1.0)])
 
 
+def test_a_scorer_starts_whatever_its_settings_hold(tmp_path: Path) -> None:
+    server = Server(tmp_path, CONFIG)
+    (server.data_dir / "settings").mkdir(parents=True)
+    (server.data_dir / "settings" / "articles.json").write_bytes(b"")
+    with running(server):
+        assert ranked(server).learning_mode == "online"
+        assert "articles.json" in server.readiness()["loops"]["articles"]["error"]
+        assert run_command(server, "join", code=2) == 2
+
+
 def test_settings_that_go_with_nothing_any_more_change_nothing_and_are_told(
     server: Server,
 ) -> None:
@@ -420,6 +431,29 @@ def test_bodies_are_bounded_whether_their_length_is_told_or_not(server: Server) 
     # A body of more pieces than one arrives whole.
     arrived = ask(server, "PUT", "model", large[: MAX_CONTROL_BYTES - 10])
     refused(arrived, 400, "InvalidModelImportFormat", "body")
+
+
+def test_uploads_in_hand_hold_up_no_decision(server: Server) -> None:
+    head = (
+        f"PUT {PREVIEW}/model HTTP/1.1\r\nhost: x\r\nocp-apim-subscription-key: {BOSS}\r\n"
+        f"transfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n"
+    )
+    assert ask(server, "GET", "configurations/service").status == 200
+    with ExitStack() as stack:
+        for _ in range(4):
+            address = ("127.0.0.1", server.port)
+            uploading = stack.enter_context(socket.create_connection(address, timeout=20))
+            uploading.sendall(head.encode())
+        wait_until(lambda: ask(server, "GET", "configurations/service").status == 503)
+        answer = ask(server, "GET", "configurations/service")
+        refused(answer, 503, "ControlPlaneUnavailable")
+        assert answer.headers["retry-after"] == "1"
+        started = time.monotonic()
+        for _ in range(20):
+            ask(server, "POST", f"{V1}/rank", {"actions": [{"id": "a", "features": []}]}, key=APP)
+        assert time.monotonic() - started < 5.0
+    # Who goes away in the middle makes room.
+    wait_until(lambda: ask(server, "GET", "configurations/service").status == 200)
 
 
 # Evaluations, models and logs: one story, since each needs what the one before left.
@@ -748,7 +782,7 @@ def serve_own(tmp_path: Path) -> Iterator[Server]:
         yield own
 
 
-def run_command(server: Server, *arguments: str) -> int:
+def run_command(server: Server, *arguments: str, code: int = 0) -> int:
     done = subprocess.run(
         [
             sys.executable,
@@ -763,7 +797,7 @@ def run_command(server: Server, *arguments: str) -> int:
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode != 2, done.stderr
+    assert done.returncode == code, done.stderr
     return done.returncode
 
 
