@@ -272,6 +272,16 @@ def test_promotions_by_hand(command: Command) -> None:
     assert row.select("status", "override_reason").row(0) == ("champion", "the sale begins")
 
 
+def test_a_night_that_is_not_due_joins_and_trains_nothing(command: Command) -> None:
+    (night,) = command("nightly", "--due", "--json").facts["loops"]
+    assert night["challenger"] is None
+    assert "model_export_frequency is 1 d" in night["skipped"]
+    often = CONFIG + 'model_export_frequency = "1 ms"\n'
+    (command.directory / "croupier.toml").write_text(often)
+    (night,) = command("nightly", "--due", "--json").facts["loops"]
+    assert night["challenger"] == 2
+
+
 def test_a_night_that_fails_for_a_loop_says_so_by_its_exit_code(command: Command) -> None:
     broken = CONFIG.replace('"sklearn"', '"sklearn", estimator = "sklearn.linear_model.Nothing"')
     (command.directory / "croupier.toml").write_text(broken)

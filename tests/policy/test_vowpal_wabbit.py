@@ -33,6 +33,8 @@ def trained_workspace(config: VowpalWabbitConfig, rows: list[TrainingRow]) -> An
         f"--quiet --cb_adf --cb_type {config.cb_type} -q ca --noconstant -b {bits} "
         f"--learning_rate {config.learning_rate} --l2 {config.l2}"
     )
+    if config.power_t != VowpalWabbitConfig().power_t:
+        arguments += f" --power_t {config.power_t}"
     workspace: Any = vw.Workspace(arguments.split())
     encoder = FeatureEncoder(config.encoder)
     for _ in range(config.passes):
@@ -49,6 +51,8 @@ class TestOracle:
             {},
             {"passes": 3},
             {"learning_rate": 5.0},
+            {"learning_rate": 0.01, "power_t": 0.0},
+            {"power_t": 0.8, "l2": 1e-3},
             {"l2": 1e-3},
             {"l2": 1e-2, "passes": 2},
             {"encoder": {"bits": 10}},
