@@ -365,6 +365,10 @@ class Evaluations:
             return msgspec.json.decode(self._file(loop, name).read_bytes(), type=_Kept)
         except FileNotFoundError:
             return None
+        except msgspec.MsgspecError as error:
+            # One that was damaged must not take the others along.
+            _log.warning("evaluation %s of loop %s can't be read: %s", name, loop, error)
+            return None
 
     def _all(self, loop: str) -> list[_Kept]:
         keys = [path.stem for path in (self._root / loop).glob("*.json")]

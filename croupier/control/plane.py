@@ -181,7 +181,7 @@ class Plane:
         number = self._nightly(loop).registry.champion(loop)
         if number == 0:
             return ModelProperties()
-        created = self._champion(loop).provenance
+        origin = self._champion(loop).provenance
         promoted = (
             self.lake.scan("generations", loop)
             .filter(pl.col("generation") == number)
@@ -189,8 +189,7 @@ class Plane:
             .collect()["promoted"]
             .to_list()
         )
-        assert created is not None
-        made = moment(created.created_us)
+        made = UNSET if origin is None else moment(origin.created_us)
         return ModelProperties(
             creation_time=made, last_modified_time=next(filter(None, promoted), made)
         )

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 import zipfile
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -869,7 +870,11 @@ def test_an_interrupted_evaluation_is_done_after_a_restart(tmp_path: Path) -> No
             (server.data_dir / "control" / "evaluations" / "articles" / f"{key}.json").read_bytes()
         )
         assert kept["evaluation"]["status"] == "pending"
+        # Another one was damaged, and is no more than that.
+        damaged = server.data_dir / "control" / "evaluations" / "articles" / f"{uuid.uuid4()}.json"
+        damaged.write_bytes(b"{")
         server.start()
+        refused(ask(server, "GET", f"evaluations/{damaged.stem}"), 404, "EvaluationNotFound")
         assert completed(server, key)["status"] == "completed"
 
 
