@@ -130,8 +130,8 @@ class ControlPlane:
                 raise _away(f"the control plane has {_AT_ONCE} requests in hand, ask again")
             self._running += 1
             try:
-                async with asyncio.timeout(_PATIENCE_S), self._connection() as connection:
-                    await exchange.forward(connection, admission)
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._forward(exchange, admission)
             finally:
                 self._running -= 1
         except _DisconnectedError:
@@ -142,6 +142,17 @@ class ControlPlane:
                 _log.warning("the control plane broke off in the middle of an answer: %s", error)
                 return
             await self._refuse(exchange, error)
+
+    async def _forward(self, exchange: _Exchange, admission: Admission) -> None:
+        try:
+            async with self._connection() as connection:
+                await exchange.forward(connection, admission)
+        except (OSError, EOFError):
+            if not exchange.can_be_repeated:
+                raise
+            # It died this moment, and nothing was asked of it but to tell: the next one can.
+            async with self._connection() as connection:
+                await exchange.forward(connection, admission)
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[_Connection]:
@@ -203,6 +214,12 @@ class _Exchange:
         self._send = send
         self._max_body_bytes = max_body_bytes
         self.answering = False
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether it changes nothing, and nobody has heard of an answer yet."""
+        only_asks = self._scope["method"] in {"GET", "HEAD"} and not self._has_body()
+        return only_asks and not self.answering
 
     def check_length(self) -> None:
         """Refuse a body that is said to be too large."""
