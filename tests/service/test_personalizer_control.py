@@ -862,6 +862,28 @@ def test_while_it_is_away_there_is_a_503_and_decisions_go_on(tmp_path: Path) -> 
         server.kill()
 
 
+def test_what_is_busy_or_away_is_said_and_tried_again_later(tmp_path: Path) -> None:
+    away = CONFIG + '[registry]\ntracking_uri = "http://127.0.0.1:9"\n'
+    server = Server(tmp_path, away)
+    server.start()
+    try:
+        # Without the registry there is no model; settings have nothing to do with it.
+        answer = ask(server, "GET", "model")
+        refused(answer, 503, "RegistryUnavailable")
+        assert answer.headers["retry-after"] == "1"
+        assert ask(server, "PUT", "configurations/service", SERVICE).status == 200
+        ranked(server)
+        with Lake(server.data_dir / "lake").lock():
+            answer = ask(server, "DELETE", "logs")
+            refused(answer, 503, "OperationNotAllowed")
+            assert answer.headers["retry-after"] == "1"
+        assert ask(server, "GET", "logs/properties").status == 200
+        assert ask(server, "DELETE", "logs").status == 204
+        assert "Traceback" not in server.stderr()
+    finally:
+        server.kill()
+
+
 def test_an_interrupted_evaluation_is_done_after_a_restart(tmp_path: Path) -> None:
     config = CONFIG.replace("[loops.articles]", '[loops.articles]\nattribution_window = "100 ms"')
     with running(Server(tmp_path, config)) as server:
