@@ -40,6 +40,10 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+_48_BITS = (1 << 48) - 1
+# The variant is the two highest bits of a digit, the other two are random.
+_VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+
 
 class Scorer:
     """Holds the plan being served of every loop and decides from it.
@@ -161,24 +165,25 @@ class Scorer:
 
     def _begin(self, loop: str, request: DecisionRequest | SlotsRequest) -> _Turn:
         config = self.loop(loop)
-        check_json("audit", request.audit)
+        if request.audit:
+            check_json("audit", request.audit)
         ts = self._clock()
         circumstances = Circumstances(
-            decision_id=request.decision_id if request.decision_id is not None else uuid7(ts),
-            ts=ts,
-            learning_mode=config.learning_mode,
-            uniform=uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
-            secret=self._secret,
+            request.decision_id if request.decision_id is not None else uuid7(ts),
+            ts,
+            config.learning_mode,
+            uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
+            self._secret,
         )
         return _Turn(loop, self._plans.get(loop), circumstances)
 
     def _choose(
         self, turn: _Turn, request: DecisionRequest, *, slot: str | None = None
     ) -> Decision:
+        circumstances = turn.circumstances
+
         def draw(plan: Plan) -> Decision:
-            return decide(
-                request, plan, turn.circumstances, slot=slot, on_failure=self._note_failure
-            )
+            return decide(request, plan, circumstances, slot=slot, on_failure=self._note_failure)
 
         drawn = self._drawn(turn, request, draw)
         return self._fall_back(turn, request, slot=slot) if drawn is None else drawn
@@ -293,9 +298,7 @@ def now_us() -> int:
 
 def uuid7(ts_us: int) -> str:
     """Make a UUID of version 7 (RFC 9562): milliseconds since the epoch, then 74 random bits."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (ts_us // 1000 & (1 << 48) - 1) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time_ = f"{ts_us // 1000 & _48_BITS:012x}"
+    random = os.urandom(10).hex()
+    variant = _VARIANT[random[3]]
+    return f"{time_[:8]}-{time_[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"
