@@ -99,6 +99,19 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
     propensity: float
     pmf: list[float]
 
+    @classmethod
+    def of(cls, decision: Decision) -> Self:
+        """What the caller is told of a decision."""
+        return cls(
+            decision_id=decision.decision_id,
+            loop=decision.loop,
+            generation=decision.generation,
+            action=decision.actions[decision.chosen].id,
+            index=decision.chosen,
+            propensity=decision.propensity,
+            pmf=decision.pmf,
+        )
+
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One of the draws of a ranking or of a request with slots.

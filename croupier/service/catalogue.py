@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from croupier.policy.decision import DecisionRequest
-from croupier.policy.events import Features, KeptAction
+from croupier.policy.events import Action, Features, KeptAction
 from croupier.service.api import DecideRequest
 from croupier.service.refusals import decode
 
@@ -53,25 +53,27 @@ class Catalogue:
         Refusal
             Naming the field and what was expected.
         """
+        found: _RawRequest | DecideRequest
         try:
-            raw = self._raw_decoder.decode(body)
-            actions = self._actions(raw.actions)
+            found = self._raw_decoder.decode(body)
+            actions = self._actions(found.actions)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             # Whatever it is, it has to be named as it is in the whole.
-            return decode(self._decoder, body)  # type: ignore[no-any-return]
+            found = decode(self._decoder, body)
+            actions = found.actions
         return DecisionRequest(
-            actions=actions,  # type: ignore[arg-type]  # a list of actions that is only read
-            context=raw.context,
-            decision_id=raw.decision_id,
-            excluded=raw.excluded,
-            baseline=raw.baseline,
-            deferred=raw.deferred,
-            audit=raw.audit,
+            actions=actions,
+            context=found.context,
+            decision_id=found.decision_id,
+            excluded=found.excluded,
+            baseline=found.baseline,
+            deferred=found.deferred,
+            audit=found.audit,
         )
 
-    def _actions(self, texts: Iterable[msgspec.Raw]) -> list[KeptAction]:
+    def _actions(self, texts: Iterable[msgspec.Raw]) -> list[Action]:
         known = self._known
-        actions = []
+        actions: list[Action] = []
         for raw in texts:
             text = bytes(raw)
             action = known.get(text)
