@@ -95,6 +95,10 @@ def draws_test(decisions: pl.DataFrame) -> PropensityTest:
     from that by has mean 0 whatever came before (a martingale difference). The places of a slate
     exclude each other without saying so in their pmfs, which are marginal ones; one of them is
     tested, picked by a hash of the decision's id that the draw doesn't depend on.
+
+    Rows of a subsampled log have no weights here, as none are needed: whether a decision is kept is
+    decided by a hash of its own, so that those that were kept were drawn with the logged
+    probabilities too, each of them.
     """
     decisions = _without_other_places(decisions.filter(_consistent()))
     flat, offsets = _flat(decisions["pmf"])
