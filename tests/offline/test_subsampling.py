@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from croupier.offline.lake import TableName
     from croupier.policy.oracle import Oracle
 
     FloatArray = NDArray[np.float64]
@@ -138,7 +139,7 @@ class Replications:
         """How many standard errors the mean of all logs is off the truth."""
         truth = DIFFERENCE if name == "difference" else VALUE
         values = np.array(self.values[name])
-        return abs(values.mean() - truth) / (values.std(ddof=1) / math.sqrt(self.count))
+        return float(abs(values.mean() - truth) / (values.std(ddof=1) / math.sqrt(self.count)))
 
     def coverage(self, name: str) -> float:
         return self.covered[name] / self.count
@@ -278,7 +279,8 @@ def test_realised_means_are_those_of_all_decisions(tmp_path: Path) -> None:
         found = lake.scan("generations").collect()
         errors = (found["realised_mean"] - truth).to_numpy()
         off = abs(errors.mean()) / (errors.std(ddof=1) / math.sqrt(count))
-        inside = (found["realised_lower"] <= truth) & (found["realised_upper"] >= truth)
+        lower, upper = (found[f"realised_{end}"].to_numpy() for end in ("lower", "upper"))
+        inside = (lower <= truth) & (truth <= upper)
         assert (off < 4.0) == (name == "heeding")
         assert (inside.mean() >= 0.93) == (name == "heeding")
         assert found["decisions"].sum() == len(rows)
@@ -532,7 +534,8 @@ def test_the_join_passes_keep_prob_on_and_counts_what_has_no_decision(tmp_path: 
     assert report.joined == 2 * len(kept)
     assert (report.observed, report.late) == (len(kept), 0)
     assert report.orphans == 300 - len(kept) > 0
-    for name in ("decisions", "interactions"):
+    both: tuple[TableName, ...] = ("decisions", "interactions")
+    for name in both:
         rows = table(tmp_path / "first", name)
         told = dict(rows.select("decision_id", "keep_prob").iter_rows())
         assert told == {each: keep[ids.index(each)] for each in kept}
