@@ -23,7 +23,13 @@ from croupier.offline.budget import decision_budget, safety_budget
 from croupier.offline.evaluate import evaluate
 from croupier.offline.gate import GateConfig, judge_challenger
 from croupier.offline.generations import refresh_realised
-from croupier.offline.imitation import judge_imitation, match_rate, sign_test
+from croupier.offline.imitation import (
+    imitation_lessons,
+    judge_imitation,
+    match_rate,
+    served_match_rate,
+    sign_test,
+)
 from croupier.offline.interactions import keep_weights, learning_weights, training_rows
 from croupier.offline.join import join
 from croupier.offline.lake import Lake
@@ -314,6 +320,15 @@ def test_the_audit_needs_no_weights() -> None:
     assert picked.test.combined_p_value < 1e-6
 
 
+@pytest.mark.parametrize("keep_prob", [0.0, -0.5, 1.5, math.nan, math.inf, None])
+def test_the_audit_finds_a_row_that_stands_for_nobody_knows_what(keep_prob: float | None) -> None:
+    log = WORLD.log(cold_start("shop"), 50, seed=21)
+    here = pl.col("offset") == 7
+    changed = pl.when(here).then(pl.lit(keep_prob, dtype=pl.Float64)).otherwise(0.5)
+    assert audit_propensities(log.with_columns(keep_prob=changed)).bad_keep_prob == 1
+    assert audit_propensities(subsampled(log)).bad_keep_prob == 0
+
+
 # --- learning -------------------------------------------------------------------------------------
 
 
@@ -392,6 +407,28 @@ def test_match_rates_are_those_of_all_decisions(apprentice: pl.DataFrame) -> Non
         inside = np.mean([each.lower <= truth <= each.upper for each in rates])
         assert (off < 4.0) == heed
         assert (inside >= 0.93) == heed
+
+
+def test_lessons_weigh_what_their_decision_does(apprentice: pl.DataFrame) -> None:
+    """The second row of a lesson stands for both other actions besides."""
+    kept = subsampled(apprentice)
+    weights = [[row.weight for row in lesson] for lesson in imitation_lessons(kept)]
+    assert weights == [[each, 2.0 * each] for each in learning_weights(kept).tolist()]
+
+
+def test_the_served_match_rate_is_that_of_all_decisions() -> None:
+    """One row in five that was kept with 0.2 beside four that were kept for certain."""
+    shadows = [{"generation": 1, "pmf": pmf} for pmf in ([0.9, 0.1], *([[0.2, 0.8]] * 4))]
+    log = pl.DataFrame(
+        {"shadow": shadows, "learning_mode": "apprentice", "baseline": 0},
+    ).with_columns(keep_prob=pl.Series([0.2, 1.0, 1.0, 1.0, 1.0]))
+    served = served_match_rate(log)
+    assert served is not None
+    assert served.rows == 5
+    assert served.value == pytest.approx(5.0 / 9.0)
+    alone = served_match_rate(ignoring(log))
+    assert alone is not None
+    assert alone.value == pytest.approx(0.2)
 
 
 def test_a_challenger_that_matches_less_often_is_not_promoted(apprentice: pl.DataFrame) -> None:

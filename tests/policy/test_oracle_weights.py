@@ -92,17 +92,12 @@ def test_the_members_of_a_bootstrap_weigh_what_they_draw() -> None:
     members = oracle.estimate(*request, frozenset({"members"})).members
     assert members is not None
     for member, drawn in zip(members, counts.T.tolist(), strict=True):
-        own = [row for row, count in zip(replicated_pairs(rows), drawn, strict=True) if count]
         seen = [
-            each
-            for row, count in zip(own, filter(None, drawn), strict=True)
-            for each in row * count
+            msgspec.structs.replace(row, weight=1.0)
+            for row, count in zip(rows, drawn, strict=True)
+            for _ in range(count * int(row.weight))
         ]
         np.testing.assert_allclose(member, make_oracle(RIDGE).fit(seen).score(*request), atol=1e-5)
-
-
-def replicated_pairs(rows: list[TrainingRow]) -> list[list[TrainingRow]]:
-    return [replicated([row]) for row in rows]
 
 
 @pytest.mark.parametrize("heavy", [1.0, 4.0])
