@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ("Appender",)
+__all__ = ("NOTHING_TO_WRITE", "Appender")
 
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
@@ -149,7 +149,7 @@ class Appender:
                 batches.append(batch)
             if self._wanted <= self._depth:
                 self._changed.notify_all()
-        return _DONE if self._durability == "buffered" else batch.future
+        return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
 
     def submit_many(self, records: Sequence[Record]) -> Future[None]:
         """Hand over several records that are written in one append, all or none.
@@ -176,12 +176,12 @@ class Appender:
             if self._closed or self._depth + len(records) > self._max_pending:
                 raise self._refusal()
             if not records:
-                return _DONE
+                return NOTHING_TO_WRITE
             self._depth += len(records)
             batch = self._add(records)
             if self._wanted <= self._depth:
                 self._changed.notify_all()
-        return _DONE if self._durability == "buffered" else batch.future
+        return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
 
     def close(self, timeout: float = 10.0) -> None:
         """Write what is waiting, and stop. Closing twice is harmless.
@@ -363,5 +363,6 @@ def _running_future() -> Future[None]:
     return future
 
 
-_DONE = _running_future()
-_DONE.set_result(None)
+NOTHING_TO_WRITE = _running_future()
+"""The future of no records, and of those that nobody waits for."""
+NOTHING_TO_WRITE.set_result(None)

@@ -206,6 +206,8 @@ class Circumstances(msgspec.Struct, frozen=True):
         Share of uniform play, in [0, 1].
     secret
         Of the draws, see :func:`~croupier.policy.sampling.draw_key`.
+    keep_prob
+        Probability with which the decision is kept in the log, in (0, 1].
     """
 
     decision_id: str
@@ -213,6 +215,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     learning_mode: LearningMode = "online"
     uniform: float = 0.0
     secret: bytes = b""
+    keep_prob: float = 1.0
 
 
 class Choose(Protocol):
@@ -316,6 +319,7 @@ def decision_of(
         draw_key=key,
         deferred=request.deferred,
         slot=slot,
+        keep_prob=circumstances.keep_prob,
         audit=request.audit,
         shadow=answer.shadow,
         slate_size=slate_size,
@@ -355,6 +359,7 @@ def decide_baseline(
         ),
         deferred=request.deferred,
         slot=slot,
+        keep_prob=circumstances.keep_prob,
         audit=request.audit,
         shadow=shadow,
     )

@@ -312,8 +312,12 @@ class Application:
         )
 
     async def _acknowledge(self, decisions: Sequence[Decision]) -> None:
-        """Log the decisions of one request, all or none, and count each of them as the log does."""
-        await self._log([Record.of(decision) for decision in decisions])
+        """Log the decisions of one request, all or none, and count each of them.
+
+        Those that a subsampled log doesn't keep are counted too, and need no log.
+        """
+        if self._scorer.keeps(decisions[0]):
+            await self._log([Record.of(decision) for decision in decisions])
         counts = self._metrics.loops[decisions[0].loop]
         counts.decisions += len(decisions)
         for decision in decisions:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from croupier.eventlog.appender import NOTHING_TO_WRITE
 from croupier.eventlog.log import Record
 from croupier.service.api import DecideResponse
 from croupier.service.refusals import Refusal, refusal_for
@@ -182,9 +183,10 @@ class FastLane:
             read = time.perf_counter()
             decision = self._scorer.decide(loop, request)
             decided = time.perf_counter()
-            record = Record.of(decision)
+            # What a subsampled log doesn't keep needs no log.
+            record = Record.of(decision) if self._scorer.keeps(decision) else None
             encoded = time.perf_counter()
-            written = self._appender.submit(record)
+            written = NOTHING_TO_WRITE if record is None else self._appender.submit(record)
         except Exception as error:  # noqa: BLE001 - the slow way meets it again, and says so
             if claim is not None:
                 claim.drop(error)

@@ -18,6 +18,7 @@ from croupier.policy.decision import (
 )
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.keeping import is_kept
 from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scored_once
 from croupier.policy.slates import check_slate_request, decide_slate
 from croupier.policy.slots import SLOT, check_slots_request, fill_slots
@@ -163,6 +164,11 @@ class Scorer:
             return draw_in_turn(request, request.size, partial(self._fall_back, turn))
         return drawn
 
+    def keeps(self, decision: Decision) -> bool:
+        """Whether a decision is to be logged; the same for all that a request was answered with."""
+        loop, decision_id = decision.loop, decision.decision_id
+        return is_kept(loop, decision_id, decision.keep_prob, secret=self._secret)
+
     def _begin(self, loop: str, request: DecisionRequest | SlotsRequest) -> _Turn:
         config = self.loop(loop)
         if request.audit:
@@ -174,6 +180,7 @@ class Scorer:
             config.learning_mode,
             uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
             self._secret,
+            config.keep_prob,
         )
         return _Turn(loop, self._plans.get(loop), circumstances)
 
