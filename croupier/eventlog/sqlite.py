@@ -382,7 +382,9 @@ class SqliteEventLog(EventLog):
             raise _SegmentGoneError
         expected = max(0, min(limit, state.end - position))
         # Positions are ascending, so the number of them and the last one tell.
-        if len(entries) != expected or (entries and entries[-1].position != position + expected - 1):
+        if len(entries) != expected or (
+            entries and entries[-1].position != position + expected - 1
+        ):
             raise LogUnavailableError(
                 f"{path} is damaged: expected positions {position} to {position + expected - 1}, "
                 f"found {len(entries)} of them"

@@ -463,9 +463,7 @@ class FeatureEncoder:
 
 def interact(context: IndexArray, action: IndexArray) -> IndexArray:
     """Indices of all products, shape (#action * #context,), action by action, not masked."""
-    return np.asarray(
-        ((context * _PRIME) ^ action[:, None]).ravel(), dtype=np.uint64
-    )
+    return np.asarray(((context * _PRIME) ^ action[:, None]).ravel(), dtype=np.uint64)
 
 
 @dataclass(slots=True)
@@ -504,7 +502,8 @@ def _sums(values: NDArray[np.float64], sizes: list[int]) -> NDArray[np.float64]:
     """Sums of consecutive runs of values, which are so many each."""
     if 0 in sizes:
         owners = np.repeat(np.arange(len(sizes)), sizes)
-        return np.bincount(owners, weights=values, minlength=len(sizes))
+        sums = np.bincount(owners, weights=values, minlength=len(sizes))
+        return np.asarray(sums, dtype=np.float64)
     starts = np.array([0, *accumulate(sizes[:-1])])
     return np.asarray(np.add.reduceat(values, starts))
 

@@ -8,7 +8,8 @@ measure what they are worth.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,10 +40,9 @@ def _kernel() -> Kernel | None:
     if os.environ.get("CROUPIER_KERNEL") == "off":
         return None
     try:
-        from croupier.policy import _kernel as built  # noqa: PLC0415 - it may not be there
+        return cast("Kernel", import_module("croupier.policy._kernel"))
     except ImportError:
         return None
-    return built
 
 
 KERNEL: Kernel | None = _kernel()

@@ -12,7 +12,7 @@ from croupier.service.api import DecideRequest
 from croupier.service.refusals import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = ("Catalogue",)
 
@@ -53,23 +53,13 @@ class Catalogue:
         Refusal
             Naming the field and what was expected.
         """
-        found: _RawRequest | DecideRequest
         try:
-            found = self._raw_decoder.decode(body)
-            actions = self._actions(found.actions)
+            raw = self._raw_decoder.decode(body)
+            return _request(raw, self._actions(raw.actions))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             # Whatever it is, it has to be named as it is in the whole.
-            found = decode(self._decoder, body)
-            actions = found.actions
-        return DecisionRequest(
-            actions=actions,
-            context=found.context,
-            decision_id=found.decision_id,
-            excluded=found.excluded,
-            baseline=found.baseline,
-            deferred=found.deferred,
-            audit=found.audit,
-        )
+            whole: DecideRequest = decode(self._decoder, body)
+            return _request(whole, whole.actions)
 
     def _actions(self, texts: Iterable[msgspec.Raw]) -> list[Action]:
         known = self._known
@@ -103,3 +93,15 @@ class _RawRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     baseline: str | None = None
     deferred: bool = False
     audit: Features = {}
+
+
+def _request(found: _RawRequest | DecideRequest, actions: Sequence[Action]) -> DecisionRequest:
+    return DecisionRequest(
+        actions=actions,  # type: ignore[arg-type]  # a list of actions that is only read
+        context=found.context,
+        decision_id=found.decision_id,
+        excluded=found.excluded,
+        baseline=found.baseline,
+        deferred=found.deferred,
+        audit=found.audit,
+    )

@@ -47,9 +47,7 @@ _SAMPLED = 16
 _REQUEST_LINE = re.compile(rb"POST /v1/loops/([a-z0-9_-]+)/([a-z]+) HTTP/1\.1\r\n")
 # Whatever else is in a head may change how the body is read, or what is expected of us.
 _SPECIAL = {b"transfer-encoding", b"expect", b"upgrade", b"connection", b"http2-settings", b"te"}
-_OK = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-)
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
 class Call(NamedTuple):

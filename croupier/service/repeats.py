@@ -155,9 +155,7 @@ class _Asked:
 
     __slots__ = ("_fingerprint", "answer")
 
-    def __init__(
-        self, print_: bytes | Callable[[], bytes], answer: asyncio.Future[Any]
-    ) -> None:
+    def __init__(self, print_: bytes | Callable[[], bytes], answer: asyncio.Future[Any]) -> None:
         self._fingerprint = print_
         self.answer = answer
 
