@@ -76,7 +76,8 @@ class Appender:
         self._max_pending = max_pending
         self._durability: Durability = durability
         # Guards everything below, and wakes the thread.
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._batches: deque[_Batch] = deque()
         self._depth = 0
         # How many records wake the thread.
@@ -136,7 +137,7 @@ class Appender:
         """
         if len(record.payload) > self._max_payload_bytes or os.getpid() != self._pid:
             self._check((record,))
-        with self._changed:
+        with self._lock:
             if self._closed or self._depth >= self._max_pending:
                 raise self._refusal()
             self._depth += 1
@@ -172,7 +173,7 @@ class Appender:
             If a payload is too large for the log, or if there are more records than may ever wait.
         """
         self._check(records)
-        with self._changed:
+        with self._lock:
             if self._closed or self._depth + len(records) > self._max_pending:
                 raise self._refusal()
             if not records:
@@ -198,11 +199,11 @@ class Appender:
         """
         if os.getpid() != self._pid:
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        with self._changed:
+        with self._lock:
             left = self._depth
             self._abandoned = True
             batches, self._batches = self._batches, deque()
@@ -270,7 +271,7 @@ class Appender:
     def _run(self) -> None:
         while (batch := self._next()) is not None:
             error = self._write(batch)
-            with self._changed:
+            with self._lock:
                 self._depth -= len(batch.records)
             if error is None:
                 batch.future.set_result(None)
@@ -281,7 +282,7 @@ class Appender:
         """Wait for a batch; None when there will be no more."""
         pause = _FIRST_RETRY_S
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._batches and not self._closed:
                     self._sleep(1, None if self._last_error is None else pause)
                 if self._batches:
@@ -314,7 +315,7 @@ class Appender:
     def _wait(self, seconds: float) -> bool:
         """Wait before another attempt; False if there should be none."""
         deadline = time.monotonic() + seconds
-        with self._changed:
+        with self._lock:
             while not self._abandoned:
                 now = time.monotonic()
                 if self._closed:

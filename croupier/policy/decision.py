@@ -120,7 +120,9 @@ def check_actions(actions: Sequence[Action]) -> set[str]:
         )
     ids = [action.id for action in actions]
     seen = set(ids)
-    if len(seen) == len(ids) and all(map(_is_plain_id, ids)):
+    lengths = [len(action_id) for action_id in ids]
+    plain = min(lengths) > 0 and max(lengths) <= MAX_ID_LENGTH and "".join(ids).isascii()
+    if plain and len(seen) == len(ids):
         return seen
     # Something may be wrong: look for it one by one.
     seen.clear()
@@ -421,8 +423,3 @@ def check_id(field: str, value: str) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise InvalidInputError(field, f"expected valid Unicode: {error.reason}") from error
-
-
-def _is_plain_id(value: str) -> bool:
-    """Whether an id is what nearly all of them are: ASCII, and of a length that is fine."""
-    return 0 < len(value) <= MAX_ID_LENGTH and value.isascii()

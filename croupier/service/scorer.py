@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from croupier.policy.decision import (
@@ -40,6 +41,11 @@ __all__ = ("Scorer", "now_us", "uuid7")
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+# Asking the system for every id would let go of the interpreter's lock with every decision. Two
+# processes must not go on from the same state.
+_random = Random()  # noqa: S311 - ids are no secrets; draws are keyed with one
+os.register_at_fork(after_in_child=_random.seed)
 
 _48_BITS = (1 << 48) - 1
 # The variant is the two highest bits of a digit, the other two are random.
@@ -306,6 +312,6 @@ def now_us() -> int:
 def uuid7(ts_us: int) -> str:
     """Make a UUID of version 7 (RFC 9562): milliseconds since the epoch, then 74 random bits."""
     time_ = f"{ts_us // 1000 & _48_BITS:012x}"
-    random = os.urandom(10).hex()
+    random = f"{_random.getrandbits(76):019x}"
     variant = _VARIANT[random[3]]
-    return f"{time_[:8]}-{time_[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"
+    return f"{time_[:8]}-{time_[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:]}"
