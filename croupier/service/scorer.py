@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +20,7 @@ from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scor
 from croupier.policy.slates import check_slate_request, decide_slate
 from croupier.policy.slots import SLOT, check_slots_request, fill_slots
 from croupier.policy.traffic import Plan, uniform_share
+from croupier.service.ids import now_us, uuid7
 from croupier.service.json_values import check_json
 
 if TYPE_CHECKING:
@@ -284,18 +283,3 @@ def _in_the_slot(error: InvalidInputError, place: int) -> InvalidInputError:
         return error
     field = error.field.removeprefix("context").removeprefix(f".{SLOT}")
     return InvalidInputError(f"slots[{place}]{field}", error.expected)
-
-
-def now_us() -> int:
-    """Now, in microseconds since the Unix epoch, UTC."""
-    return time.time_ns() // 1000
-
-
-def uuid7(ts_us: int) -> str:
-    """Make a UUID of version 7 (RFC 9562): milliseconds since the epoch, then 74 random bits."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (ts_us // 1000 & (1 << 48) - 1) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
