@@ -12,7 +12,7 @@ import msgspec
 from croupier.policy.errors import CroupierError, GenerationError
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.traffic import Plan
-from croupier.service.api import LoopReport
+from croupier.service.api import LoopReport, Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,15 @@ class FollowerReport:
     registry: str
     registry_age_s: float | None
     loops: dict[str, LoopReport]
+
+    def readiness(self, log_error: Exception | None) -> Readiness:
+        """The whole of it, given why the log can't be written, if it can't."""
+        return Readiness(
+            status=self.status if log_error is None else "unavailable",
+            log=_OK if log_error is None else str(log_error),
+            registry=self.registry,
+            loops=self.loops,
+        )
 
 
 class Follower:

@@ -15,7 +15,7 @@ from croupier.policy.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("Repeats",)
+__all__ = ("Repeats", "fingerprint")
 
 _T = TypeVar("_T")
 
@@ -73,7 +73,7 @@ class Repeats:
         """
         if decision_id is None or self._capacity == 0:
             return await answer()
-        key, print_ = (loop, decision_id), _fingerprint(request)
+        key, print_ = (loop, decision_id), fingerprint(request)
         asked = self._asked.get(key)
         if asked is not None:
             if asked.fingerprint != print_:
@@ -113,7 +113,7 @@ class _Asked:
             self.answer.cancel()
 
 
-def _fingerprint(request: Any) -> bytes:
+def fingerprint(request: Any) -> bytes:
     """Hash of a request and of its type, which stands for the route."""
     described = type(request).__name__.encode() + b"\0" + _canonical.encode(request)
     return hashlib.blake2b(described, digest_size=_DIGEST_BYTES).digest()
