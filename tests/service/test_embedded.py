@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -131,8 +128,8 @@ def test_it_answers_as_the_service_does_over_the_same_directory(tmp_path: Path) 
     [
         ("decide", {"actions": []}, "actions"),
         ("decide", {"actions": [{"id": "a"}, {"id": "a"}]}, "actions[1].id"),
-        ("decide", {"actions": [{"id": "a", "features": {"x": 1e308}}]}, "actions[0].features.x"),
-        ("decide", {"actions": ACTIONS, "context": {"x": [[["deep"]]]}}, "context.x"),
+        ("decide", {"actions": [{"id": "a", "features": {"x": 1e308}}]}, "actions[0].features"),
+        ("decide", {"actions": ACTIONS, "context": {"x": 1e308}}, "context"),
         ("decide", {"actions": ACTIONS, "decision_id": ""}, "decision_id"),
         ("rank", {"actions": ACTIONS, "depth": 4}, "depth"),
         ("rank", {"actions": ACTIONS, "depth": "two"}, "depth"),
@@ -289,25 +286,17 @@ for _ in range(8):
 """
 
 
-@contextmanager
-def application(config: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _APPLICATION, str(config)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_kill_9_loses_nothing_acknowledged(tmp_path: Path, setup: ServiceSetup) -> None:
     acknowledged: list[str] = []
     for _ in range(3):
-        with application(tmp_path / "croupier.toml") as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", _APPLICATION, str(tmp_path / "croupier.toml")],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(300)]
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             # What it had said before it was killed counts; half a line is none.
             said = "".join(lines) + process.stdout.read()
             acknowledged += said[: said.rfind("\n")].split()
