@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from tests.service.running import Server
 
-ACTIONS = [{"id": "a"}, {"id": "b", "features": {"x": 1.5}}, {"id": "c"}]
+ACTIONS: list[dict[str, Any]] = [{"id": "a"}, {"id": "b", "features": {"x": 1.5}}, {"id": "c"}]
 BUSY = Words(
     503,
     b'{"error": {"code": "LogUnavailable", "message": "full", "target": null}}',
@@ -422,7 +422,7 @@ def test_the_fallback_is_what_the_service_plays_without_a_generation(data: st.Da
     excluded = sorted(data.draw(st.sets(ids, max_size=3)))
     baseline = data.draw(st.none() | ids)
     count = data.draw(st.integers(1, 6 - len(excluded)))
-    own = {"actions": actions, "excluded": excluded, "baseline": baseline}
+    own: dict[str, Any] = {"actions": actions, "excluded": excluded, "baseline": baseline}
     ranked, dealt = RankRequest(**own, depth=count), SlateRequest(**own, size=count)
     stand_in: Any = baseline_answer("shop", calls.Call("rank", ranked, RankResponse))
     ranking = scorer.rank("shop", ranked)

@@ -42,7 +42,11 @@ busy_timeout_s = 0.2
 [loops.scaled]
 reward_max = 10.0
 """
-ACTIONS = [{"id": "a"}, {"id": "b", "features": {"x": 1.0}}, {"id": "c", "features": {"x": 2.0}}]
+ACTIONS: list[dict[str, Any]] = [
+    {"id": "a"},
+    {"id": "b", "features": {"x": 1.0}},
+    {"id": "c", "features": {"x": 2.0}},
+]
 
 
 @pytest.fixture
@@ -310,7 +314,8 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path: Path, setup: ServiceSetup) 
 
 
 def test_threads_may_share_it(setup: ServiceSetup, scorer: EmbeddedScorer) -> None:
-    digits, answered = scorer.loop("digits"), []
+    digits = scorer.loop("digits")
+    answered: list[str] = []
 
     def work() -> None:
         answered.extend(digits.decide(ACTIONS).decision_id for _ in range(50))
