@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Action, Outcome
+from croupier.policy.events import Action, Decision, Outcome
 from croupier.policy.loop import LoopConfig
 from croupier.policy.requests import RankRequest, SlateRequest, Slot, SlotsRequest
 from croupier.service import calls
@@ -214,9 +214,13 @@ def test_a_decision_is_asked_for_again_and_made_once(
         answer = client.decide(ACTIONS, {"u": 1})
     first, again = way.bodies
     assert first == again
-    logged = [each for each in shared.events() if each.decision_id == answer.decision_id]  # type: ignore[union-attr]
+    logged = [
+        event
+        for event in shared.events()
+        if isinstance(event, Decision) and event.decision_id == answer.decision_id
+    ]
     assert len(logged) == 1
-    assert (logged[0].pmf, logged[0].chosen) == (answer.pmf, answer.index)  # type: ignore[union-attr]
+    assert (logged[0].pmf, logged[0].chosen) == (answer.pmf, answer.index)
 
 
 def test_an_outcome_that_is_sent_again_counts_once(shared: Server, kind: str) -> None:
