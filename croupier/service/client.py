@@ -133,24 +133,7 @@ _Conversation: TypeAlias = Generator[_Send | _Pause, _Reply | _Trouble | None, _
 
 
 class _Conversations:
-    """What is said to one loop of a service, whichever way it travels.
-
-    Parameters
-    ----------
-    url
-        Of the service, such as ``http://127.0.0.1:8080``, with a path if it is published below one.
-    loop
-        Name of the loop.
-    key
-        API key, if the service wants one.
-    options
-        How to wait; ``ClientOptions()`` if None.
-
-    Raises
-    ------
-    InvalidInputError
-        If the URL is not one of HTTP.
-    """
+    """What is said to one loop of a service, whichever way it travels."""
 
     def __init__(
         self, url: str, loop: str, *, key: str | None = None, options: ClientOptions | None = None
@@ -170,6 +153,11 @@ class _Conversations:
         if key is not None:
             self._headers["authorization"] = f"Bearer {key}"
         self._away = False
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Get ready to send."""
+        raise NotImplementedError
 
     def _conversation(self, call: Call[_T]) -> _Conversation[_T]:
         """Say what a call wants said, until it is answered."""
@@ -320,10 +308,7 @@ class Client(_Conversations):
     ...     client.reward(answer.decision_id, 1.0)
     """
 
-    def __init__(
-        self, url: str, loop: str, *, key: str | None = None, options: ClientOptions | None = None
-    ) -> None:
-        super().__init__(url, loop, key=key, options=options)
+    def _prepare(self) -> None:
         self._pool = urllib3.connectionpool.connection_from_url(
             self._origin, maxsize=self._options.connections, headers=self._headers
         )
@@ -394,13 +379,10 @@ class AsyncClient(_Conversations):
     ...     await client.reward(answer.decision_id, 1.0)
     """
 
-    def __init__(
-        self, url: str, loop: str, *, key: str | None = None, options: ClientOptions | None = None
-    ) -> None:
+    def _prepare(self) -> None:
         # It takes longer to load than all the rest, and only this client needs it.
         import aiohttp  # noqa: PLC0415
 
-        super().__init__(url, loop, key=key, options=options)
         self._aiohttp = aiohttp
         self._session: aiohttp.ClientSession | None = None
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from croupier.policy.events import Event
+    from croupier.policy.events import Decision, Event
     from croupier.service.api import Readiness
     from croupier.service.setup import ServiceParts, ServiceSetup
 
@@ -238,22 +238,22 @@ class EmbeddedLoop:
 
     def _decided(self, request: DecideRequest) -> DecideResponse:
         decision = self._parts.scorer.decide(self._name, request)
-        self._log([decision])
+        self._acknowledge([decision])
         return DecideResponse.of(decision)
 
     def _ranked(self, request: RankActionsRequest) -> RankResponse:
         ranking = self._parts.scorer.rank(self._name, request)
-        self._log(ranking.decisions)
+        self._acknowledge(ranking.decisions)
         return RankResponse.of(ranking)
 
     def _filled(self, request: DecideSlotsRequest) -> SlotsResponse:
         decisions = self._parts.scorer.decide_slots(self._name, request)
-        self._log(decisions)
+        self._acknowledge(decisions)
         return SlotsResponse.of(decisions)
 
     def _dealt(self, request: DecideSlateRequest) -> SlateResponse:
         decisions = self._parts.scorer.decide_slate(self._name, request)
-        self._log(decisions)
+        self._acknowledge(decisions)
         return SlateResponse.of(decisions, logged_inclusion(decisions))
 
     def _rewarded(self, requests: list[OutcomeRequest]) -> Receipt:
@@ -265,6 +265,10 @@ class EmbeddedLoop:
         now = self._parts.scorer.now()
         self._log([Activation(decision_id=request.decision_id, loop=self._name, ts=now)])
         return Receipt(accepted=1)
+
+    def _acknowledge(self, decisions: Sequence[Decision]) -> None:
+        """Log the decisions of one request."""
+        self._log(decisions)
 
     def _log(self, events: Sequence[Event]) -> None:
         """Log what belongs together, all or none, and wait as long as the durability says."""
