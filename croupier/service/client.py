@@ -49,6 +49,7 @@ _T = TypeVar("_T")
 # Those of a service, or of a balancer before it, that may well answer in a moment. A 500 is a fault
 # and stays one.
 _TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
+_LEAST_S: Final = 0.001
 
 
 class ClientOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +146,11 @@ class _Conversations:
             usable = False
         if not usable or parts.query or parts.fragment:
             raise InvalidInputError("url", f"expected an http:// or https:// URL, got {url!r}")
+        if parts.username is not None or parts.password is not None:
+            # It would be in the messages of errors.
+            raise InvalidInputError("url", "expected no name or password in it; there is `key`")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise InvalidInputError("key", "expected printable ASCII characters")
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._root = parts.path.rstrip("/")
         self._loop = loop
@@ -190,7 +196,8 @@ class _Conversations:
         longest = options.attempt_timeout_s or options.timeout_s
         sent = 0
         while True:
-            left = deadline - time.monotonic()
+            # A pause may last longer than it was meant to, and no time at all would mean no limit.
+            left = max(deadline - time.monotonic(), _LEAST_S)
             got = yield _Send("GET" if body is None else "POST", path, body, min(left, longest))
             sent += 1
             if isinstance(got, _Reply):
@@ -299,7 +306,7 @@ class Client(_Conversations):
     Raises
     ------
     InvalidInputError
-        If the URL is not one of HTTP.
+        If the URL is not one of HTTP, or the key can't be sent in a header.
 
     Examples
     --------
