@@ -335,11 +335,20 @@ def test_a_service_below_a_path(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:y", "http://x?a"]
+    "url",
+    ["127.0.0.1:8080", "ftp://x", "http://", "http://x:y", "http://x?a", "http://me:secret@x"],
 )
 def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"^url: "):
+    with pytest.raises(InvalidInputError, match=r"^url: ") as refused:
         Client(url, "digits")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["two\r\nlines", "schlüssel"])
+def test_what_is_no_key(key: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^key: ") as refused:
+        Client("http://127.0.0.1:9", "digits", key=key)
+    assert key not in str(refused.value)
 
 
 @pytest.mark.parametrize(
