@@ -163,6 +163,7 @@ def main() -> None:
             lifespan="off",
             access_log=False,
             log_config=None,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
         )

@@ -28,7 +28,7 @@ Durability: TypeAlias = Literal["commit", "buffered"]
 """``commit``: acknowledged once it is on disk; ``buffered``: once it is in memory."""
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One event on its way into a log.
 
     Attributes

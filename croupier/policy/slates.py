@@ -109,12 +109,12 @@ def decide_slate(
         choose = partial(decide, plan=scored_once(plan), circumstances=circumstances)
         return draw_in_turn(request, request.size, choose)
     loop, number, size = plan.champion.loop, plan.champion.number, request.size
-    eligible = eligibility(request)
+    eligible, baseline = eligibility(request), baseline_index(request)
     answer = plan.answer(
         request.context,
         request.actions,
         eligible,
-        baseline_index(request),
+        baseline,
         uniform=circumstances.uniform,
         on_failure=on_failure,
     )
@@ -132,6 +132,7 @@ def decide_slate(
             circumstances,
             of_a_place,
             chosen=chosen,
+            baseline=baseline,
             key=key_of_place(key, place),
             slot=str(place),
             slate_size=size,

@@ -20,7 +20,6 @@ from croupier.policy.events import Activation, Outcome
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
     ActivateRequest,
-    DecideRequest,
     DecideResponse,
     DecideSlateRequest,
     DecideSlotsRequest,
@@ -31,6 +30,8 @@ from croupier.service.api import (
     SlateResponse,
     SlotsResponse,
 )
+from croupier.service.catalogue import Catalogue
+from croupier.service.lane import FastLane
 from croupier.service.openapi import openapi_document
 from croupier.service.outcomes import outcomes_of
 from croupier.service.personalizer import (
@@ -99,6 +100,11 @@ class Application:
         Largest request body.
     remembered_decisions
         How many of the latest answers are kept for requests that are sent again.
+
+    Attributes
+    ----------
+    lane
+        Answers what needs none of the above, see :class:`~croupier.service.lane.FastLane`.
     """
 
     def __init__(
@@ -120,7 +126,7 @@ class Application:
         self._follower = follower
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
-        self._decide_decoder = msgspec.json.Decoder(DecideRequest)
+        self._catalogue = Catalogue()
         self._rank_decoder = msgspec.json.Decoder(RankActionsRequest)
         self._slots_decoder = msgspec.json.Decoder(DecideSlotsRequest)
         self._slate_decoder = msgspec.json.Decoder(DecideSlateRequest)
@@ -132,6 +138,16 @@ class Application:
             "multislot/rank": msgspec.json.Decoder(MultiSlotRankRequest),
             "multislot/reward": msgspec.json.Decoder(MultiSlotRewardRequest),
         }
+        self.lane = FastLane(
+            scorer,
+            appender,
+            metrics,
+            self._repeats,
+            self._catalogue,
+            admit=self._admit,
+            read_outcomes=self._read_outcomes,
+            max_body_bytes=max_body_bytes,
+        )
         self._hot = {
             "decide": self._decide,
             "rank": self._rank,
@@ -168,11 +184,11 @@ class Application:
             if handler is None:
                 raise Refusal(404, f"no route {scope['path']}")
             _require_post(scope)
-            self._admit(scope, loop)
+            self._admit(scope["headers"], loop)
             body = await self._body(scope, receive)
             started = time.perf_counter()
             answer = self._encoder.encode(await handler(loop, body))
-            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+            self._metrics.latency[route].observe(time.perf_counter() - started)
         except _DisconnectedError:
             # Half a request is none, even if it reads like a whole one; and nobody waits for more.
             return
@@ -193,7 +209,7 @@ class Application:
             response = await self._personalize(loop, call, body)
             answer = b"" if response is None else self._encoder.encode(response)
             route = f"personalizer/{call.operation}"
-            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+            self._metrics.latency[route].observe(time.perf_counter() - started)
         except _DisconnectedError:
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
@@ -201,8 +217,8 @@ class Application:
         else:
             await _send(send, call.status, [], answer)
 
-    def _admit(self, scope: Scope, loop: str) -> None:
-        status = self._keys.status(scope["headers"], loop)
+    def _admit(self, headers: Sequence[tuple[bytes, bytes]], loop: str) -> None:
+        status = self._keys.status(headers, loop)
         if status == 401:
             raise Refusal(401, "expected a known API key as a bearer token or in X-Api-Key")
         if status == 403:
@@ -224,8 +240,7 @@ class Application:
         return loop
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
-        request = decode(self._decide_decoder, body)
-        return await self._once(loop, request, self._decided)
+        return await self._once(loop, self._catalogue.read(body), self._decided)
 
     async def _rank(self, loop: str, body: bytes) -> RankResponse:
         request = decode(self._rank_decoder, body)
@@ -268,23 +283,28 @@ class Application:
         return SlateResponse.of(decisions, logged_inclusion(decisions))
 
     async def _acknowledge(self, decisions: Sequence[Decision]) -> None:
-        """Log the decisions of one request, all or none, and count each of them as the log does."""
-        await self._log([Record.of(decision) for decision in decisions])
-        loop = decisions[0].loop
-        self._metrics.decisions.labels(loop).inc(len(decisions))
-        propensity = self._metrics.propensity.labels(loop)
+        """Log the decisions of one request, all or none, and count each of them.
+
+        Those that a subsampled log doesn't keep are counted too, and need no log.
+        """
+        if self._scorer.keeps(decisions[0]):
+            await self._log([Record.of(decision) for decision in decisions])
+        counts = self._metrics.loops[decisions[0].loop]
+        counts.decisions += len(decisions)
         for decision in decisions:
-            propensity.observe(decision.propensity)
+            counts.propensity.observe(decision.propensity)
 
     async def _reward(self, loop: str, body: bytes) -> Receipt:
+        return await self._acknowledge_outcomes(loop, self._read_outcomes(loop, body))
+
+    def _read_outcomes(self, loop: str, body: bytes) -> list[Outcome]:
         decoded = decode(self._outcome_decoder, body)
         listed = isinstance(decoded, list)
-        outcomes = outcomes_of(self._scorer, loop, decoded if listed else [decoded], listed=listed)
-        return await self._acknowledge_outcomes(loop, outcomes)
+        return outcomes_of(self._scorer, loop, decoded if listed else [decoded], listed=listed)
 
     async def _acknowledge_outcomes(self, loop: str, outcomes: Sequence[Outcome]) -> Receipt:
         await self._log([Record.of(outcome) for outcome in outcomes])
-        self._metrics.outcomes.labels(loop).inc(len(outcomes))
+        self._metrics.loops[loop].outcomes += len(outcomes)
         return Receipt(accepted=len(outcomes))
 
     async def _activate(self, loop: str, body: bytes) -> Receipt:
@@ -295,7 +315,7 @@ class Application:
     async def _acknowledge_activation(self, loop: str, decision_id: str) -> Receipt:
         event = Activation(decision_id=decision_id, loop=loop, ts=self._scorer.now())
         await self._log([Record.of(event)])
-        self._metrics.activations.labels(loop).inc()
+        self._metrics.loops[loop].activations += 1
         return Receipt(accepted=1)
 
     async def _personalize(

@@ -267,8 +267,9 @@ class EmbeddedLoop:
         return Receipt(accepted=1)
 
     def _acknowledge(self, decisions: Sequence[Decision]) -> None:
-        """Log the decisions of one request."""
-        self._log(decisions)
+        """Log the decisions of one request, unless a subsampled log doesn't keep them."""
+        if self._parts.scorer.keeps(decisions[0]):
+            self._log(decisions)
 
     def _log(self, events: Sequence[Event]) -> None:
         """Log what belongs together, all or none, and wait as long as the durability says."""

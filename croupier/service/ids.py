@@ -7,6 +7,10 @@ import time
 
 __all__ = ("now_us", "uuid7")
 
+_48_BITS = (1 << 48) - 1
+# The variant is the two highest bits of a digit, the other two are random.
+_VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+
 
 def now_us() -> int:
     """Now, in microseconds since the Unix epoch, UTC."""
@@ -15,9 +19,7 @@ def now_us() -> int:
 
 def uuid7(ts_us: int) -> str:
     """Make a UUID of version 7 (RFC 9562): milliseconds since the epoch, then 74 random bits."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (ts_us // 1000 & (1 << 48) - 1) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time_ = f"{ts_us // 1000 & _48_BITS:012x}"
+    random = os.urandom(10).hex()
+    variant = _VARIANT[random[3]]
+    return f"{time_[:8]}-{time_[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, cast
 
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from croupier.service.api import ErrorBody, ErrorResponse
+from croupier.service.refusals import Refusal
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
+
+    from croupier.service.lane import Call, FastLane
 
 __all__ = ("HttpProtocol",)
 
@@ -38,6 +39,8 @@ class HttpProtocol(HttpToolsProtocol):
     - A client that closes its sending side still gets the answers to what it has sent.
     - Before an idle connection is closed at shutdown, a request that is on its way gets through.
     - The head of a request can't grow without end.
+    - An application may have a fast lane, :class:`~croupier.service.lane.FastLane`, for requests
+      that come in one piece while nothing else is going on in the connection.
     """
 
     def __init__(
@@ -52,9 +55,74 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._last_call = False
+        self._lane: FastLane | None = getattr(config.app, "lane", None)
+        self._in_message = False
+        # What a message that is being parsed has begun with, if it began with its data.
+        self._begun = b""
+        # While the fast lane has a request, what comes after it waits.
+        self._in_lane = False
+        self._held = b""
+        self._ends = False
+        self._active_at = 0.0
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived."""
+        """Answer what has arrived in the fast lane, or parse it."""
+        if self._lane is not None:
+            if self._in_lane:
+                self._held += data
+                self.flow.pause_reading()
+                return
+            if not self._in_message and not self._last_call and self._unanswered() is None:
+                end = data.find(b"\r\n\r\n") + 4
+                head = data[:end]
+                call = self._lane.find(head)
+                if call is not None and len(data) - end == call.length:
+                    if not self.flow.write_paused and self._enter_lane(call, data[end:]):
+                        return
+                elif call is None:
+                    self._begun = head
+        self._parse(data)
+        self._begun = b""
+
+    def _enter_lane(self, call: Call, body: bytes) -> bool:
+        """Have a request answered in the fast lane, now or later; False if it has to be parsed."""
+        self._in_lane = True
+        if call.start(call.loop, body, self._respond):
+            return True
+        self._in_lane = False
+        return False
+
+    def _respond(self, response: bytes) -> None:
+        """Write an answer of the fast lane, and go on with what has arrived meanwhile."""
+        self._in_lane = False
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.transport.write(response)
+        self._active_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._arm_keep_alive(self.timeout_keep_alive)
+        if self._held:
+            held, self._held = self._held, b""
+            self.flow.resume_reading()
+            self.data_received(held)
+        if self._ends and not self._in_lane and not self._answer_the_rest():
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless the fast lane, which sets no timers, has used it since."""
+        left = self._active_at + self.timeout_keep_alive - self.loop.time()
+        if self._in_lane or left > 0.0:
+            self._arm_keep_alive(max(left, 1.0))
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _arm_keep_alive(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _parse(self, data: bytes) -> None:
         continued = self._in_head
         super().data_received(_UPGRADE.sub(b"\r\nx-declined-upgrade:", data))
         if continued and self._in_head:
@@ -68,7 +136,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin to read a request."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_message, self._in_head, self._head_bytes = True, True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -77,14 +145,25 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._last_call:
             self.cycle.keep_alive = False
+        if self._begun and self._lane is not None:
+            self._lane.learn(self._begun, self.headers)
+            self._begun = b""
+
+    def on_message_complete(self) -> None:
+        """Note that what comes next is another request."""
+        self._in_message = False
+        super().on_message_complete()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool
         """Keep the connection open for what is still to be answered, if anything is."""
-        return self._answer_the_rest()
+        self._ends = self._in_lane
+        return self._in_lane or self._answer_the_rest()
 
     def shutdown(self) -> None:
         """Close the connection once it is idle and nothing more is on its way."""
-        if cycle := self._unanswered():
+        if self._in_lane:
+            self._ends = True
+        elif cycle := self._unanswered():
             cycle.keep_alive = False
         else:
             self._last_call = True
@@ -124,9 +203,5 @@ class HttpProtocol(HttpToolsProtocol):
             # It is this one's body that is broken: the application isn't to answer any more.
             cycle.disconnected = True
             cycle.message_event.set()
-        body = msgspec.json.encode(ErrorResponse(error=ErrorBody(code=code, message=message)))
-        head = (
-            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        ) % len(body)
-        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.write(Refusal(status, message, code=code).response(close=True))
         self.transport.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -15,7 +14,7 @@ from croupier.policy.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("Repeats", "fingerprint")
+__all__ = ("Claim", "Repeats", "fingerprint")
 
 _T = TypeVar("_T")
 
@@ -43,6 +42,11 @@ class Repeats:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
+
+    @property
+    def capacity(self) -> int:
+        """How many answers are remembered."""
+        return self._capacity
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -73,44 +77,92 @@ class Repeats:
         """
         if decision_id is None or self._capacity == 0:
             return await answer()
-        key, print_ = (loop, decision_id), fingerprint(request)
-        asked = self._asked.get(key)
-        if asked is not None:
-            if asked.fingerprint != print_:
+        print_ = fingerprint(request)
+        claim = self.claim(loop, decision_id, print_)
+        if claim is None:
+            asked = self._asked[loop, decision_id]
+            if asked.fingerprint() != print_:
                 raise InvalidInputError(
                     "decision_id", f"expected one of its own for every request, got {decision_id!r}"
                 )
             # Shielded: a client that goes away must not take the others' answer with it.
             found: _T = await asyncio.shield(asked.answer)
             return found
-        asked = _Asked(print_, asyncio.get_running_loop().create_future())
-        self._asked[key] = asked
         try:
             made = await answer()
         except BaseException as error:
-            self._asked.pop(key, None)
-            asked.fail(error)
+            claim.drop(error)
             raise
-        asked.answer.set_result(made)
-        while len(self._asked) > self._capacity:
-            self._asked.popitem(last=False)
+        claim.settle(made)
         return made
 
+    def claim(
+        self, loop: str, decision_id: str, print_: bytes | Callable[[], bytes]
+    ) -> Claim | None:
+        """Take it on to answer a request; None if its id was used before.
 
-@dataclass(frozen=True, slots=True)
+        Parameters
+        ----------
+        loop, decision_id
+            Of the request.
+        print_
+            The request's :func:`fingerprint`, or how to get it, should it be asked for.
+        """
+        if (loop, decision_id) in self._asked:
+            return None
+        asked = _Asked(print_, asyncio.get_running_loop().create_future())
+        self._asked[loop, decision_id] = asked
+        return Claim(self, (loop, decision_id), asked)
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """Forget a request that could not be answered."""
+        self._asked.pop(key, None)
+
+    def trim(self) -> None:
+        """Forget the oldest requests that are too many."""
+        while len(self._asked) > self._capacity:
+            self._asked.popitem(last=False)
+
+
+class Claim:
+    """A request that somebody is answering; either `settle` or `drop` has to follow."""
+
+    __slots__ = ("_asked", "_key", "_repeats")
+
+    def __init__(self, repeats: Repeats, key: tuple[str, str], asked: _Asked) -> None:
+        self._repeats = repeats
+        self._key = key
+        self._asked = asked
+
+    def settle(self, answer: Any) -> None:
+        """Keep the answer for when the request comes again."""
+        self._asked.answer.set_result(answer)
+        self._repeats.trim()
+
+    def drop(self, error: BaseException) -> None:
+        """Forget the request, and tell the error to those who wait for the answer too."""
+        self._repeats.forget(self._key)
+        if isinstance(error, Exception):
+            self._asked.answer.set_exception(error)
+            # Looked at here, since there may be nobody else who waits for it.
+            self._asked.answer.exception()
+        else:
+            self._asked.answer.cancel()
+
+
 class _Asked:
     """A request by its fingerprint, and the answer that it got or is to get."""
 
-    fingerprint: bytes
-    answer: asyncio.Future[Any]
+    __slots__ = ("_fingerprint", "answer")
 
-    def fail(self, error: BaseException) -> None:
-        if isinstance(error, Exception):
-            self.answer.set_exception(error)
-            # Looked at here, since there may be nobody else who waits for it.
-            self.answer.exception()
-        else:
-            self.answer.cancel()
+    def __init__(self, print_: bytes | Callable[[], bytes], answer: asyncio.Future[Any]) -> None:
+        self._fingerprint = print_
+        self.answer = answer
+
+    def fingerprint(self) -> bytes:
+        if not isinstance(self._fingerprint, bytes):
+            self._fingerprint = self._fingerprint()
+        return self._fingerprint
 
 
 def fingerprint(request: Any) -> bytes:

@@ -16,6 +16,7 @@ from croupier.policy.decision import (
 )
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.keeping import is_kept
 from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scored_once
 from croupier.policy.slates import check_slate_request, decide_slate
 from croupier.policy.slots import SLOT, check_slots_request, fill_slots
@@ -158,26 +159,33 @@ class Scorer:
             return draw_in_turn(request, request.size, partial(self._fall_back, turn))
         return drawn
 
+    def keeps(self, decision: Decision) -> bool:
+        """Whether a decision is to be logged; the same for all that a request was answered with."""
+        loop, decision_id = decision.loop, decision.decision_id
+        return is_kept(loop, decision_id, decision.keep_prob, secret=self._secret)
+
     def _begin(self, loop: str, request: DecisionRequest | SlotsRequest) -> _Turn:
         config = self.loop(loop)
-        check_json("audit", request.audit)
+        if request.audit:
+            check_json("audit", request.audit)
         ts = self._clock()
         circumstances = Circumstances(
-            decision_id=request.decision_id if request.decision_id is not None else uuid7(ts),
-            ts=ts,
-            learning_mode=config.learning_mode,
-            uniform=uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
-            secret=self._secret,
+            request.decision_id if request.decision_id is not None else uuid7(ts),
+            ts,
+            config.learning_mode,
+            uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
+            self._secret,
+            config.keep_prob,
         )
         return _Turn(loop, self._plans.get(loop), circumstances)
 
     def _choose(
         self, turn: _Turn, request: DecisionRequest, *, slot: str | None = None
     ) -> Decision:
+        circumstances = turn.circumstances
+
         def draw(plan: Plan) -> Decision:
-            return decide(
-                request, plan, turn.circumstances, slot=slot, on_failure=self._note_failure
-            )
+            return decide(request, plan, circumstances, slot=slot, on_failure=self._note_failure)
 
         drawn = self._drawn(turn, request, draw)
         return self._fall_back(turn, request, slot=slot) if drawn is None else drawn

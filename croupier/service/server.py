@@ -81,6 +81,7 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 access_log=False,
                 log_config=None,
+                proxy_headers=False,
                 server_header=False,
                 date_header=False,
                 timeout_graceful_shutdown=DRAIN_S,
