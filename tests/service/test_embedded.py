@@ -41,6 +41,8 @@ busy_timeout_s = 0.2
 [loops.digits]
 [loops.scaled]
 reward_max = 10.0
+[loops.busy]
+keep_prob = 0.5
 """
 ACTIONS: list[dict[str, Any]] = [
     {"id": "a"},
@@ -169,7 +171,7 @@ def test_what_json_has_not_is_told_at_once(digits: EmbeddedLoop) -> None:
 
 
 def test_a_loop_has_to_be_configured(scorer: EmbeddedScorer) -> None:
-    with pytest.raises(InvalidInputError, match="expected one of digits, scaled"):
+    with pytest.raises(InvalidInputError, match="expected one of busy, digits, scaled"):
         scorer.loop("other")
     assert scorer.loop("scaled").reward("d", 9.0).accepted == 1
 
@@ -205,6 +207,16 @@ def test_only_the_latest_answers_are_kept(setup: ServiceSetup, digits: EmbeddedL
     # Asked of the same generation, it draws the same.
     assert first[0].chosen == first[1].chosen
     assert len(decisions(setup, "other:499")) == 1
+
+
+def test_a_subsampled_log_keeps_a_share(setup: ServiceSetup, scorer: EmbeddedScorer) -> None:
+    busy = scorer.loop("busy")
+    answered = {busy.decide(ACTIONS).decision_id for _ in range(300)}
+    kept = [event for event in events(setup) if isinstance(event, Decision)]
+    assert {event.decision_id for event in kept} <= answered
+    assert {event.keep_prob for event in kept} == {0.5}
+    # Six standard deviations of 300 coins.
+    assert 98 <= len(kept) <= 202
 
 
 def test_it_follows_the_serving_directory(setup: ServiceSetup, digits: EmbeddedLoop) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from croupier.service.metrics import STAGES
 from tests.service.load import Load
 from tests.service.running import Server, running, unique, wait_until
 
@@ -158,3 +159,5 @@ def test_every_metric_is_documented(shown: dict[str, set[str]]) -> None:
         if name.startswith("croupier_") and not name.endswith("_created")
     }
     assert documented == exposed
+    stages = re.findall(r"^\| `croupier_stage_seconds` .*$", page, re.MULTILINE)[0]
+    assert set(re.findall(r"`([a-z]+)`", stages)) == {"stage", *STAGES}
