@@ -15,11 +15,20 @@ from croupier.offline.nightly import NightlyConfig
 from croupier.policy.errors import ConfigError
 from croupier.policy.loop import LoopConfig, valid_loop_name
 from croupier.service.config import ServiceConfig
+from croupier.service.setup import ServiceSetup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("CONFIG_FILE", "CroupierConfig", "DataPaths", "RegistryConfig", "load_config")
+__all__ = (
+    "CONFIG_FILE",
+    "CroupierConfig",
+    "DataPaths",
+    "RegistryConfig",
+    "load_config",
+    "load_setup",
+    "service_setup",
+)
 
 CONFIG_FILE = "croupier.toml"
 _ENV_PREFIX = "CROUPIER_"
@@ -151,6 +160,36 @@ def load_config(
     except msgspec.ValidationError as error:
         raise _config_error(values, str(error)) from error
     return config, DataPaths(_root(config.data_dir, Path() if typed else base))
+
+
+def service_setup(config: CroupierConfig, paths: DataPaths) -> ServiceSetup:
+    """What the scorer needs of a configuration."""
+    return ServiceSetup(
+        service=config.service,
+        log=config.log,
+        loops=config.loops,
+        log_dir=paths.log,
+        serving_dir=paths.serving,
+        address_file=paths.address,
+        secret_file=paths.secret,
+        tracking_uri=paths.tracking_uri(config.registry),
+    )
+
+
+def load_setup(file: str | Path | None = None) -> ServiceSetup:
+    """Read what the scorer needs, for one in the application's own process.
+
+    Parameters
+    ----------
+    file
+        As in :func:`load_config`, which also says what environment variables set.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field and what was expected there.
+    """
+    return service_setup(*load_config(None if file is None else Path(file)))
 
 
 def _root(data_dir: str, base: Path) -> Path:

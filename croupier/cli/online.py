@@ -10,13 +10,14 @@ import polars as pl
 import typer
 import urllib3
 
+from croupier.cli.config import service_setup
 from croupier.cli.demo import run_demo, show_demo
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
 from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.policy.errors import InvalidInputError
-from croupier.service.server import ServiceSetup, read_address, run_service
+from croupier.service.server import read_address, run_service
 from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
@@ -75,16 +76,7 @@ def serve(
     )
     session.loops(None)
     session.warn()
-    setup = ServiceSetup(
-        service=session.config.service,
-        log=session.config.log,
-        loops=session.config.loops,
-        log_dir=session.paths.log,
-        serving_dir=session.paths.serving,
-        address_file=session.paths.address,
-        secret_file=session.paths.secret,
-        tracking_uri=session.paths.tracking_uri(session.config.registry),
-    )
+    setup = service_setup(session.config, session.paths)
     loops = ", ".join(session.config.loops)
 
     def announce(url: str) -> None:

@@ -14,14 +14,8 @@ import msgspec
 import numpy as np
 
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import (
-    MAX_ID_LENGTH,
-    Action,
-    Decision,
-    Features,
-    LearningMode,
-    MixComponent,
-)
+from croupier.policy.events import MAX_ID_LENGTH, Decision, LearningMode, MixComponent
+from croupier.policy.requests import DecisionRequest
 from croupier.policy.sampling import draw, draw_key
 from croupier.policy.traffic import shadow_of
 
@@ -30,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from croupier.policy.events import Shadow
+    from croupier.policy.events import Action, Shadow
     from croupier.policy.traffic import Answer, OnFailure, Plan
 
 __all__ = (
@@ -58,36 +52,6 @@ MAX_PLACES = 100
 
 # Every place is an event that names all actions: this bounds what one request makes us log.
 _MAX_CANDIDATES = 100_000
-
-
-class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an application asks.
-
-    Attributes
-    ----------
-    actions
-        The candidates, at least one, with unique ids.
-    context
-        Features that all actions share.
-    decision_id
-        The caller's id, 1 to 256 characters; made up if left out.
-    excluded
-        Ids of actions that must not be chosen this time.
-    baseline
-        Id of the action the application would take by itself; the first one unless named.
-    deferred
-        True if the decision counts only once it is activated.
-    audit
-        Attributes that are logged for audits and never reach an oracle.
-    """
-
-    actions: list[Action]
-    context: Features = {}
-    decision_id: str | None = None
-    excluded: list[str] = []
-    baseline: str | None = None
-    deferred: bool = False
-    audit: Features = {}
 
 
 def check_request(request: DecisionRequest) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from croupier.policy.decision import (
-    DecisionRequest,
     baseline_index,
     check_places,
     check_request,
@@ -27,6 +26,7 @@ from croupier.policy.decision import (
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Decision, Shadow
 from croupier.policy.ranking import draw_in_turn, scored_once
+from croupier.policy.requests import SlateRequest
 from croupier.policy.sampling import draw_key
 from croupier.policy.traffic import Answer
 
@@ -54,20 +54,6 @@ _BITS = 48
 _UNIT = 1 << _BITS
 _PERSON = b"croupier-slate-1"
 _SUM_TOLERANCE = 1e-6
-
-
-class SlateRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for several actions at once, whose places are alike.
-
-    Attributes
-    ----------
-    actions, context, decision_id, excluded, baseline, deferred, audit
-        As in :class:`~croupier.policy.decision.DecisionRequest`.
-    size
-        How many actions to take; not more than are eligible, and at most 100.
-    """
-
-    size: int
 
 
 def check_slate_request(request: SlateRequest) -> None:

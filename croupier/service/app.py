@@ -14,13 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from croupier.eventlog.log import Record
-from croupier.policy.decision import check_id, check_reward
+from croupier.policy.decision import check_id
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Activation, Outcome
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
     ActivateRequest,
-    Choice,
     DecideResponse,
     DecideSlateRequest,
     DecideSlotsRequest,
@@ -28,13 +27,13 @@ from croupier.service.api import (
     RankActionsRequest,
     RankResponse,
     Receipt,
-    SlateMember,
     SlateResponse,
     SlotsResponse,
 )
 from croupier.service.catalogue import Catalogue
 from croupier.service.lane import FastLane
 from croupier.service.openapi import openapi_document
+from croupier.service.outcomes import outcomes_of
 from croupier.service.personalizer import (
     KEY_HEADER,
     PREFIX,
@@ -271,45 +270,17 @@ class Application:
     async def _ranked(self, loop: str, request: RankRequest) -> RankResponse:
         ranking = self._scorer.rank(loop, request)
         await self._acknowledge(ranking.decisions)
-        first = ranking.decisions[0]
-        return RankResponse(
-            decision_id=first.decision_id,
-            loop=loop,
-            generation=first.generation,
-            ranking=[first.actions[index].id for index in ranking.order],
-            drawn=[Choice.of(decision) for decision in ranking.decisions],
-        )
+        return RankResponse.of(ranking)
 
     async def _filled(self, loop: str, request: SlotsRequest) -> SlotsResponse:
         decisions = self._scorer.decide_slots(loop, request)
         await self._acknowledge(decisions)
-        return SlotsResponse(
-            decision_id=decisions[0].decision_id,
-            loop=loop,
-            generation=decisions[0].generation,
-            slots=[Choice.of(decision) for decision in decisions],
-        )
+        return SlotsResponse.of(decisions)
 
     async def _dealt(self, loop: str, request: SlateRequest) -> SlateResponse:
         decisions = self._scorer.decide_slate(loop, request)
         await self._acknowledge(decisions)
-        inclusion = logged_inclusion(decisions)
-        members = [
-            SlateMember(
-                slot=str(place),
-                action=decision.actions[decision.chosen].id,
-                index=decision.chosen,
-                inclusion=inclusion[decision.chosen],
-            )
-            for place, decision in enumerate(decisions)
-        ]
-        return SlateResponse(
-            decision_id=decisions[0].decision_id,
-            loop=loop,
-            generation=decisions[0].generation,
-            slate=members,
-            inclusion=inclusion,
-        )
+        return SlateResponse.of(decisions, logged_inclusion(decisions))
 
     async def _acknowledge(self, decisions: Sequence[Decision]) -> None:
         """Log the decisions of one request, all or none, and count each of them.
@@ -328,29 +299,8 @@ class Application:
 
     def _read_outcomes(self, loop: str, body: bytes) -> list[Outcome]:
         decoded = decode(self._outcome_decoder, body)
-        requests = decoded if isinstance(decoded, list) else [decoded]
-        config = self._scorer.loop(loop)
-        now = self._scorer.now()
-        for position, request in enumerate(requests):
-            where = f"[{position}]." if isinstance(decoded, list) else ""
-            check_id(f"{where}decision_id", request.decision_id)
-            if request.outcome_id is not None:
-                check_id(f"{where}outcome_id", request.outcome_id)
-            if request.slot is not None:
-                check_id(f"{where}slot", request.slot)
-            check_reward(f"{where}reward", request.reward, config.reward_min, config.reward_max)
-        return [
-            Outcome(
-                decision_id=request.decision_id,
-                loop=loop,
-                outcome_id=request.outcome_id or uuid7(now),
-                reward=request.reward,
-                ts=now,
-                slot=request.slot,
-                guardrails=request.guardrails,
-            )
-            for request in requests
-        ]
+        listed = isinstance(decoded, list)
+        return outcomes_of(self._scorer, loop, decoded if listed else [decoded], listed=listed)
 
     async def _acknowledge_outcomes(self, loop: str, outcomes: Sequence[Outcome]) -> Receipt:
         await self._log([Record.of(outcome) for outcome in outcomes])
@@ -446,17 +396,12 @@ class Application:
         await _send(send, refusal.status, headers, refusal.body())
 
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
-        report = self._follower.report()
         log_error = self._appender.last_error
-        ready = log_error is None
-        return JSONResponse(
-            {
-                "status": "unavailable" if not ready else report.status,
-                "log": "ok" if ready else str(log_error),
-                "registry": report.registry,
-                "loops": report.loops,
-            },
-            status_code=200 if ready else 503,
+        readiness = self._follower.report().readiness(log_error)
+        return Response(
+            self._encoder.encode(readiness),
+            status_code=200 if log_error is None else 503,
+            media_type="application/json",
         )
 
     async def _render_metrics(self, request: Request) -> Response:  # noqa: ARG002

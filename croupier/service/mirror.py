@@ -32,7 +32,7 @@ from croupier.policy.traffic import (
     Split,
     canary_share,
 )
-from croupier.service.scorer import now_us
+from croupier.service.ids import now_us
 from croupier.service.serving import RegistryState, ServingDirectory
 
 if TYPE_CHECKING:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 from dataclasses import dataclass
 from functools import partial
-from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from croupier.policy.decision import (
@@ -24,6 +21,7 @@ from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scor
 from croupier.policy.slates import check_slate_request, decide_slate
 from croupier.policy.slots import SLOT, check_slots_request, fill_slots
 from croupier.policy.traffic import Plan, uniform_share
+from croupier.service.ids import now_us, uuid7
 from croupier.service.json_values import check_json
 
 if TYPE_CHECKING:
@@ -41,15 +39,6 @@ __all__ = ("Scorer", "now_us", "uuid7")
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-# Asking the system for every id would let go of the interpreter's lock with every decision. Two
-# processes must not go on from the same state.
-_random = Random()  # noqa: S311 - ids are no secrets; draws are keyed with one
-os.register_at_fork(after_in_child=_random.seed)
-
-_48_BITS = (1 << 48) - 1
-# The variant is the two highest bits of a digit, the other two are random.
-_VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 
 
 class Scorer:
@@ -302,16 +291,3 @@ def _in_the_slot(error: InvalidInputError, place: int) -> InvalidInputError:
         return error
     field = error.field.removeprefix("context").removeprefix(f".{SLOT}")
     return InvalidInputError(f"slots[{place}]{field}", error.expected)
-
-
-def now_us() -> int:
-    """Now, in microseconds since the Unix epoch, UTC."""
-    return time.time_ns() // 1000
-
-
-def uuid7(ts_us: int) -> str:
-    """Make a UUID of version 7 (RFC 9562): milliseconds since the epoch, then 74 random bits."""
-    time_ = f"{ts_us // 1000 & _48_BITS:012x}"
-    random = f"{_random.getrandbits(76):019x}"
-    variant = _VARIANT[random[3]]
-    return f"{time_[:8]}-{time_[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:]}"

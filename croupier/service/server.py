@@ -8,37 +8,27 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
 
-from croupier.eventlog.appender import Appender
-from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.errors import ConfigError
 from croupier.service.app import Application
 from croupier.service.auth import KeyRing
-from croupier.service.follower import Follower
-from croupier.service.metrics import Metrics
-from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
 from croupier.service.protocol import HttpProtocol
-from croupier.service.scorer import Scorer
-from croupier.service.secret import kept_secret, parse_secret
-from croupier.service.serving import ServingDirectory
+from croupier.service.setup import DRAIN_S, running_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
-    from croupier.eventlog.log import LogConfig
-    from croupier.policy.loop import LoopConfig
     from croupier.service.config import ServiceConfig
+    from croupier.service.setup import ServiceSetup
 
-__all__ = ("ServiceAddress", "ServiceSetup", "read_address", "run_service")
+__all__ = ("ServiceAddress", "read_address", "run_service")
 
-_DRAIN_S = 10
 # Longer than clients and balancers keep an idle connection as a rule: whoever closes first must not
 # be the one that can't know whether a request is on its way.
 _KEEP_ALIVE_S = 75
@@ -50,42 +40,6 @@ class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceSetup:
-    """Everything a service is made of.
-
-    Attributes
-    ----------
-    service, log, loops
-        Configuration.
-    log_dir, serving_dir, address_file, secret_file
-        Where the event log, the mirrored generations, the service's address and the secret of its
-        draws are kept.
-    tracking_uri
-        Of MLflow.
-    """
-
-    service: ServiceConfig
-    log: LogConfig
-    loops: Mapping[str, LoopConfig]
-    log_dir: Path
-    serving_dir: Path
-    address_file: Path
-    secret_file: Path
-    tracking_uri: str
-
-    def draw_secret(self) -> bytes:
-        """The configured secret of the draws, or the one that is kept in the file.
-
-        Raises
-        ------
-        ConfigError
-            If it can't be kept there.
-        """
-        given = self.service.draw_secret
-        return kept_secret(self.secret_file) if given is None else parse_secret(given)
 
 
 def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
@@ -107,10 +61,16 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
         listener = _listen(setup.service)
         url = _url(setup.service.host, listener)
         stack.callback(listener.close)
-        log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
-        appender = Appender.open(log, setup.log)
-        stack.callback(appender.close, timeout=_DRAIN_S)
-        application = stack.enter_context(_application(setup, appender))
+        parts = stack.enter_context(running_parts(setup))
+        application = Application(
+            parts.scorer,
+            parts.appender,
+            KeyRing(setup.service.keys),
+            parts.metrics,
+            parts.follower,
+            max_body_bytes=setup.service.max_body_bytes,
+            remembered_decisions=setup.service.remembered_decisions,
+        )
         server = uvicorn.Server(
             uvicorn.Config(
                 application,
@@ -124,7 +84,7 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                timeout_graceful_shutdown=_DRAIN_S,
+                timeout_graceful_shutdown=DRAIN_S,
             )
         )
         _write_address(setup.address_file, url)
@@ -139,47 +99,6 @@ def read_address(address_file: Path) -> ServiceAddress | None:
         return msgspec.json.decode(address_file.read_bytes(), type=ServiceAddress)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-
-
-@contextmanager
-def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Application]:
-    """The application with its follower and mirror running."""
-    metrics = Metrics()
-    scorer = Scorer(
-        setup.loops,
-        on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
-        secret=setup.draw_secret(),
-    )
-    serving = ServingDirectory(setup.serving_dir)
-    if registry_is_new(setup.tracking_uri):
-        # Nothing can be registered yet, so there is nothing to wait for.
-        for loop in setup.loops:
-            serving.start_cold(loop)
-    poll_s = setup.service.registry_poll_s
-    mirror = MirrorProcess(
-        MirrorJob(
-            tracking_uri=setup.tracking_uri,
-            loops=list(setup.loops),
-            root=str(setup.serving_dir),
-            poll_s=poll_s,
-        )
-    )
-    mirror.start()
-    follower = Follower(serving, scorer, metrics, poll_s=poll_s)
-    follower.start()
-    try:
-        yield Application(
-            scorer,
-            appender,
-            KeyRing(setup.service.keys),
-            metrics,
-            follower,
-            max_body_bytes=setup.service.max_body_bytes,
-            remembered_decisions=setup.service.remembered_decisions,
-        )
-    finally:
-        follower.stop()
-        mirror.stop()
 
 
 def _listen(config: ServiceConfig) -> socket.socket:

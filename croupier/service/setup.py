@@ -1,0 +1,130 @@
+"""What a scorer is set up from, and the parts that are running while it decides.
+
+The HTTP service and the in-process scorer are made of the same ones.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from croupier.eventlog.appender import Appender
+from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.service.follower import Follower
+from croupier.service.metrics import Metrics
+from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
+from croupier.service.scorer import Scorer
+from croupier.service.secret import kept_secret, parse_secret
+from croupier.service.serving import ServingDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from croupier.eventlog.log import LogConfig
+    from croupier.policy.loop import LoopConfig
+    from croupier.service.config import ServiceConfig
+
+__all__ = ("DRAIN_S", "ServiceParts", "ServiceSetup", "running_parts")
+
+DRAIN_S = 10
+"""How long what is in flight may take at the end, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSetup:
+    """Everything a service is made of.
+
+    Attributes
+    ----------
+    service, log, loops
+        Configuration.
+    log_dir, serving_dir, address_file, secret_file
+        Where the event log, the mirrored generations, the service's address and the secret of its
+        draws are kept.
+    tracking_uri
+        Of MLflow.
+    """
+
+    service: ServiceConfig
+    log: LogConfig
+    loops: Mapping[str, LoopConfig]
+    log_dir: Path
+    serving_dir: Path
+    address_file: Path
+    secret_file: Path
+    tracking_uri: str
+
+    def draw_secret(self) -> bytes:
+        """The configured secret of the draws, or the one that is kept in the file.
+
+        Raises
+        ------
+        ConfigError
+            If it can't be kept there.
+        """
+        given = self.service.draw_secret
+        return kept_secret(self.secret_file) if given is None else parse_secret(given)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceParts:
+    """What decides, what logs, what counts and what follows the registry."""
+
+    scorer: Scorer
+    appender: Appender
+    metrics: Metrics
+    follower: Follower
+
+
+@contextmanager
+def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[ServiceParts]:
+    """Have the parts of a scorer run until the block ends, then write out what waits for the log.
+
+    Parameters
+    ----------
+    setup
+        What to run.
+    mirror
+        Keep the serving directory up to date from a process of its own. Without it somebody else
+        has to, such as a ``croupier serve`` over the same data directory.
+
+    Raises
+    ------
+    LogUnavailableError
+        If the log can't be opened, or at the end not be written.
+    ConfigError
+        If the secret of the draws can't be kept.
+    """
+    with ExitStack() as stack:
+        log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
+        appender = Appender.open(log, setup.log)
+        stack.callback(appender.close, timeout=DRAIN_S)
+        metrics = Metrics()
+        scorer = Scorer(
+            setup.loops,
+            on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
+            secret=setup.draw_secret(),
+        )
+        serving = ServingDirectory(setup.serving_dir)
+        if registry_is_new(setup.tracking_uri):
+            # Nothing can be registered yet, so there is nothing to wait for.
+            for loop in setup.loops:
+                serving.start_cold(loop)
+        poll_s = setup.service.registry_poll_s
+        if mirror:
+            mirrored = MirrorProcess(
+                MirrorJob(
+                    tracking_uri=setup.tracking_uri,
+                    loops=list(setup.loops),
+                    root=str(setup.serving_dir),
+                    poll_s=poll_s,
+                )
+            )
+            mirrored.start()
+            stack.callback(mirrored.stop)
+        follower = Follower(serving, scorer, metrics, poll_s=poll_s)
+        follower.start()
+        stack.callback(follower.stop)
+        yield ServiceParts(scorer, appender, metrics, follower)
