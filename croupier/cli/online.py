@@ -69,10 +69,14 @@ def serve(
     data_dir: DataDirOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decide.")] = None,
 ) -> None:
     """Start the scorer and serve until it is told to stop."""
     session = Session.open(
-        config, data_dir, json=False, flags={"service.host": host, "service.port": port}
+        config,
+        data_dir,
+        json=False,
+        flags={"service.host": host, "service.port": port, "service.workers": workers},
     )
     session.loops(None)
     session.warn()

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from croupier.service.auth import KeyRing
     from croupier.service.follower import Follower
     from croupier.service.metrics import Metrics
+    from croupier.service.metrics_share import MetricsShare
     from croupier.service.personalizer import PersonalizerCall
     from croupier.service.scorer import Scorer
 
@@ -100,6 +101,8 @@ class Application:
         Largest request body.
     remembered_decisions
         How many of the latest answers are kept for requests that are sent again.
+    shared
+        Metrics of all workers, where there are several.
 
     Attributes
     ----------
@@ -117,7 +120,9 @@ class Application:
         *,
         max_body_bytes: int,
         remembered_decisions: int,
+        shared: MetricsShare | None = None,
     ) -> None:
+        self._shared = shared
         self._scorer = scorer
         self._repeats = Repeats(remembered_decisions)
         self._appender = appender
@@ -405,11 +410,9 @@ class Application:
         )
 
     async def _render_metrics(self, request: Request) -> Response:  # noqa: ARG002
-        self._metrics.log_depth.set(self._appender.depth)
-        age = self._follower.report().registry_age_s
-        if age is not None:
-            self._metrics.registry_age.set(age)
-        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")
+        # Those of several workers are read from files.
+        rendered = await asyncio.to_thread((self._shared or self._metrics).render)
+        return Response(rendered, media_type="text/plain; version=0.0.4")
 
 
 class _DisconnectedError(Exception):

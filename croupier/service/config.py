@@ -58,6 +58,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Listen beyond this machine without keys all the same.
     max_body_bytes
         Largest request body.
+    workers
+        Processes that decide, each with a share of the connections; 1 to 256.
     registry_poll
         How often the registry is asked for a new plan.
     draw_secret
@@ -73,6 +75,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keys: dict[str, KeyConfig] = {}
     allow_anonymous: bool = False
     max_body_bytes: int = 1_048_576
+    workers: int = 1
     registry_poll: str = "1 s"
     draw_secret: str | None = None
     remembered_decisions: int = 10_000
@@ -85,6 +88,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _require_poll(self.registry_poll)
         if self.draw_secret is not None:
             _require_secret(self.draw_secret)
+        if not 1 <= self.workers <= 256:
+            raise ValueError(f"workers must be in [1, 256], got {self.workers}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be in [0, 65535], got {self.port}")
         if self.max_body_bytes < 1024:

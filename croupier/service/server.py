@@ -16,18 +16,28 @@ import uvicorn
 from croupier.policy.errors import ConfigError
 from croupier.service.app import Application
 from croupier.service.auth import KeyRing
+from croupier.service.child import ChildProcess, stop_all
+from croupier.service.metrics_share import clear_shared_metrics
 from croupier.service.protocol import HttpProtocol
-from croupier.service.setup import DRAIN_S, running_parts
+from croupier.service.setup import DRAIN_S, running_mirror, running_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import FrameType
 
     from croupier.service.config import ServiceConfig
-    from croupier.service.setup import ServiceSetup
+    from croupier.service.metrics_share import MetricsShare
+    from croupier.service.setup import ServiceParts, ServiceSetup
 
-__all__ = ("ServiceAddress", "read_address", "run_service")
+__all__ = (
+    "ServiceAddress",
+    "WorkerJob",
+    "read_address",
+    "run_service",
+    "serve_on",
+    "terminated_in_order",
+)
 
 # Longer than clients and balancers keep an idle connection as a rule: whoever closes first must not
 # be the one that can't know whether a request is on its way.
@@ -40,6 +50,21 @@ class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     pid: int
+
+
+class WorkerJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process is to do.
+
+    Attributes
+    ----------
+    listener
+        Number of the open socket that it takes connections from.
+    setup
+        What to serve, encoded.
+    """
+
+    listener: int
+    setup: msgspec.Raw
 
 
 def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
@@ -57,40 +82,109 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
     ConfigError
         If the address is taken or can't be listened on.
     """
-    with _terminated_in_order(), ExitStack() as stack:
-        listener = _listen(setup.service)
-        url = _url(setup.service.host, listener)
-        stack.callback(listener.close)
-        parts = stack.enter_context(running_parts(setup))
-        application = Application(
-            parts.scorer,
-            parts.appender,
-            KeyRing(setup.service.keys),
-            parts.metrics,
-            parts.follower,
-            max_body_bytes=setup.service.max_body_bytes,
-            remembered_decisions=setup.service.remembered_decisions,
+    with terminated_in_order(), ExitStack() as stack:
+        listeners = _listen(setup.service)
+        for listener in listeners:
+            stack.callback(listener.close)
+        url = _url(setup.service.host, listeners[0])
+
+        def ready() -> None:
+            _write_address(setup.address_file, url)
+            stack.callback(_remove_address, setup.address_file, url)
+            announce(url)
+
+        if len(listeners) == 1:
+            with running_parts(setup) as parts:
+                serve_on(listeners[0], setup, parts, ready=ready)
+        else:
+            _supervise(listeners, setup, ready)
+
+
+def serve_on(
+    listener: socket.socket,
+    setup: ServiceSetup,
+    parts: ServiceParts,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    shared: MetricsShare | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what is in flight.
+
+    Parameters
+    ----------
+    listener
+        Takes connections.
+    setup, parts
+        What to serve.
+    ready
+        Called when requests can be answered.
+    shared
+        Metrics of all workers, where there are several.
+    """
+    application = Application(
+        parts.scorer,
+        parts.appender,
+        KeyRing(setup.service.keys),
+        parts.metrics,
+        parts.follower,
+        max_body_bytes=setup.service.max_body_bytes,
+        remembered_decisions=setup.service.remembered_decisions,
+        shared=shared,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            loop="uvloop",
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application,
-                loop="uvloop",
-                http=HttpProtocol,
-                ws="none",
-                lifespan="off",
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                access_log=False,
-                log_config=None,
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                timeout_graceful_shutdown=DRAIN_S,
-            )
+    )
+    ready()
+    server.run(sockets=[listener])
+
+
+def _supervise(
+    listeners: Sequence[socket.socket], setup: ServiceSetup, ready: Callable[[], None]
+) -> None:
+    """Have a worker process for every listener, and one mirror for them all, until told to stop."""
+    # Made here once, and not by whichever worker is first.
+    setup.draw_secret()
+    clear_shared_metrics(setup.metrics_dir)
+    workers = [
+        ChildProcess(
+            f"worker {number}",
+            "croupier.service.worker",
+            msgspec.json.encode(
+                WorkerJob(listener=listener.fileno(), setup=msgspec.Raw(setup.encoded()))
+            ),
+            descriptors=[listener.fileno()],
+            # Beyond what it takes to drain, it writes out the log.
+            grace_s=2 * DRAIN_S + 1.0,
         )
-        _write_address(setup.address_file, url)
-        stack.callback(_remove_address, setup.address_file, url)
-        announce(url)
-        server.run(sockets=[listener])
+        for number, listener in enumerate(listeners, 1)
+    ]
+    with running_mirror(setup):
+        try:
+            for worker in workers:
+                worker.start()
+            ready()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            # As uvicorn does by itself: an interrupted service has ended in order.
+            pass
+        finally:
+            # Who connects now is to be refused, and not to wait for workers that are ending.
+            for listener in listeners:
+                listener.close()
+            stop_all(workers)
 
 
 def read_address(address_file: Path) -> ServiceAddress | None:
@@ -101,12 +195,25 @@ def read_address(address_file: Path) -> ServiceAddress | None:
         return None
 
 
-def _listen(config: ServiceConfig) -> socket.socket:
+def _listen(config: ServiceConfig) -> list[socket.socket]:
+    """A listener for every worker; the system shares connections out among them."""
+    first = _listener(config, config.port, shared=False)
+    if config.workers == 1:
+        return [first]
+    # Shared ones could be bound beside those of another service without a word. This one wasn't.
+    port: int = first.getsockname()[1]
+    first.close()
+    return [_listener(config, port, shared=True) for _ in range(config.workers)]
+
+
+def _listener(config: ServiceConfig, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind((config.host, config.port))
+        listener.bind((config.host, port))
         # From here on the port is surely ours, and whoever reads our address can connect.
         listener.listen(_BACKLOG)
     except (OSError, ValueError, TypeError) as error:
@@ -146,7 +253,7 @@ def _remove_address(path: Path, url: str) -> None:
 
 
 @contextmanager
-def _terminated_in_order() -> Iterator[None]:
+def terminated_in_order() -> Iterator[None]:
     """Have SIGTERM unwind the stack, once; by default it would end the process on the spot.
 
     While uvicorn runs it has handlers of its own, and raises the signal again when it has drained.

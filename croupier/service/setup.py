@@ -5,12 +5,19 @@ The HTTP service and the in-process scorer are made of the same ones.
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from croupier.eventlog.appender import Appender
+from croupier.eventlog.log import LogConfig
 from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.policy.loop import LoopConfig
+from croupier.service.config import ServiceConfig
 from croupier.service.follower import Follower
 from croupier.service.metrics import Metrics
 from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
@@ -19,21 +26,15 @@ from croupier.service.secret import kept_secret, parse_secret
 from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from croupier.eventlog.log import LogConfig
-    from croupier.policy.loop import LoopConfig
-    from croupier.service.config import ServiceConfig
-
-__all__ = ("DRAIN_S", "ServiceParts", "ServiceSetup", "running_parts")
+__all__ = ("DRAIN_S", "ServiceParts", "ServiceSetup", "running_mirror", "running_parts")
 
 DRAIN_S = 10
 """How long what is in flight may take at the end, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceSetup:
+class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a service is made of.
 
     Attributes
@@ -49,12 +50,26 @@ class ServiceSetup:
 
     service: ServiceConfig
     log: LogConfig
-    loops: Mapping[str, LoopConfig]
+    loops: dict[str, LoopConfig]
     log_dir: Path
     serving_dir: Path
     address_file: Path
     secret_file: Path
     tracking_uri: str
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where the workers of a service share what they count."""
+        return self.address_file.with_name("metrics")
+
+    def encoded(self) -> bytes:
+        """All of it as JSON, for another process of the service."""
+        return msgspec.json.encode(self, enc_hook=str)
+
+    @classmethod
+    def decoded(cls, text: bytes) -> ServiceSetup:
+        """What :meth:`encoded` gave."""
+        return msgspec.json.decode(text, type=cls, dec_hook=_path)
 
     def draw_secret(self) -> bytes:
         """The configured secret of the draws, or the one that is kept in the file.
@@ -66,6 +81,12 @@ class ServiceSetup:
         """
         given = self.service.draw_secret
         return kept_secret(self.secret_file) if given is None else parse_secret(given)
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +133,34 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
             # Nothing can be registered yet, so there is nothing to wait for.
             for loop in setup.loops:
                 serving.start_cold(loop)
-        poll_s = setup.service.registry_poll_s
         if mirror:
-            mirrored = MirrorProcess(
-                MirrorJob(
-                    tracking_uri=setup.tracking_uri,
-                    loops=list(setup.loops),
-                    root=str(setup.serving_dir),
-                    poll_s=poll_s,
-                )
-            )
-            mirrored.start()
-            stack.callback(mirrored.stop)
-        follower = Follower(serving, scorer, metrics, poll_s=poll_s)
+            stack.enter_context(running_mirror(setup))
+        follower = Follower(serving, scorer, metrics, poll_s=setup.service.registry_poll_s)
         follower.start()
         stack.callback(follower.stop)
+        metrics.log_depth.set_function(lambda: appender.depth)
+        metrics.registry_age.set_function(lambda: _age(follower))
         yield ServiceParts(scorer, appender, metrics, follower)
+
+
+@contextmanager
+def running_mirror(setup: ServiceSetup) -> Iterator[None]:
+    """Have the registry's mirror run beside the block."""
+    mirror = MirrorProcess(
+        MirrorJob(
+            tracking_uri=setup.tracking_uri,
+            loops=list(setup.loops),
+            root=str(setup.serving_dir),
+            poll_s=setup.service.registry_poll_s,
+        )
+    )
+    mirror.start()
+    try:
+        yield
+    finally:
+        mirror.stop()
+
+
+def _age(follower: Follower) -> float:
+    age_s = follower.report().registry_age_s
+    return math.nan if age_s is None else age_s
