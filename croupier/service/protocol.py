@@ -98,6 +98,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self._ends and not self._held:
+            # Or the client would send its next request to where nobody is.
+            response = response.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
         self.transport.write(response)
         self._active_at = self.loop.time()
         if self.timeout_keep_alive_task is None:
