@@ -25,7 +25,8 @@ import vowpal_wabbit_next as vw
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from croupier.service.protocol import HttpProtocol
+from croupier.service.connections import ConnectionGuard, ConnectionLimits
+from croupier.service.protocol import guarded_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -155,10 +156,12 @@ def main() -> None:
     content = given.file.read_bytes()
     if given.server == "noop":
         # As croupier.service.server sets it up.
+        limits = ConnectionLimits(max_connections=4096, request_timeout_s=10, idle_timeout_s=75)
+        guard = ConnectionGuard(limits, lambda refusal: print(refusal, file=sys.stderr))
         config = uvicorn.Config(
             NoopApp(content),
             loop="uvloop",
-            http=HttpProtocol,
+            http=guarded_protocol(guard),
             ws="none",
             lifespan="off",
             access_log=False,

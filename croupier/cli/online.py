@@ -16,6 +16,7 @@ from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.policy.errors import InvalidInputError
+from croupier.service.logs import configure_logging
 from croupier.service.server import ServiceSetup, read_address, run_service
 from croupier.service.serving import ServingDirectory
 
@@ -74,6 +75,7 @@ def serve(
         config, data_dir, json=False, flags={"service.host": host, "service.port": port}
     )
     session.loops(None)
+    configure_logging(session.config.service.log_format)
     session.warn()
     setup = ServiceSetup(
         service=session.config.service,

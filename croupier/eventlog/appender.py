@@ -46,6 +46,8 @@ class Appender:
         Most records in an append, unless a single ``submit_many`` has more: it is never split.
     max_pending
         Most records that may wait, those that are being written included.
+    max_pending_bytes
+        Most bytes of payload that may wait; one submission may have more if nothing else waits.
     durability
         ``commit``: a future resolves when its records are durable, and gets the error if they
         couldn't be written. ``buffered``: it is resolved from the start, and records that couldn't
@@ -58,7 +60,13 @@ class Appender:
     """
 
     def __init__(
-        self, log: EventLog, *, max_batch: int, max_pending: int, durability: Durability
+        self,
+        log: EventLog,
+        *,
+        max_batch: int,
+        max_pending: int,
+        durability: Durability,
+        max_pending_bytes: int = LogConfig().max_pending_bytes,
     ) -> None:
         if max_batch < 1:
             raise InvalidInputError("max_batch", f"expected at least 1, got {max_batch}")
@@ -70,11 +78,13 @@ class Appender:
         self._max_payload_bytes = log.max_payload_bytes
         self._max_batch = max_batch
         self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
         self._durability: Durability = durability
         # Guards everything below, and wakes the thread.
         self._changed = threading.Condition()
         self._batches: deque[_Batch] = deque()
         self._depth = 0
+        self._bytes = 0
         self._idle = False
         self._closed = False
         self._abandoned = False
@@ -91,6 +101,7 @@ class Appender:
             log,
             max_batch=config.max_batch,
             max_pending=config.max_pending,
+            max_pending_bytes=config.max_pending_bytes,
             durability=config.durability,
         )
 
@@ -151,7 +162,7 @@ class Appender:
         InvalidInputError
             If a payload is too large for the log, or if there are more records than may ever wait.
         """
-        self._check(records)
+        size = self._check(records)
         with self._changed:
             if self._closed:
                 raise LogUnavailableError("the log's appender is closed")
@@ -160,10 +171,17 @@ class Appender:
                     f"the log can't keep up: {self._depth} records are waiting, "
                     f"at most {self._max_pending} may"
                 )
+            if self._bytes and self._bytes + size > self._max_pending_bytes:
+                raise LogUnavailableError(
+                    f"the log can't keep up: {self._bytes} bytes are waiting, "
+                    f"at most {self._max_pending_bytes} may"
+                )
             if not records:
                 return _DONE
             self._depth += len(records)
+            self._bytes += size
             batch = self._add(records)
+            batch.size += size
             if self._idle:
                 self._changed.notify_all()
         return _DONE if self._durability == "buffered" else batch.future
@@ -192,6 +210,7 @@ class Appender:
             self._abandoned = True
             batches, self._batches = self._batches, deque()
             self._depth -= sum(len(batch.records) for batch in batches)
+            self._bytes -= sum(batch.size for batch in batches)
             self._changed.notify_all()
         if left:
             error = LogUnavailableError(
@@ -213,7 +232,8 @@ class Appender:
     ) -> None:
         self.close()
 
-    def _check(self, records: Sequence[Record]) -> None:
+    def _check(self, records: Sequence[Record]) -> int:
+        """Refuse what could never be written; gives the size of the payloads."""
         if os.getpid() != self._pid:
             # Threads don't survive a fork: nobody would ever write it.
             raise LogUnavailableError(
@@ -223,13 +243,16 @@ class Appender:
             raise InvalidInputError(
                 "records", f"expected at most {self._max_pending}, got {len(records)}"
             )
+        size = 0
         for record in records:
+            size += len(record.payload)
             if len(record.payload) > self._max_payload_bytes:
                 # Refused by the log, it would take the rest of its batch down with it.
                 raise InvalidInputError(
                     "record.payload",
                     f"expected at most {self._max_payload_bytes} bytes, got {len(record.payload)}",
                 )
+        return size
 
     def _add(self, records: Sequence[Record]) -> _Batch:
         """Put records into the last batch if they fit there, else into a new one."""
@@ -249,6 +272,7 @@ class Appender:
             error = self._write(batch)
             with self._changed:
                 self._depth -= len(batch.records)
+                self._bytes -= batch.size
             if error is None:
                 batch.future.set_result(None)
             else:
@@ -300,7 +324,9 @@ class Appender:
             self._log.append(records)
         except LogUnavailableError as error:
             if self._last_error is None:
-                _logger.warning("the log can't be written: %s", error)
+                _logger.warning(
+                    "the log can't be written: %s", error, extra={"event": "log_unavailable"}
+                )
             self._last_error = error
             return error
         except Exception as error:
@@ -311,7 +337,7 @@ class Appender:
             unavailable.__cause__ = error
             return unavailable
         if self._last_error is not None:
-            _logger.info("the log can be written again")
+            _logger.info("the log can be written again", extra={"event": "log_available"})
             self._last_error = None
         return None
 
@@ -319,10 +345,11 @@ class Appender:
 class _Batch:
     """Records that are appended together, and the future of them all."""
 
-    __slots__ = ("future", "records")
+    __slots__ = ("future", "records", "size")
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
+        self.size = 0
         self.future = _running_future()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, cast
 
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from croupier.service.api import ErrorBody, ErrorResponse
+from croupier.service.connections import Waiting, raw_answer
+from croupier.service.refusals import Refusal
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
-__all__ = ("HttpProtocol",)
+    from croupier.service.connections import ConnectionGuard
+
+__all__ = ("HttpProtocol", "guarded_protocol")
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 _MAX_HEAD_BYTES = 65_536
+_MAX_HEADERS = 128
+_MAX_PIPELINED = 256
 _LAST_CALL_S = 0.3
 
 
@@ -37,7 +42,9 @@ class HttpProtocol(HttpToolsProtocol):
       parser would take it that another protocol follows, and drop the request's body.
     - A client that closes its sending side still gets the answers to what it has sent.
     - Before an idle connection is closed at shutdown, a request that is on its way gets through.
-    - The head of a request can't grow without end.
+    - The head of a request can't grow without end, nor can the queue of requests that are sent
+      before the first of them is answered.
+    - A client that takes too long is not waited for, see :mod:`croupier.service.connections`.
     """
 
     def __init__(
@@ -46,12 +53,45 @@ class HttpProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        guard: ConnectionGuard,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._guard = guard
+        self._requests = 0
         self._running: RequestResponseCycle | None = None
         self._in_head = False
         self._head_bytes = 0
         self._last_call = False
+        self._fault: Refusal | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, unless there are too many connections."""
+        if self._guard.admit(self, transport):
+            super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._guard.leave(self)
+        super().connection_lost(exc)
+
+    def waiting(self) -> Waiting | None:
+        """What the connection waits for its client to do."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            return Waiting("delivery", self._requests)
+        cycle = self._unanswered()
+        # Behind a request that is being answered, the rest of the next one is not read on purpose.
+        if self._in_head or (cycle is not None and cycle.more_body and not self.pipeline):
+            return Waiting("request", self._requests)
+        return Waiting("next request", self._requests) if cycle is None else None
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal in the place of what is being waited for, and close."""
+        self._break_off(refusal)
+
+    def abort(self) -> None:
+        """Close without another word."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
@@ -60,19 +100,25 @@ class HttpProtocol(HttpToolsProtocol):
         if continued and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self._break_off(431, "HeadTooLarge", "the request's line and headers are too large")
+                self._break_off(_TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser didn't understand."""
-        self._break_off(400, "InvalidRequest", msg)
+        self._break_off(self._fault or Refusal(400, msg))
 
     def on_message_begin(self) -> None:
         """Begin to read a request."""
         self._in_head, self._head_bytes = True, 0
+        self._requests += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or queue it behind the one before."""
+        if len(self.headers) > _MAX_HEADERS:
+            self._give_up(_TOO_MANY_HEADERS)
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            # Those before are answered, and the connection ends with them.
+            self._give_up(_TOO_MANY_REQUESTS)
         self._in_head = False
         super().on_headers_complete()
         if self._last_call:
@@ -117,16 +163,40 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.keep_alive = False
         return True
 
-    def _break_off(self, status: int, code: str, message: str) -> None:
+    def _give_up(self, refusal: Refusal) -> NoReturn:
+        """Have the parser stop, which then has us refuse what it is at."""
+        self._fault = refusal
+        raise _ParsingEndsError
+
+    def _break_off(self, refusal: Refusal) -> None:
         if self.transport.is_closing() or self._answer_the_rest():
             return
         if cycle := self._unanswered():
             # It is this one's body that is broken: the application isn't to answer any more.
             cycle.disconnected = True
             cycle.message_event.set()
-        body = msgspec.json.encode(ErrorResponse(error=ErrorBody(code=code, message=message)))
-        head = (
-            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        ) % len(body)
-        self.transport.write(STATUS_LINE[status] + head + body)
+        self._guard.note(refusal)
+        self.transport.write(raw_answer(refusal))
         self.transport.close()
+
+
+def guarded_protocol(guard: ConnectionGuard) -> type[HttpProtocol]:
+    """The protocol for a server whose connections are under a guard, as uvicorn takes it."""
+    return cast("type[HttpProtocol]", partial(HttpProtocol, guard=guard))
+
+
+class _ParsingEndsError(Exception):
+    """Ends the parser's work on what has arrived."""
+
+
+_TOO_LARGE = Refusal(
+    431,
+    f"expected a request line and headers of at most {_MAX_HEAD_BYTES} bytes",
+    code="HeadTooLarge",
+)
+_TOO_MANY_HEADERS = Refusal(431, f"expected at most {_MAX_HEADERS} headers", code="HeadTooLarge")
+_TOO_MANY_REQUESTS = Refusal(
+    429,
+    f"expected at most {_MAX_PIPELINED} requests ahead of their answers",
+    code="TooManyRequests",
+)

@@ -238,6 +238,7 @@ class Scorer:
                 generation.loop,
                 generation.number,
                 exc_info=error,
+                extra={"event": "scoring_failed", "loop": generation.loop},
             )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import math
 import os
 import signal
 import socket
@@ -19,10 +21,13 @@ from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.errors import ConfigError
 from croupier.service.app import Application
 from croupier.service.auth import KeyRing
+from croupier.service.connections import ConnectionGuard, ConnectionLimits, raise_open_files
 from croupier.service.follower import Follower
+from croupier.service.limits import BodyRoom, FeatureLimits
+from croupier.service.logs import AccessLog, RequestLog
 from croupier.service.metrics import Metrics
 from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
-from croupier.service.protocol import HttpProtocol
+from croupier.service.protocol import guarded_protocol
 from croupier.service.scorer import Scorer
 from croupier.service.secret import kept_secret, parse_secret
 from croupier.service.serving import ServingDirectory
@@ -35,13 +40,13 @@ if TYPE_CHECKING:
     from croupier.eventlog.log import LogConfig
     from croupier.policy.loop import LoopConfig
     from croupier.service.config import ServiceConfig
+    from croupier.service.refusals import Refusal
 
 __all__ = ("ServiceAddress", "ServiceSetup", "read_address", "run_service")
 
+_log = logging.getLogger(__name__)
+
 _DRAIN_S = 10
-# Longer than clients and balancers keep an idle connection as a rule: whoever closes first must not
-# be the one that can't know whether a request is on its way.
-_KEEP_ALIVE_S = 75
 _BACKLOG = 2048
 
 
@@ -110,15 +115,22 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
         log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
         appender = Appender.open(log, setup.log)
         stack.callback(appender.close, timeout=_DRAIN_S)
-        application = stack.enter_context(_application(setup, appender))
+        metrics, requests = Metrics(), RequestLog(setup.loops)
+        application = stack.enter_context(_application(setup, appender, metrics, requests))
+
+        def refused(refusal: Refusal) -> None:
+            metrics.errors.labels(str(refusal.status), refusal.code).inc()
+            requests.refused(refusal)
+
+        guard = ConnectionGuard(_connection_limits(setup.service), refused)
         server = uvicorn.Server(
             uvicorn.Config(
-                application,
+                AccessLog(application, requests) if setup.service.access_log else application,
                 loop="uvloop",
-                http=HttpProtocol,
+                http=guarded_protocol(guard),
                 ws="none",
                 lifespan="off",
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=math.ceil(setup.service.idle_timeout_s),
                 access_log=False,
                 log_config=None,
                 server_header=False,
@@ -128,7 +140,9 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
         )
         _write_address(setup.address_file, url)
         stack.callback(_remove_address, setup.address_file, url)
+        stack.callback(_log.info, "answered everything", extra={"event": "drained"})
         announce(url)
+        _log.info("listening at %s", url, extra={"event": "started"})
         server.run(sockets=[listener])
 
 
@@ -141,9 +155,10 @@ def read_address(address_file: Path) -> ServiceAddress | None:
 
 
 @contextmanager
-def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Application]:
+def _application(
+    setup: ServiceSetup, appender: Appender, metrics: Metrics, requests: RequestLog
+) -> Iterator[Application]:
     """The application with its follower and mirror running."""
-    metrics = Metrics()
     scorer = Scorer(
         setup.loops,
         on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
@@ -161,6 +176,7 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
             loops=list(setup.loops),
             root=str(setup.serving_dir),
             poll_s=poll_s,
+            log_format=setup.service.log_format,
         )
     )
     mirror.start()
@@ -175,10 +191,21 @@ def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Applicatio
             follower,
             max_body_bytes=setup.service.max_body_bytes,
             remembered_decisions=setup.service.remembered_decisions,
+            features=FeatureLimits(setup.service.max_features, setup.service.max_object_features),
+            room=BodyRoom(setup.service.max_inflight_bytes),
+            requests=requests,
         )
     finally:
         follower.stop()
         mirror.stop()
+
+
+def _connection_limits(service: ServiceConfig) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=raise_open_files(service.max_connections),
+        request_timeout_s=service.request_timeout_s,
+        idle_timeout_s=service.idle_timeout_s,
+    )
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
