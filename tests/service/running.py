@@ -154,12 +154,10 @@ class Server:
     def workers(self) -> list[int]:
         """Processes that it has started in its group; the registry's mirror is in its own."""
         listed = subprocess.run(
-            ["ps", "-o", "pid=", "-g", str(self.process.pid)],
-            capture_output=True,
-            text=True,
-            check=False,
+            ["ps", "-e", "-o", "pid=,pgid="], capture_output=True, text=True, check=True
         )
-        return [pid for pid in map(int, listed.stdout.split()) if pid != self.process.pid]
+        pairs = [map(int, line.split()) for line in listed.stdout.splitlines()]
+        return [pid for pid, group in pairs if group == self.process.pid != pid]
 
     def run(self, command: str, *arguments: str) -> Any:
         """Run another command on its data, and give its JSON."""
