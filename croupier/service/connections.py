@@ -140,6 +140,8 @@ class ConnectionGuard:
         )
         self._on_refusal(refusal)
         if self._turned_away >= _MOST_TURNED_AWAY:
+            # Its own protocol is not to hear of an end whose beginning it was not told of.
+            transport.set_protocol(asyncio.Protocol())
             transport.abort()
             return
         self._turned_away += 1

@@ -73,6 +73,10 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._guard.leave(self)
+        if self._running is not None:
+            # Uvicorn tells the newest request alone, and another one may be being answered.
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def waiting(self) -> Waiting | None:

@@ -182,7 +182,7 @@ def crash(
     for round_ in range(kills):
         # A server that starts again takes another port.
         with Customers(server, book, f"{seed}-{round_}") as customers:
-            customers.wait_for(rng.randint(1, 150))
+            customers.wait_for(rng.randint(1, 400))
             time.sleep(rng.uniform(0.0, 0.03))
             kill(server, rng)
     # What got no answer is asked for again, as clients do.
