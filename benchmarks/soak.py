@@ -4,8 +4,8 @@ Run with ``python -m benchmarks.soak`` (``--decisions``, ``--swaps``, ``--warm-u
 One process does what the service does for each request but HTTP: it decodes a body, decides, and
 encodes the event and the answer; the event goes to a log through the appender. Every so often it
 loads another generation from disk and swaps it in. Segments of the log are released on the way, so
-that the disk holds two of them at most. One feature of the context is a user's name, of more users
-than the encoder's cache has room for, so that the cache fills and is emptied over and over.
+that the disk holds two of them at most. One feature of the context is a user's name, of many users,
+so that what is cached by name fills up.
 
 What is compared is the resident memory after the warm-up and at the end; the exit code is 1 if it
 grew by more than ``--limit`` per cent. The largest of the samples in between is reported too.

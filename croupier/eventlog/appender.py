@@ -56,7 +56,7 @@ class Appender:
     Raises
     ------
     InvalidInputError
-        If `max_batch` or `max_pending` is out of range.
+        If `max_batch`, `max_pending` or `max_pending_bytes` is out of range.
     """
 
     def __init__(
@@ -73,6 +73,10 @@ class Appender:
         if max_pending < max_batch:
             raise InvalidInputError(
                 "max_pending", f"expected at least max_batch ({max_batch}), got {max_pending}"
+            )
+        if max_pending_bytes < 1:
+            raise InvalidInputError(
+                "max_pending_bytes", f"expected at least 1, got {max_pending_bytes}"
             )
         self._log = log
         self._max_payload_bytes = log.max_payload_bytes

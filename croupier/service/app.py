@@ -271,7 +271,7 @@ class Application:
         if len(body) > self._features.harmless_bytes:
             self._features.check(request)
         return await self._repeats.once(
-            loop, request.decision_id, request, lambda: answer(loop, request)
+            loop, request.decision_id, request, lambda: answer(loop, request), size=len(body)
         )
 
     async def _decided(self, loop: str, request: DecisionRequest) -> DecideResponse:

@@ -38,10 +38,15 @@ class Repeats:
     ----------
     capacity
         Answers to remember, at least 0; 0 remembers none.
+    capacity_bytes
+        Of the requests whose answers are remembered: an answer is as long as its request, more or
+        less, and a few long ones must not take the room of all.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, capacity_bytes: int = 67_108_864) -> None:
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
         self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
 
     def __len__(self) -> int:
@@ -53,6 +58,8 @@ class Repeats:
         decision_id: str | None,
         request: Any,
         answer: Callable[[], Awaitable[_T]],
+        *,
+        size: int = 0,
     ) -> _T:
         """Answer a request, unless it was answered before.
 
@@ -65,6 +72,8 @@ class Repeats:
             canonical JSON.
         answer
             Decides and logs.
+        size
+            Of the request, in bytes.
 
         Raises
         ------
@@ -83,17 +92,21 @@ class Repeats:
             # Shielded: a client that goes away must not take the others' answer with it.
             found: _T = await asyncio.shield(asked.answer)
             return found
-        asked = _Asked(print_, asyncio.get_running_loop().create_future())
+        asked = _Asked(print_, asyncio.get_running_loop().create_future(), size)
         self._asked[key] = asked
+        self._bytes += size
         try:
             made = await answer()
         except BaseException as error:
-            self._asked.pop(key, None)
+            if self._asked.get(key) is asked:
+                del self._asked[key]
+                self._bytes -= size
             asked.fail(error)
             raise
         asked.answer.set_result(made)
-        while len(self._asked) > self._capacity:
-            self._asked.popitem(last=False)
+        while len(self._asked) > self._capacity or self._bytes > self._capacity_bytes:
+            _, oldest = self._asked.popitem(last=False)
+            self._bytes -= oldest.size
         return made
 
 
@@ -103,6 +116,7 @@ class _Asked:
 
     fingerprint: bytes
     answer: asyncio.Future[Any]
+    size: int
 
     def fail(self, error: BaseException) -> None:
         if isinstance(error, Exception):
