@@ -20,11 +20,11 @@ __all__ = ("ConnectionGuard", "ConnectionLimits", "Guarded", "Waiting", "raise_o
 _log = logging.getLogger(__name__)
 
 # Connections over the limit that are told so at the same time; any beyond are closed unheard.
-_MOST_TURNED_AWAY = 256
+_MOST_TURNED_AWAY = 64
 _TURNED_AWAY_S = 1.0
 _LONGEST_SWEEP_S = 1.0
-# Files besides connections: the log's, the listener's, those of generations being loaded.
-_OTHER_FILES = 128
+# Files besides connections: those turned away, the log's, the listener's, those of generations.
+_OTHER_FILES = 192
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):

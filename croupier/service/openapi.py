@@ -219,7 +219,6 @@ _ERRORS = {
     "405": "Another method than the ones that Allow names",
     "408": "The request took too long to arrive",
     "413": "The body is too large",
-    "429": "Too many requests were sent ahead of their answers",
     "431": "The request's line and headers are too large, or too many",
     "503": "The record can't be accepted now, and nothing was; Retry-After says when to ask again",
 }

@@ -18,6 +18,7 @@ from tests.service.test_durability import locked_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.service.conftest import Serve
     from tests.service.running import Answer, Caller
@@ -213,6 +214,37 @@ def answered_until_the_end(connection: Wire) -> Iterator[str]:
             yield connection.answer().json["decision_id"]
 
 
+def test_fewer_files_than_connections(tmp_path: Path) -> None:
+    files = ("prlimit", "--nofile=300:300")
+    server = Server(tmp_path, "[service]\nport = 0\n[loops.digits]\n", prefix=files)
+    with running(server), ExitStack() as stack:
+        assert '"event":"connections_limited"' in server.stderr()
+        first = stack.enter_context(wire(server))
+        first.write(request(unique()))
+        assert first.answer().status == 200
+        for _ in range(600):
+            silent = socket.create_connection(("127.0.0.1", server.port))
+            stack.callback(silent.close)
+        first.write(request(unique()))
+        assert first.answer().status == 200
+        # Whoever comes now is told why, once there are not so many others who have to be told.
+        wait_until(lambda: turned_away(server))
+        # The log opens files too, and still can.
+        assert first_ready(first)
+
+
+def turned_away(server: Server) -> bool:
+    with wire(server) as late, suppress(OSError):
+        late.write(request(unique()))
+        return late.answer().error["code"] == "TooManyConnections"
+    return False
+
+
+def first_ready(connection: Wire) -> bool:
+    connection.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+    return connection.answer().status == 200
+
+
 def features(count: int) -> dict[str, int]:
     return {f"f{number}": number for number in range(count)}
 
@@ -269,6 +301,22 @@ def test_as_many_features_as_are_allowed(limited: Server) -> None:
         decide(actions=actions(*[1000] * 3)),
     ):
         assert limited.post("digits/decide", body).status == 200
+
+
+def test_slots_cost_no_more_than_a_decision_may(caller: Caller) -> None:
+    # Small to send, and scored anew for every slot.
+    request = {
+        "actions": [{"id": str(n), "features": {"x": [1] * 20}} for n in range(100)],
+        "context": {"c": [1] * 1000},
+        "slots": [{"id": str(n)} for n in range(4)],
+    }
+    assert caller.post("trained/slots", request).status == 200
+    request["slots"] = [{"id": str(n)} for n in range(5)]
+    refused = caller.post("trained/slots", request)
+    assert (refused.status, refused.error["target"]) == (400, "slots")
+    assert "10,000,000 products" in refused.error["message"]
+    request["slots"] = [{"id": "0", "features": {"s": [1] * 3800}}]
+    assert caller.post("trained/slots", request).status == 400
 
 
 def test_large_bodies_share_their_room(serve: Serve) -> None:
