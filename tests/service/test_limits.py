@@ -236,7 +236,7 @@ def test_fewer_files_than_connections(tmp_path: Path) -> None:
 def turned_away(server: Server) -> bool:
     with wire(server) as late, suppress(OSError):
         late.write(request(unique()))
-        return late.answer().error["code"] == "TooManyConnections"
+        return bool(late.answer().error["code"] == "TooManyConnections")
     return False
 
 
