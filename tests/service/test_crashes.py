@@ -260,7 +260,7 @@ def check_rewards(interactions: pl.DataFrame) -> int:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("arguments", SERVERS, ids=" ".join)
+@pytest.mark.parametrize("arguments", SERVERS, ids=lambda given: " ".join(given) or "alone")
 @pytest.mark.parametrize("kills", KILLS)
 def test_kill_9_under_load_loses_nothing_and_counts_nothing_twice(
     tmp_path: Path,

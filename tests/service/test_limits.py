@@ -39,7 +39,7 @@ max_object_features = 1000
 """
 # Half a request is ended within the time for one, and the time until that is noticed; the rest is
 # for a machine with other things to do.
-SOON_S = TIMEOUT_S + 3.0
+SOON_S = TIMEOUT_S + 10.0
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_an_idle_connection_is_closed_without_a_word(limited: Server, sent: byte
         if sent:
             connection.write(sent)
         assert connection.ended()
-        assert 2.0 <= time.monotonic() - started < 5.0
+        assert 2.0 <= time.monotonic() - started < 2.0 + 10.0
 
 
 def test_the_rest_of_a_refused_body_is_not_waited_for_either(limited: Server) -> None:
@@ -128,7 +128,7 @@ def test_the_rest_of_a_refused_body_is_not_waited_for_either(limited: Server) ->
         connection.write(DECIDE + b"content-length: 2000000\r\n\r\n")
         assert connection.answer().status == 413
         while not was_reset(connection):
-            assert time.monotonic() - started < 10.0
+            assert time.monotonic() - started < 30.0
             with suppress(OSError):
                 connection.write(b" ")
             time.sleep(0.05)
@@ -141,7 +141,7 @@ def test_an_answer_that_is_not_fetched_is_dropped(limited: Server) -> None:
         connection.socket.setblocking(False)
         sent = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 1000
         while not was_reset(connection):
-            assert time.monotonic() - started < 10.0
+            assert time.monotonic() - started < 30.0
             with suppress(OSError):
                 connection.socket.send(sent)
             time.sleep(0.01)
