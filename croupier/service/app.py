@@ -197,7 +197,8 @@ class Application:
         else:
             await _send(send, 200, [], answer)
         finally:
-            self._room.leave(scope)
+            if self._room.taken:
+                self._room.leave(scope)
 
     async def _personalizer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = find_call(scope["raw_path"])
@@ -220,7 +221,8 @@ class Application:
         else:
             await _send(send, call.status, [], answer)
         finally:
-            self._room.leave(scope)
+            if self._room.taken:
+                self._room.leave(scope)
 
     def _admit(self, scope: Scope, loop: str) -> None:
         status = self._keys.status(scope["headers"], loop)

@@ -97,12 +97,12 @@ class BodyRoom:
     Parameters
     ----------
     size
-        In bytes of bodies.
+        In bytes of bodies; `taken` of them are.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._left = size
+        self.taken = 0
 
     def enter(self, scope: MutableMapping[str, Any], expected: int) -> None:
         """Take room for a request's body of the expected length, if it is a large one.
@@ -114,15 +114,15 @@ class BodyRoom:
         """
         if expected <= _SMALL_BODY_BYTES:
             return
-        if expected > self._left:
+        if self.taken + expected > self._size:
             raise Refusal(
                 503,
                 f"expected at most {self._size} bytes of large bodies at a time",
                 code="Overloaded",
             )
-        self._left -= expected
+        self.taken += expected
         scope[_TAKEN] = scope.get(_TAKEN, 0) + expected
 
     def leave(self, scope: MutableMapping[str, Any]) -> None:
         """Give back what the request took, if it took anything."""
-        self._left += scope.pop(_TAKEN, 0)
+        self.taken -= scope.pop(_TAKEN, 0)
