@@ -373,6 +373,8 @@ def test_a_flood_ends_in_503_and_bounded_memory(
     server = serve(FLOODING.replace("[log]", f'[log]\ndurability = "{durability}"'))
     for size in (1_000, 30_000, 150_000):
         assert server.post("digits/decide", large(size)).status == 200
+    # Buffered, they are acknowledged before there is a segment to lock.
+    wait_until(lambda: len(logged(server.data_dir / "log")) == 3)
     with watched_memory(server) as samples, ExitStack() as stack:
         with locked_log(server):
             flood = stack.enter_context(Flood(server))
