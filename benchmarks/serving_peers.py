@@ -28,8 +28,9 @@ import vowpal_wabbit_next as vw
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from croupier.service.connections import ConnectionGuard, ConnectionLimits
 from croupier.service.lane import Call
-from croupier.service.protocol import HttpProtocol
+from croupier.service.protocol import guarded_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -191,10 +192,12 @@ def main() -> None:
         if given.server == "noop-lane":
             app.lane = ConstantLane(content)
         # As croupier.service.server sets it up.
+        limits = ConnectionLimits(max_connections=4096, request_timeout_s=10, idle_timeout_s=75)
+        guard = ConnectionGuard(limits, lambda refusal: print(refusal, file=sys.stderr))
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=HttpProtocol,
+            http=guarded_protocol(guard),
             ws="none",
             lifespan="off",
             access_log=False,

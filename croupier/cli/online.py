@@ -17,6 +17,7 @@ from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.policy.errors import InvalidInputError
+from croupier.service.logs import configure_logging
 from croupier.service.server import read_address, run_service
 from croupier.service.serving import ServingDirectory
 
@@ -79,6 +80,7 @@ def serve(
         flags={"service.host": host, "service.port": port, "service.workers": workers},
     )
     session.loops(None)
+    configure_logging(session.config.service.log_format)
     session.warn()
     setup = service_setup(session.config, session.paths)
     loops = ", ".join(session.config.loops)

@@ -50,6 +50,8 @@ class Appender:
         Most records in an append, unless a single ``submit_many`` has more: it is never split.
     max_pending
         Most records that may wait, those that are being written included.
+    max_pending_bytes
+        Most bytes of payload that may wait; one submission may have more if nothing else waits.
     durability
         ``commit``: a future resolves when its records are durable, and gets the error if they
         couldn't be written. ``buffered``: it is resolved from the start, and records that couldn't
@@ -58,11 +60,17 @@ class Appender:
     Raises
     ------
     InvalidInputError
-        If `max_batch` or `max_pending` is out of range.
+        If `max_batch`, `max_pending` or `max_pending_bytes` is out of range.
     """
 
     def __init__(
-        self, log: EventLog, *, max_batch: int, max_pending: int, durability: Durability
+        self,
+        log: EventLog,
+        *,
+        max_batch: int,
+        max_pending: int,
+        durability: Durability,
+        max_pending_bytes: int = LogConfig().max_pending_bytes,
     ) -> None:
         if max_batch < 1:
             raise InvalidInputError("max_batch", f"expected at least 1, got {max_batch}")
@@ -70,16 +78,22 @@ class Appender:
             raise InvalidInputError(
                 "max_pending", f"expected at least max_batch ({max_batch}), got {max_pending}"
             )
+        if max_pending_bytes < 1:
+            raise InvalidInputError(
+                "max_pending_bytes", f"expected at least 1, got {max_pending_bytes}"
+            )
         self._log = log
         self._max_payload_bytes = log.max_payload_bytes
         self._max_batch = max_batch
         self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
         self._durability: Durability = durability
         # Guards everything below, and wakes the thread.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._batches: deque[_Batch] = deque()
         self._depth = 0
+        self._bytes = 0
         # How many records wake the thread.
         self._wanted = _NEVER
         self._closed = False
@@ -97,6 +111,7 @@ class Appender:
             log,
             max_batch=config.max_batch,
             max_pending=config.max_pending,
+            max_pending_bytes=config.max_pending_bytes,
             durability=config.durability,
         )
 
@@ -138,9 +153,11 @@ class Appender:
         if len(record.payload) > self._max_payload_bytes or os.getpid() != self._pid:
             self._check((record,))
         with self._lock:
-            if self._closed or self._depth >= self._max_pending:
+            size = len(record.payload)
+            if self._closed or self._is_full(1, size):
                 raise self._refusal()
             self._depth += 1
+            self._bytes += size
             batches = self._batches
             if batches and len(batches[-1].records) < self._max_batch:
                 batch = batches[-1]
@@ -148,6 +165,7 @@ class Appender:
             else:
                 batch = _Batch((record,))
                 batches.append(batch)
+            batch.size += size
             if self._wanted <= self._depth:
                 self._changed.notify_all()
         return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
@@ -172,14 +190,16 @@ class Appender:
         InvalidInputError
             If a payload is too large for the log, or if there are more records than may ever wait.
         """
-        self._check(records)
+        size = self._check(records)
         with self._lock:
-            if self._closed or self._depth + len(records) > self._max_pending:
+            if self._closed or self._is_full(len(records), size):
                 raise self._refusal()
             if not records:
                 return NOTHING_TO_WRITE
             self._depth += len(records)
+            self._bytes += size
             batch = self._add(records)
+            batch.size += size
             if self._wanted <= self._depth:
                 self._changed.notify_all()
         return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
@@ -208,6 +228,7 @@ class Appender:
             self._abandoned = True
             batches, self._batches = self._batches, deque()
             self._depth -= sum(len(batch.records) for batch in batches)
+            self._bytes -= sum(batch.size for batch in batches)
             self._changed.notify_all()
         if left:
             error = LogUnavailableError(
@@ -229,7 +250,8 @@ class Appender:
     ) -> None:
         self.close()
 
-    def _check(self, records: Sequence[Record]) -> None:
+    def _check(self, records: Sequence[Record]) -> int:
+        """Refuse what could never be written; gives the size of the payloads."""
         if os.getpid() != self._pid:
             # Threads don't survive a fork: nobody would ever write it.
             raise LogUnavailableError(
@@ -239,20 +261,29 @@ class Appender:
             raise InvalidInputError(
                 "records", f"expected at most {self._max_pending}, got {len(records)}"
             )
+        size = 0
         for record in records:
+            size += len(record.payload)
             if len(record.payload) > self._max_payload_bytes:
                 # Refused by the log, it would take the rest of its batch down with it.
                 raise InvalidInputError(
                     "record.payload",
                     f"expected at most {self._max_payload_bytes} bytes, got {len(record.payload)}",
                 )
+        return size
+
+    def _is_full(self, records: int, size: int) -> bool:
+        """Whether so many more records, or bytes of them, may not wait."""
+        if self._depth + records > self._max_pending:
+            return True
+        return bool(self._bytes) and self._bytes + size > self._max_pending_bytes
 
     def _refusal(self) -> LogUnavailableError:
         if self._closed:
             return LogUnavailableError("the log's appender is closed")
         return LogUnavailableError(
-            f"the log can't keep up: {self._depth} records are waiting, "
-            f"at most {self._max_pending} may"
+            f"the log can't keep up: {self._depth} records and {self._bytes} bytes are waiting, "
+            f"at most {self._max_pending} records and {self._max_pending_bytes} bytes may"
         )
 
     def _add(self, records: Sequence[Record]) -> _Batch:
@@ -273,6 +304,7 @@ class Appender:
             error = self._write(batch)
             with self._lock:
                 self._depth -= len(batch.records)
+                self._bytes -= batch.size
             if error is None:
                 batch.future.set_result(None)
             else:
@@ -331,7 +363,9 @@ class Appender:
             self._log.append(records)
         except LogUnavailableError as error:
             if self._last_error is None:
-                _logger.warning("the log can't be written: %s", error)
+                _logger.warning(
+                    "the log can't be written: %s", error, extra={"event": "log_unavailable"}
+                )
             self._last_error = error
             return error
         except Exception as error:
@@ -342,7 +376,7 @@ class Appender:
             unavailable.__cause__ = error
             return unavailable
         if self._last_error is not None:
-            _logger.info("the log can be written again")
+            _logger.info("the log can be written again", extra={"event": "log_available"})
             self._last_error = None
         return None
 
@@ -350,10 +384,11 @@ class Appender:
 class _Batch:
     """Records that are appended together, and the future of them all."""
 
-    __slots__ = ("future", "records")
+    __slots__ = ("future", "records", "size")
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
+        self.size = 0
         self.future = _running_future()
 
 

@@ -276,6 +276,11 @@ class SqliteEventLog(EventLog):
     def _begin_append(self) -> tuple[_Writer, int]:
         """Begin a transaction on the segment that is written to, and say where it ends."""
         while True:
+            if self._writer is not None and not self._segments.holds(
+                self._writer.base, self._writer.inode
+            ):
+                # Somebody moved the folder away: what goes to its files is not in this log.
+                self._drop_writer()
             if self._writer is None:
                 self._writer = self._open_writer()
             writer = self._writer
@@ -308,7 +313,9 @@ class SqliteEventLog(EventLog):
             self._prepare_writer(connection)
             # Whoever created the segment may have died before its name was on disk.
             self._segments.sync()
-            return _Writer(bases[-1], connection, self._segments.wal_bytes(bases[-1]))
+            base = bases[-1]
+            inode = self._segments.inode(base)
+            return _Writer(base, inode, connection, self._segments.wal_bytes(base))
         except BaseException:
             connection.close()
             raise
@@ -458,8 +465,11 @@ class _SegmentState(NamedTuple):
 class _Writer:
     """The connection to the segment that is written to."""
 
-    def __init__(self, base: int, connection: sqlite3.Connection, wal_bytes: int) -> None:
+    def __init__(
+        self, base: int, inode: int, connection: sqlite3.Connection, wal_bytes: int
+    ) -> None:
         self.base = base
+        self.inode = inode
         self.connection = connection
         self._wal_bytes = wal_bytes
 
@@ -509,6 +519,17 @@ class _Segments:
             # there, no successor was overlooked that could matter.
             if not bases or os.path.lexists(self.path(bases[-1])):
                 return bases
+
+    def inode(self, base: int) -> int:
+        """Number of a segment's file, which a file that takes its place doesn't share."""
+        return self.path(base).stat().st_ino
+
+    def holds(self, base: int, inode: int) -> bool:
+        """Whether a segment is still the file that it was."""
+        try:
+            return self.inode(base) == inode
+        except FileNotFoundError:
+            return False
 
     def wal_bytes(self, base: int) -> int:
         """Size of the write-ahead log's file, in bytes."""

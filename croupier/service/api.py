@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypedDict
 
 import msgspec
 
@@ -36,6 +36,9 @@ __all__ = (
     "SlateResponse",
     "SlotsResponse",
 )
+
+
+MAX_GUARDRAILS = 100
 
 
 class ActionRequest(Action, frozen=True, forbid_unknown_fields=True):
@@ -309,14 +312,14 @@ class OutcomeRequest(
     slot
         Of a decision with slots: of a slate, a ranking deeper than 1 or a request with slots.
     guardrails
-        Further named rewards.
+        Further named rewards, at most 100.
     """
 
     decision_id: str
     reward: float
     outcome_id: str | None = None
     slot: str | None = None
-    guardrails: dict[str, float] = {}
+    guardrails: Annotated[dict[str, float], msgspec.Meta(max_length=MAX_GUARDRAILS)] = {}
 
 
 class ActivateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

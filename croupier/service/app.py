@@ -32,6 +32,7 @@ from croupier.service.api import (
 )
 from croupier.service.catalogue import Catalogue
 from croupier.service.lane import FastLane
+from croupier.service.limits import SMALL_BODY_BYTES
 from croupier.service.openapi import openapi_document
 from croupier.service.outcomes import outcomes_of
 from croupier.service.personalizer import (
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from croupier.policy.slots import SlotsRequest
     from croupier.service.auth import KeyRing
     from croupier.service.follower import Follower
+    from croupier.service.limits import BodyRoom, FeatureLimits
+    from croupier.service.logs import RequestLog
     from croupier.service.metrics import Metrics
     from croupier.service.metrics_share import MetricsShare
     from croupier.service.personalizer import PersonalizerCall
@@ -101,6 +104,12 @@ class Application:
         Largest request body.
     remembered_decisions
         How many of the latest answers are kept for requests that are sent again.
+    features
+        Limits on what a request's features may hold.
+    room
+        Room for large bodies.
+    requests
+        Log of refusals.
     shared
         Metrics of all workers, where there are several.
 
@@ -120,8 +129,14 @@ class Application:
         *,
         max_body_bytes: int,
         remembered_decisions: int,
+        features: FeatureLimits,
+        room: BodyRoom,
+        requests: RequestLog,
         shared: MetricsShare | None = None,
     ) -> None:
+        self._features = features
+        self._room = room
+        self._requests = requests
         self._shared = shared
         self._scorer = scorer
         self._repeats = Repeats(remembered_decisions)
@@ -151,7 +166,9 @@ class Application:
             self._catalogue,
             admit=self._admit,
             read_outcomes=self._read_outcomes,
-            max_body_bytes=max_body_bytes,
+            requests=requests,
+            # What is larger has to be looked at for its size.
+            max_body_bytes=min(max_body_bytes, features.harmless_bytes, SMALL_BODY_BYTES),
         )
         self._hot = {
             "decide": self._decide,
@@ -184,6 +201,7 @@ class Application:
 
     async def _hot_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop, _, route = scope["path"][len(_PREFIX) :].partition("/")
+        arrived = time.perf_counter()
         try:
             handler = self._hot.get(route)
             if handler is None:
@@ -198,12 +216,16 @@ class Application:
             # Half a request is none, even if it reads like a whole one; and nobody waits for more.
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
-            await self._refuse(scope, send, refusal_for(error, route))
+            await self._refuse(scope, send, refusal_for(error, route), arrived)
         else:
             await _send(send, 200, [], answer)
+        finally:
+            if self._room.taken:
+                self._room.leave(scope)
 
     async def _personalizer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = find_call(scope["raw_path"])
+        arrived = time.perf_counter()
         try:
             if call is None:
                 raise Refusal(404, f"no route {scope['path']}")
@@ -218,9 +240,12 @@ class Application:
         except _DisconnectedError:
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
-            await self._refuse(scope, send, personalizer_refusal(error, call))
+            await self._refuse(scope, send, personalizer_refusal(error, call), arrived)
         else:
             await _send(send, call.status, [], answer)
+        finally:
+            if self._room.taken:
+                self._room.leave(scope)
 
     def _admit(self, headers: Sequence[tuple[bytes, bytes]], loop: str) -> None:
         status = self._keys.status(headers, loop)
@@ -245,26 +270,32 @@ class Application:
         return loop
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
-        return await self._once(loop, self._catalogue.read(body), self._decided)
+        return await self._once(loop, body, self._catalogue.read(body), self._decided)
 
     async def _rank(self, loop: str, body: bytes) -> RankResponse:
         request = decode(self._rank_decoder, body)
-        return await self._once(loop, request, self._ranked)
+        return await self._once(loop, body, request, self._ranked)
 
     async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
         request = decode(self._slots_decoder, body)
-        return await self._once(loop, request, self._filled)
+        return await self._once(loop, body, request, self._filled)
 
     async def _slate(self, loop: str, body: bytes) -> SlateResponse:
         request = decode(self._slate_decoder, body)
-        return await self._once(loop, request, self._dealt)
+        return await self._once(loop, body, request, self._dealt)
 
     async def _once(
-        self, loop: str, request: _Request, answer: Callable[[str, _Request], Awaitable[_T]]
+        self,
+        loop: str,
+        body: bytes,
+        request: _Request,
+        answer: Callable[[str, _Request], Awaitable[_T]],
     ) -> _T:
         """Decide a request, or give the answer that it got when it came before."""
+        if len(body) > self._features.harmless_bytes:
+            self._features.check(request)
         return await self._repeats.once(
-            loop, request.decision_id, request, lambda: answer(loop, request)
+            loop, request.decision_id, request, lambda: answer(loop, request), size=len(body)
         )
 
     async def _decided(self, loop: str, request: DecisionRequest) -> DecideResponse:
@@ -336,9 +367,10 @@ class Application:
         request = decode(self._personalizer_decoders[call.operation], body)
         match request:
             case PersonalizerRankRequest():
-                return await self._once(loop, request.to_request(), self._personalized)
+                return await self._once(loop, body, request.to_request(), self._personalized)
             case MultiSlotRankRequest():
-                return await self._once(loop, request.to_request(), self._personalized_slots)
+                slots = request.to_request()
+                return await self._once(loop, body, slots, self._personalized_slots)
         now = self._scorer.now()
         outcomes = [
             Outcome(
@@ -375,12 +407,16 @@ class Application:
         await asyncio.wrap_future(written)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
-        if int(declared) > self._max_body_bytes:
+        declared = int(next((v for k, v in scope["headers"] if k == b"content-length"), b"0"))
+        if declared > self._max_body_bytes:
             raise self._too_large()
+        self._room.enter(scope, declared)
         message = await _received(receive)
         body: bytes | bytearray = message.get("body", b"")
         if message.get("more_body"):
+            if not declared:
+                # In chunks, it may grow as large as any.
+                self._room.enter(scope, self._max_body_bytes)
             body = bytearray(body)
             while message.get("more_body") and len(body) <= self._max_body_bytes:
                 message = await _received(receive)
@@ -390,9 +426,11 @@ class Application:
         return bytes(body)
 
     def _too_large(self) -> Refusal:
-        return Refusal(413, f"expected a body of at most {self._max_body_bytes} bytes")
+        expected = f"expected a body of at most {self._max_body_bytes} bytes"
+        return Refusal(413, expected, target="body")
 
-    async def _refuse(self, scope: Scope, send: Send, refusal: Refusal) -> None:
+    async def _refuse(self, scope: Scope, send: Send, refusal: Refusal, arrived: float) -> None:
+        self._requests.refused(refusal, scope, time.perf_counter() - arrived)
         self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
         headers = list(refusal.headers)
         if any(name == b"expect" for name, _ in scope["headers"]):

@@ -209,7 +209,10 @@ class EmbeddedLoop:
             return nothing
         body = calls.encoded(call.request)
         try:
-            answer: _T = self._answer(call.route, decode(_DECODERS[call.route], body))
+            request = decode(_DECODERS[call.route], body)
+            if call.route in self._decisions and len(body) > self._parts.features.harmless_bytes:
+                self._parts.features.check(request)
+            answer: _T = self._answer(call.route, request)
         except Exception as error:
             refusal = refusal_for(error, call.route)
             retry_after = dict(refusal.headers).get(b"retry-after")

@@ -113,6 +113,7 @@ class Follower:
                 loop,
                 said,
                 exc_info=unforeseen[0] if unforeseen else None,
+                extra={"event": "plan_trouble", "loop": loop},
             )
         if said:
             self._errors[loop] = said
@@ -250,6 +251,7 @@ class Follower:
             "" if plan.canary is None else f", {plan.canary.number} on {plan.canary_share:.3g}",
             "" if plan.shadow is None else f", {plan.shadow.number} as shadow",
             "" if plan.killed is None else f"; killed, the baseline is played: {plan.killed}",
+            extra={"event": "serving", "loop": loop},
         )
 
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from croupier.eventlog.appender import Appender
     from croupier.policy.events import Outcome
     from croupier.service.catalogue import Catalogue
+    from croupier.service.logs import RequestLog
     from croupier.service.metrics import Metrics
-    from croupier.service.repeats import Claim, Repeats
+    from croupier.service.repeats import Repeats
     from croupier.service.scorer import Scorer
 
     Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -98,6 +99,8 @@ class FastLane:
         Who may use which loop.
     read_outcomes
         How rewards are read.
+    requests
+        Log of refusals.
     max_body_bytes
         Largest request body.
     """
@@ -112,6 +115,7 @@ class FastLane:
         *,
         admit: Admit,
         read_outcomes: ReadOutcomes,
+        requests: RequestLog,
         max_body_bytes: int,
     ) -> None:
         self._scorer = scorer
@@ -121,6 +125,7 @@ class FastLane:
         self._catalogue = catalogue
         self._admit = admit
         self._read_outcomes = read_outcomes
+        self._requests = requests
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
         self._starts: Mapping[bytes, Callable[[str, bytes, Respond], bool]] = {
@@ -175,6 +180,7 @@ class FastLane:
                     loop,
                     request.decision_id,
                     print_ if len(body) <= _LONGEST_KEPT_BODY else fingerprint(request),
+                    len(body),
                 )
                 if claim is None:
                     return False
@@ -195,7 +201,9 @@ class FastLane:
 
         def finish(error: BaseException | None) -> None:
             if error is not None:
-                self._fail(error, claim, respond)
+                if claim is not None:
+                    claim.drop(error)
+                self._fail(error, f"{loop}/decide", started, respond)
                 return
             durable = time.perf_counter()
             respond(_OK % (len(answer), answer))
@@ -228,7 +236,7 @@ class FastLane:
 
         def finish(error: BaseException | None) -> None:
             if error is not None:
-                self._fail(error, None, respond)
+                self._fail(error, f"{loop}/reward", started, respond)
                 return
             answer = b'{"accepted":%d}' % len(outcomes)
             respond(_OK % (len(answer), answer))
@@ -267,9 +275,10 @@ class FastLane:
         for finish in self._unwritten.pop(written):
             finish(error)
 
-    def _fail(self, error: BaseException, claim: Claim | None, respond: Respond) -> None:
-        if claim is not None:
-            claim.drop(error)
-        refusal = refusal_for(error, "decide")
+    def _fail(self, error: BaseException, place: str, started: float, respond: Respond) -> None:
+        """Refuse what the log didn't take after all."""
+        refusal = refusal_for(error, place)
         self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
+        scope = {"path": f"/v1/loops/{place}"}
+        self._requests.refused(refusal, scope, time.perf_counter() - started)
         respond(refusal.response())

@@ -32,7 +32,9 @@ from croupier.policy.traffic import (
     Split,
     canary_share,
 )
+from croupier.service.config import LogFormat
 from croupier.service.ids import now_us
+from croupier.service.logs import configure_logging
 from croupier.service.serving import RegistryState, ServingDirectory
 
 if TYPE_CHECKING:
@@ -62,12 +64,15 @@ class MirrorJob(msgspec.Struct, frozen=True, kw_only=True):
         The serving directory.
     poll_s
         Seconds between looks.
+    log_format
+        Of the service.
     """
 
     tracking_uri: str
     loops: list[str]
     root: str
     poll_s: float
+    log_format: LogFormat = "auto"
 
 
 class MirrorProcess:
@@ -101,11 +106,18 @@ class MirrorProcess:
                     while process.poll() is None and not self._stopping.wait(_LOOK_EVERY_S):
                         pass
             except OSError as error:
-                _log.warning("the registry mirror can't be started: %s", error)
+                _log.warning(
+                    "the registry mirror can't be started: %s",
+                    error,
+                    extra={"event": "mirror_not_started"},
+                )
             if time.monotonic() - started > _LONGEST_PAUSE_S:
                 pause = _FIRST_PAUSE_S
             if not self._stopping.wait(pause):
-                _log.warning("the registry mirror has ended, another one takes its place")
+                _log.warning(
+                    "the registry mirror has ended, another one takes its place",
+                    extra={"event": "mirror_replaced"},
+                )
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
@@ -133,7 +145,6 @@ class MirrorProcess:
 
 def main() -> None:
     """Mirror as the job on the first line of the standard input says, until that input ends."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
     # The next look is the better retry: MLflow's own would hide for minutes that nobody answers.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -143,6 +154,7 @@ def main() -> None:
     if not line:
         return
     job = msgspec.json.decode(line, type=MirrorJob)
+    configure_logging(job.log_format)
     threading.Thread(target=_end_with_service, name="watch", daemon=True).start()
     mirror_registry(job)
 
@@ -189,7 +201,9 @@ class _Mirror:
             self._client = None
             error = _first_line(trouble)
         if error is not None and error != self._error:
-            _log.warning("the registry can't be followed: %s", error)
+            _log.warning(
+                "the registry can't be followed: %s", error, extra={"event": "registry_trouble"}
+            )
         self._error = error
         try:
             self._serving.write_state(RegistryState(answered_us=self._answered, error=error))

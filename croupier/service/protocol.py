@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from croupier.service.connections import Waiting
 from croupier.service.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
+    from croupier.service.connections import ConnectionGuard
     from croupier.service.lane import Call, FastLane
 
-__all__ = ("HttpProtocol",)
+__all__ = ("HttpProtocol", "guarded_protocol")
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 _MAX_HEAD_BYTES = 65_536
+_MAX_HEADERS = 128
+_MAX_PIPELINED = 256
 _LAST_CALL_S = 0.3
 
 
@@ -38,7 +43,9 @@ class HttpProtocol(HttpToolsProtocol):
       parser would take it that another protocol follows, and drop the request's body.
     - A client that closes its sending side still gets the answers to what it has sent.
     - Before an idle connection is closed at shutdown, a request that is on its way gets through.
-    - The head of a request can't grow without end.
+    - The head of a request can't grow without end, nor can the queue of requests that are sent
+      before the first of them is answered.
+    - A client that takes too long is not waited for, see :mod:`croupier.service.connections`.
     - An application may have a fast lane, :class:`~croupier.service.lane.FastLane`, for requests
       that come in one piece while nothing else is going on in the connection.
     """
@@ -49,12 +56,17 @@ class HttpProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        guard: ConnectionGuard,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._guard = guard
+        self._requests = 0
         self._running: RequestResponseCycle | None = None
         self._in_head = False
         self._head_bytes = 0
         self._last_call = False
+        self._fault: Refusal | None = None
         self._lane: FastLane | None = getattr(config.app, "lane", None)
         self._in_message = False
         # What a message that is being parsed has begun with, if it began with its data.
@@ -63,7 +75,43 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_lane = False
         self._held = b""
         self._ends = False
-        self._active_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, unless there are too many connections."""
+        if self._guard.admit(self, transport):
+            super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._guard.leave(self)
+        if self._running is not None:
+            # Uvicorn tells the newest request alone, and another one may be being answered.
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def waiting(self) -> Waiting | None:
+        """What the connection waits for its client to do."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            return Waiting("delivery", self._requests)
+        if self._in_lane:
+            return None
+        cycle = self._unanswered()
+        # Behind a request that is being answered, the rest of the next one is not read on purpose.
+        if self._in_head or (cycle is not None and cycle.more_body and not self.pipeline):
+            return Waiting("request", self._requests)
+        return Waiting("next request", self._requests) if cycle is None else None
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal in the place of what is being waited for, and close."""
+        self._break_off(refusal)
+
+    def abort(self) -> None:
+        """Close without another word."""
+        self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave idle connections to the guard, which also knows those of the fast lane."""
 
     def data_received(self, data: bytes) -> None:
         """Answer what has arrived in the fast lane, or parse it."""
@@ -87,6 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _enter_lane(self, call: Call, body: bytes) -> bool:
         """Have a request answered in the fast lane, now or later; False if it has to be parsed."""
         self._in_lane = True
+        self._requests += 1
         if call.start(call.loop, body, self._respond):
             return True
         self._in_lane = False
@@ -102,9 +151,6 @@ class HttpProtocol(HttpToolsProtocol):
             # Or the client would send its next request to where nobody is.
             response = response.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
         self.transport.write(response)
-        self._active_at = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._arm_keep_alive(self.timeout_keep_alive)
         if self._held:
             held, self._held = self._held, b""
             self.flow.resume_reading()
@@ -112,38 +158,31 @@ class HttpProtocol(HttpToolsProtocol):
         if self._ends and not self._in_lane and not self._answer_the_rest():
             self.transport.close()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, unless the fast lane, which sets no timers, has used it since."""
-        left = self._active_at + self.timeout_keep_alive - self.loop.time()
-        if self._in_lane or left > 0.0:
-            self._arm_keep_alive(max(left, 1.0))
-        else:
-            super().timeout_keep_alive_handler()
-
-    def _arm_keep_alive(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            seconds, self.timeout_keep_alive_handler
-        )
-
     def _parse(self, data: bytes) -> None:
         continued = self._in_head
         super().data_received(_UPGRADE.sub(b"\r\nx-declined-upgrade:", data))
         if continued and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self._break_off(431, "HeadTooLarge", "the request's line and headers are too large")
+                self._break_off(_TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser didn't understand."""
-        self._break_off(400, "InvalidRequest", msg)
+        self._break_off(self._fault or Refusal(400, msg))
 
     def on_message_begin(self) -> None:
         """Begin to read a request."""
         self._in_message, self._in_head, self._head_bytes = True, True, 0
+        self._requests += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or queue it behind the one before."""
+        if len(self.headers) > _MAX_HEADERS:
+            self._give_up(_TOO_MANY_HEADERS)
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            # Those before are answered, and the connection ends with them.
+            self._give_up(_TOO_MANY_REQUESTS)
         self._in_head = False
         super().on_headers_complete()
         if self._last_call:
@@ -199,12 +238,40 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.keep_alive = False
         return True
 
-    def _break_off(self, status: int, code: str, message: str) -> None:
+    def _give_up(self, refusal: Refusal) -> NoReturn:
+        """Have the parser stop, which then has us refuse what it is at."""
+        self._fault = refusal
+        raise _ParsingEndsError
+
+    def _break_off(self, refusal: Refusal) -> None:
         if self.transport.is_closing() or self._answer_the_rest():
             return
         if cycle := self._unanswered():
             # It is this one's body that is broken: the application isn't to answer any more.
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.write(Refusal(status, message, code=code).response(close=True))
+        self._guard.note(refusal)
+        self.transport.write(refusal.response(close=True))
         self.transport.close()
+
+
+def guarded_protocol(guard: ConnectionGuard) -> type[HttpProtocol]:
+    """The protocol for a server whose connections are under a guard, as uvicorn takes it."""
+    return cast("type[HttpProtocol]", partial(HttpProtocol, guard=guard))
+
+
+class _ParsingEndsError(Exception):
+    """Ends the parser's work on what has arrived."""
+
+
+_TOO_LARGE = Refusal(
+    431,
+    f"expected a request line and headers of at most {_MAX_HEAD_BYTES} bytes",
+    code="HeadTooLarge",
+)
+_TOO_MANY_HEADERS = Refusal(431, f"expected at most {_MAX_HEADERS} headers", code="HeadTooLarge")
+_TOO_MANY_REQUESTS = Refusal(
+    429,
+    f"expected at most {_MAX_PIPELINED} requests ahead of their answers",
+    code="TooManyRequests",
+)

@@ -37,10 +37,15 @@ class Repeats:
     ----------
     capacity
         Answers to remember, at least 0; 0 remembers none.
+    capacity_bytes
+        Of the requests whose answers are remembered: an answer is as long as its request, more or
+        less, and a few long ones must not take the room of all.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, capacity_bytes: int = 67_108_864) -> None:
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
         self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
 
     @property
@@ -57,6 +62,8 @@ class Repeats:
         decision_id: str | None,
         request: Any,
         answer: Callable[[], Awaitable[_T]],
+        *,
+        size: int = 0,
     ) -> _T:
         """Answer a request, unless it was answered before.
 
@@ -69,6 +76,8 @@ class Repeats:
             canonical JSON.
         answer
             Decides and logs.
+        size
+            Of the request, in bytes.
 
         Raises
         ------
@@ -78,7 +87,7 @@ class Repeats:
         if decision_id is None or self._capacity == 0:
             return await answer()
         print_ = fingerprint(request)
-        claim = self.claim(loop, decision_id, print_)
+        claim = self.claim(loop, decision_id, print_, size)
         if claim is None:
             asked = self._asked[loop, decision_id]
             if asked.fingerprint() != print_:
@@ -97,7 +106,7 @@ class Repeats:
         return made
 
     def claim(
-        self, loop: str, decision_id: str, print_: bytes | Callable[[], bytes]
+        self, loop: str, decision_id: str, print_: bytes | Callable[[], bytes], size: int
     ) -> Claim | None:
         """Take it on to answer a request; None if its id was used before.
 
@@ -107,21 +116,27 @@ class Repeats:
             Of the request.
         print_
             The request's :func:`fingerprint`, or how to get it, should it be asked for.
+        size
+            Of its body, in bytes.
         """
         if (loop, decision_id) in self._asked:
             return None
-        asked = _Asked(print_, asyncio.get_running_loop().create_future())
+        asked = _Asked(print_, asyncio.get_running_loop().create_future(), size)
         self._asked[loop, decision_id] = asked
+        self._bytes += size
         return Claim(self, (loop, decision_id), asked)
 
-    def forget(self, key: tuple[str, str]) -> None:
-        """Forget a request that could not be answered."""
-        self._asked.pop(key, None)
+    def forget(self, key: tuple[str, str], asked: _Asked) -> None:
+        """Forget a request that could not be answered, unless it was forgotten before."""
+        if self._asked.get(key) is asked:
+            del self._asked[key]
+            self._bytes -= asked.size
 
     def trim(self) -> None:
         """Forget the oldest requests that are too many."""
-        while len(self._asked) > self._capacity:
-            self._asked.popitem(last=False)
+        while len(self._asked) > self._capacity or self._bytes > self._capacity_bytes:
+            _, oldest = self._asked.popitem(last=False)
+            self._bytes -= oldest.size
 
 
 class Claim:
@@ -141,7 +156,7 @@ class Claim:
 
     def drop(self, error: BaseException) -> None:
         """Forget the request, and tell the error to those who wait for the answer too."""
-        self._repeats.forget(self._key)
+        self._repeats.forget(self._key, self._asked)
         if isinstance(error, Exception):
             self._asked.answer.set_exception(error)
             # Looked at here, since there may be nobody else who waits for it.
@@ -153,11 +168,14 @@ class Claim:
 class _Asked:
     """A request by its fingerprint, and the answer that it got or is to get."""
 
-    __slots__ = ("_fingerprint", "answer")
+    __slots__ = ("_fingerprint", "answer", "size")
 
-    def __init__(self, print_: bytes | Callable[[], bytes], answer: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, print_: bytes | Callable[[], bytes], answer: asyncio.Future[Any], size: int
+    ) -> None:
         self._fingerprint = print_
         self.answer = answer
+        self.size = size
 
     def fingerprint(self) -> bytes:
         if not isinstance(self._fingerprint, bytes):

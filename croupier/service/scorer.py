@@ -14,12 +14,12 @@ from croupier.policy.decision import (
     decide,
     decide_baseline,
 )
-from croupier.policy.encoding import EncoderConfig, FeatureEncoder
+from croupier.policy.encoding import MAX_PRODUCTS, EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.keeping import is_kept
 from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scored_once
 from croupier.policy.slates import check_slate_request, decide_slate
-from croupier.policy.slots import SLOT, check_slots_request, fill_slots
+from croupier.policy.slots import SLOT, check_slots_request, fill_slots, slot_context
 from croupier.policy.traffic import Plan, uniform_share
 from croupier.service.ids import now_us, uuid7
 from croupier.service.json_values import check_json
@@ -135,7 +135,7 @@ class Scorer:
         check_slots_request(request)
         turn = self._begin(loop, request)
         # What is wrong with a slot's context after this is wrong with the slot.
-        self._encoder.encode_context(request.context)
+        self._check_products(request)
         places = {slot.id: place for place, slot in enumerate(request.slots)}
 
         def choose(each: DecisionRequest, *, slot: str | None = None) -> Decision:
@@ -236,6 +236,28 @@ class Scorer:
             self._encoder.encode(request.context, request.actions)
             turn.checked = request.context
 
+    def _check_products(self, request: SlotsRequest) -> None:
+        """Refuse slots that would together cost more than a decision may: each is scored anew."""
+        try:
+            encoded = self._encoder.encode(request.context, request.actions)
+        except InvalidInputError as error:
+            raise _in_the_request(error, request) from error
+        features = 0
+        for place, slot in enumerate(request.slots):
+            try:
+                own = self._encoder.encode_context(slot_context({}, slot))
+            except InvalidInputError as error:
+                raise _in_the_slot(error, place) from error
+            # Less the constant, which the context has already.
+            features += len(encoded.context.indices) + len(own.indices) - 1
+        products = features * len(encoded.own.indices)
+        if products > MAX_PRODUCTS:
+            raise InvalidInputError(
+                "slots",
+                f"expected at most {MAX_PRODUCTS:,} products of a context and an action feature "
+                f"over all slots, got {products:,}",
+            )
+
     def _note_failure(self, generation: Generation, error: Exception) -> None:
         """Log the first failure of a generation; more would come at the rate of requests."""
         if (generation.loop, generation.number) not in self._failed:
@@ -245,6 +267,7 @@ class Scorer:
                 generation.loop,
                 generation.number,
                 exc_info=error,
+                extra={"event": "scoring_failed", "loop": generation.loop},
             )
 
 
@@ -275,7 +298,9 @@ def _is_scored(plan: Plan, learning_mode: LearningMode) -> bool:
     )
 
 
-def _in_the_request(error: InvalidInputError, request: DecisionRequest) -> InvalidInputError:
+def _in_the_request(
+    error: InvalidInputError, request: DecisionRequest | SlotsRequest
+) -> InvalidInputError:
     """Name an action by its place, as all other errors do; the encoder names it by its id."""
     for position, action in enumerate(request.actions):
         by_id = f"actions[id={action.id}]."

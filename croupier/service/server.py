@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -17,8 +18,11 @@ from croupier.policy.errors import ConfigError
 from croupier.service.app import Application
 from croupier.service.auth import KeyRing
 from croupier.service.child import ChildProcess, stop_all
+from croupier.service.connections import ConnectionGuard, ConnectionLimits, raise_open_files
+from croupier.service.limits import BodyRoom
+from croupier.service.logs import AccessLog, RequestLog
 from croupier.service.metrics_share import clear_shared_metrics
-from croupier.service.protocol import HttpProtocol
+from croupier.service.protocol import guarded_protocol
 from croupier.service.setup import DRAIN_S, running_mirror, running_parts
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
     from croupier.service.config import ServiceConfig
     from croupier.service.metrics_share import MetricsShare
+    from croupier.service.refusals import Refusal
     from croupier.service.setup import ServiceParts, ServiceSetup
 
 __all__ = (
@@ -39,9 +44,8 @@ __all__ = (
     "terminated_in_order",
 )
 
-# Longer than clients and balancers keep an idle connection as a rule: whoever closes first must not
-# be the one that can't know whether a request is on its way.
-_KEEP_ALIVE_S = 75
+_log = logging.getLogger(__name__)
+
 _BACKLOG = 2048
 
 
@@ -91,7 +95,9 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
         def ready() -> None:
             _write_address(setup.address_file, url)
             stack.callback(_remove_address, setup.address_file, url)
+            stack.callback(_log.info, "answered everything", extra={"event": "drained"})
             announce(url)
+            _log.info("listening at %s", url, extra={"event": "started"})
 
         if len(listeners) == 1:
             with running_parts(setup) as parts:
@@ -121,24 +127,33 @@ def serve_on(
     shared
         Metrics of all workers, where there are several.
     """
+    service, requests = setup.service, RequestLog(setup.loops)
     application = Application(
         parts.scorer,
         parts.appender,
-        KeyRing(setup.service.keys),
+        KeyRing(service.keys),
         parts.metrics,
         parts.follower,
-        max_body_bytes=setup.service.max_body_bytes,
-        remembered_decisions=setup.service.remembered_decisions,
+        max_body_bytes=service.max_body_bytes,
+        remembered_decisions=service.remembered_decisions,
+        features=parts.features,
+        room=BodyRoom(service.max_inflight_bytes),
+        requests=requests,
         shared=shared,
     )
+
+    def refused(refusal: Refusal) -> None:
+        parts.metrics.errors.labels(str(refusal.status), refusal.code).inc()
+        requests.refused(refusal)
+
+    guard = ConnectionGuard(_connection_limits(service), refused)
     server = uvicorn.Server(
         uvicorn.Config(
-            application,
+            AccessLog(application, requests) if service.access_log else application,
             loop="uvloop",
-            http=HttpProtocol,
+            http=guarded_protocol(guard),
             ws="none",
             lifespan="off",
-            timeout_keep_alive=_KEEP_ALIVE_S,
             access_log=False,
             log_config=None,
             proxy_headers=False,
@@ -193,6 +208,14 @@ def read_address(address_file: Path) -> ServiceAddress | None:
         return msgspec.json.decode(address_file.read_bytes(), type=ServiceAddress)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+
+
+def _connection_limits(service: ServiceConfig) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=raise_open_files(service.max_connections),
+        request_timeout_s=service.request_timeout_s,
+        idle_timeout_s=service.idle_timeout_s,
+    )
 
 
 def _listen(config: ServiceConfig) -> list[socket.socket]:

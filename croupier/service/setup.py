@@ -19,6 +19,7 @@ from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.loop import LoopConfig
 from croupier.service.config import ServiceConfig
 from croupier.service.follower import Follower
+from croupier.service.limits import FeatureLimits
 from croupier.service.metrics import Metrics
 from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
 from croupier.service.scorer import Scorer
@@ -91,12 +92,13 @@ def _path(kind: type, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ServiceParts:
-    """What decides, what logs, what counts and what follows the registry."""
+    """What decides, what logs, what counts, what follows the registry, what features may hold."""
 
     scorer: Scorer
     appender: Appender
     metrics: Metrics
     follower: Follower
+    features: FeatureLimits
 
 
 @contextmanager
@@ -140,7 +142,8 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
         stack.callback(follower.stop)
         metrics.log_depth.set_function(lambda: appender.depth)
         metrics.registry_age.set_function(lambda: _age(follower))
-        yield ServiceParts(scorer, appender, metrics, follower)
+        features = FeatureLimits(setup.service.max_features, setup.service.max_object_features)
+        yield ServiceParts(scorer, appender, metrics, follower, features)
 
 
 @contextmanager
@@ -152,6 +155,7 @@ def running_mirror(setup: ServiceSetup) -> Iterator[None]:
             loops=list(setup.loops),
             root=str(setup.serving_dir),
             poll_s=setup.service.registry_poll_s,
+            log_format=setup.service.log_format,
         )
     )
     mirror.start()

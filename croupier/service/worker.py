@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import msgspec
 
 from croupier.service.child import end_with_parent, read_job
+from croupier.service.logs import configure_logging
 from croupier.service.metrics_share import MetricsShare
 from croupier.service.server import WorkerJob, serve_on, terminated_in_order
 from croupier.service.setup import ServiceSetup, running_parts
@@ -24,6 +25,7 @@ def main() -> None:
         return
     job = msgspec.json.decode(line, type=WorkerJob)
     setup = ServiceSetup.decoded(bytes(job.setup))
+    configure_logging(setup.service.log_format)
     # Whichever way its parent went: what is in flight is answered.
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with ExitStack() as stack:

@@ -390,6 +390,23 @@ def test_a_folder_that_was_deleted(log: SqliteEventLog, directory: Path) -> None
             use()
 
 
+def test_a_folder_that_was_moved_away(log: SqliteEventLog, directory: Path) -> None:
+    log.append([record(1)])
+    away = directory.with_name("away")
+    directory.rename(away)
+    with pytest.raises(LogUnavailableError):
+        log.append([record(2)])
+    # Back where it was, and then exchanged for an empty one.
+    away.rename(directory)
+    log.append([record(3)])
+    directory.rename(away)
+    directory.mkdir()
+    log.append([record(4)])
+    assert keys(read_all(log)) == ["d4"]
+    with SqliteEventLog(away) as moved:
+        assert keys(read_all(moved)) == ["d1", "d3"]
+
+
 def test_a_file_that_is_no_database(log: SqliteEventLog, directory: Path) -> None:
     (directory / FIRST).write_bytes(b"not a database, whatever its name says" * 100)
     for use in (log.end, lambda: log.append([record(0)]), lambda: log.read(1, limit=1)):

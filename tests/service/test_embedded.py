@@ -340,3 +340,14 @@ def test_threads_may_share_it(setup: ServiceSetup, scorer: EmbeddedScorer) -> No
     assert sorted(answered) == sorted(
         event.decision_id for event in events(setup) if isinstance(event, Decision)
     )
+
+
+def test_features_are_limited_as_over_http(tmp_path: Path) -> None:
+    config = tmp_path / "croupier.toml"
+    config.write_text("[service]\nmax_object_features = 100\n\n[loops.digits]\n")
+    with EmbeddedScorer.open(load_setup(config), mirror=False) as scorer:
+        loop = scorer.loop("digits")
+        assert loop.decide([{"id": "a"}], {str(n): n for n in range(100)}).decided
+        with pytest.raises(ServiceError) as caught:
+            loop.decide([{"id": "a"}], {str(n): n for n in range(101)})
+        assert (caught.value.status, caught.value.target) == (400, "context")
