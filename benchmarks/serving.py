@@ -8,14 +8,19 @@ rate. A refusal or a broken connection ends the measurement, and so does a Croup
 fewer decisions than were acknowledged. Differences between servers mean nothing where
 rounds of the same one differ as much: see the columns ``spread`` and ``stolen``.
 
-``noop`` and ``fastapi-vw`` are in :mod:`benchmarks.serving_peers`. ``croupier-buffered`` and
-``croupier-commit`` are ``croupier serve`` with its defaults but for ``log.durability``; they serve
-a trained Vowpal Wabbit generation from their serving directory, and log every decision.
+``noop``, ``noop-lane`` and ``fastapi-vw`` are in :mod:`benchmarks.serving_peers`.
+``croupier-buffered`` and ``croupier-commit`` are ``croupier serve`` with its defaults but for
+``log.durability``; they serve a trained Vowpal Wabbit generation from their serving directory, and
+log every decision. ``croupier-plain`` is ``croupier-buffered`` without the compiled kernel.
+
+Candidates come from a catalogue, as they do in most applications, and actions that were met before
+are not read again; what new ones cost is in the figures without a server, under ``fresh``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import statistics
@@ -25,9 +30,10 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 import urllib3
@@ -38,6 +44,7 @@ from benchmarks.serving_workloads import (
     SMALL,
     Workload,
     bodies,
+    fresh_bodies,
     trained_generation,
     training_rows,
 )
@@ -47,8 +54,10 @@ from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.events import Decision, decode_event, encode_event
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
+from croupier.policy.oracle.tables import LinearOracle
 from croupier.policy.traffic import Plan, Split
 from croupier.service.api import DecideRequest, DecideResponse
+from croupier.service.catalogue import Catalogue
 from croupier.service.scorer import Scorer
 from croupier.service.server import read_address
 from croupier.service.serving import ServingDirectory
@@ -56,11 +65,17 @@ from croupier.service.serving import ServingDirectory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from croupier.policy.decision import DecisionRequest
+
 __all__ = ("FULL", "QUICK", "SERVERS", "Report", "Row", "Size", "measure")
 
-ServerName: TypeAlias = Literal["noop", "fastapi-vw", "croupier-buffered", "croupier-commit"]
+ServerName: TypeAlias = Literal[
+    "noop", "noop-lane", "fastapi-vw", "croupier-plain", "croupier-buffered", "croupier-commit"
+]
 
-SERVERS: tuple[ServerName, ...] = ("noop", "fastapi-vw", "croupier-buffered", "croupier-commit")
+SERVERS: tuple[ServerName, ...] = get_args(ServerName)
+_T = TypeVar("_T")
+
 _LOOP = "bench"
 _NUMBER = 1
 _WARM_UP_S = 1
@@ -113,6 +128,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         What was measured.
     rps, p50_ms, p99_ms
         Answers per second and quantiles of the latency, of the round with the median rate.
+    half_rps, half_p99_ms
+        The same at about half that rate: connections pause between requests.
     spread
         Between the fastest and the slowest round, as a share of the median.
     stolen
@@ -128,9 +145,39 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     rps: float
     p50_ms: float
     p99_ms: float
+    half_rps: float
+    half_p99_ms: float
     spread: float
     stolen: float
     generator_busy: float
+
+
+class InProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """Microseconds per decision without any server, the best of several passes.
+
+    Attributes
+    ----------
+    actions
+        Of a request.
+    decide_us, decide_plain_us
+        ``Scorer.decide`` and ``encode_event``, with the compiled kernel and without.
+    body_us, body_fresh_us
+        Reading the body too; ``fresh`` with actions that were never met before.
+    """
+
+    actions: int
+    decide_us: float
+    decide_plain_us: float
+    body_us: float
+    body_fresh_us: float
+
+
+class Scaling(msgspec.Struct, frozen=True, kw_only=True):
+    """``croupier-commit`` with several workers, which share all cores with the load generator."""
+
+    workers: int
+    rps: float
+    p99_ms: float
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,15 +210,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     rows
         One for every server, workload and number of connections.
-    in_process_us
-        ``Scorer.decide`` and ``encode_event`` without any server, in microseconds per decision, by
-        the number of actions; the best of several passes.
+    in_process
+        One for every workload.
+    scaling
+        Of the smallest workload at the largest number of connections.
     environment
         Where and with what.
     """
 
     rows: list[Row]
-    in_process_us: dict[int, float]
+    in_process: list[InProcess]
+    scaling: list[Scaling]
     environment: Environment
 
 
@@ -194,18 +243,21 @@ def measure(size: Size = FULL, progress: Callable[[int, int], None] | None = Non
     cores = sorted(os.sched_getaffinity(0))
     meter = _Meter(size, cores[0], cores[-1], progress or (lambda _done, _total: None))
     rows: list[Row] = []
-    in_process: dict[int, float] = {}
+    in_process = []
     with tempfile.TemporaryDirectory(prefix="croupier-bench-") as folder:
         sync_us = _sync_us(Path(folder))
         for workload in size.workloads:
             files = _prepare(Path(folder) / str(workload.actions), workload, size)
             for server in SERVERS:
                 rows += meter.measure(server, workload, files)
-            with pinned(meter.server_core):
-                in_process[workload.actions] = _in_process_us(files)
+            with pinned({meter.server_core}):
+                in_process.append(_in_process(workload, files))
+            if workload == size.workloads[0]:
+                scaling = [meter.scaled(workers, files, set(cores)) for workers in (1, 2)]
     return Report(
         rows=rows,
-        in_process_us=in_process,
+        in_process=in_process,
+        scaling=scaling,
         environment=_environment(cores, meter, sync_us),
     )
 
@@ -252,7 +304,7 @@ def _prepare(folder: Path, workload: Workload, size: Size) -> _Files:
     generation.save(files.generation)
     scorer = _scorer(generation)
     decision = scorer.decide(_LOOP, _decoded(files.bodies)[0])
-    files.answer.write_bytes(msgspec.json.encode(_answer_of(decision)))
+    files.answer.write_bytes(msgspec.json.encode(DecideResponse.of(decision)))
     return files
 
 
@@ -267,29 +319,38 @@ def _decoded(path: Path) -> list[DecideRequest]:
     return [decoder.decode(line) for line in path.read_bytes().splitlines()]
 
 
-def _answer_of(decision: Decision) -> DecideResponse:
-    return DecideResponse(
-        decision_id=decision.decision_id,
-        loop=decision.loop,
-        generation=decision.generation,
-        action=decision.actions[decision.chosen].id,
-        index=decision.chosen,
-        propensity=decision.propensity,
-        pmf=decision.pmf,
+def _in_process(workload: Workload, files: _Files) -> InProcess:
+    generation = Generation.load(files.generation)
+    plain = Generation.load(files.generation)
+    assert isinstance(plain.oracle, LinearOracle)
+    plain.oracle.do_without_kernel()
+    lines = files.bodies.read_bytes().splitlines()
+    fresh = [msgspec.json.encode(each) for each in fresh_bodies(workload, len(lines))]
+    catalogue = Catalogue()
+    requests = [catalogue.read(line) for line in lines]
+    scorers = {True: _scorer(generation), False: _scorer(plain)}
+
+    def decide(request: DecisionRequest, *, compiled: bool = True) -> None:
+        encode_event(scorers[compiled].decide(_LOOP, request))
+
+    return InProcess(
+        actions=workload.actions,
+        decide_us=_best_us(decide, requests),
+        decide_plain_us=_best_us(partial(decide, compiled=False), requests),
+        body_us=_best_us(lambda line: decide(catalogue.read(line)), lines),
+        body_fresh_us=_best_us(lambda line: decide(Catalogue().read(line)), fresh),
     )
 
 
-def _in_process_us(files: _Files) -> float:
-    """Microseconds per decision without a server; the best pass over all requests."""
-    scorer = _scorer(Generation.load(files.generation))
-    requests = _decoded(files.bodies)
+def _best_us(work: Callable[[_T], object], items: Sequence[_T]) -> float:
+    """Microseconds per item, of the best pass over all of them."""
     passes = []
     for _ in range(_PASSES):
         started = time.perf_counter()
-        for request in requests:
-            encode_event(scorer.decide(_LOOP, request))
+        for item in items:
+            work(item)
         passes.append(time.perf_counter() - started)
-    return min(passes) / len(requests) * 1e6
+    return min(passes) / len(items) * 1e6
 
 
 @dataclass(slots=True)
@@ -307,13 +368,13 @@ class _Meter:
         """How many there will have been in the end."""
         size = self.size
         lines = len(size.workloads) * len(SERVERS) * len(size.connections)
-        return lines * (size.rounds + size.warm_up)
+        return lines * (size.rounds + size.warm_up + 1) + 2 * (size.rounds + 1)
 
     def measure(self, server: ServerName, workload: Workload, files: _Files) -> list[Row]:
         """Every number of connections, on one process of a server."""
         rows, acknowledged = [], 1
         data_dir = files.folder / server
-        with _running(server, files, data_dir, self.server_core) as url:
+        with _running(server, files, data_dir, {self.server_core}) as url:
             _require_answer(url, files)
             for connections in self.size.connections:
                 if self.size.warm_up:
@@ -322,21 +383,59 @@ class _Meter:
                     self._load(url, files, connections, self.size.seconds)
                     for _ in range(self.size.rounds)
                 ]
-                acknowledged += sum(each.load.answers for each in rounds)
-                rows.append(_row(server, workload.actions, connections, rounds))
+                half = self._half_load(url, files, connections, rounds)
+                acknowledged += sum(each.load.answers for each in (*rounds, half))
+                rows.append(_row(server, workload.actions, connections, rounds, half))
         if server.startswith("croupier"):
             _require_logged(server, data_dir / "data" / "log", acknowledged)
         return rows
 
-    def _load(self, url: str, files: _Files, connections: int, seconds: int) -> _Round:
-        cores = {self.server_core, self.load_core}
-        before = _stolen_s(cores)
+    def scaled(self, workers: int, files: _Files, cores: set[int]) -> Scaling:
+        """``croupier-commit`` with so many workers, everything on all cores."""
+        connections = max(self.size.connections)
+        data_dir = files.folder / f"{workers} workers"
+        with _running("croupier-commit", files, data_dir, cores, workers=workers) as url:
+            self._load(url, files, connections, _WARM_UP_S, cores=cores)
+            loads = [
+                self._load(url, files, connections, self.size.seconds, cores=cores).load
+                for _ in range(self.size.rounds)
+            ]
+        median = _median(loads)
+        return Scaling(workers=workers, rps=median.rps, p99_ms=median.p99_ms)
+
+    def _half_load(
+        self, url: str, files: _Files, connections: int, rounds: Sequence[_Round]
+    ) -> _Round:
+        """Half the median rate, or a little less, by pauses between requests."""
+        median = _median([each.load for each in rounds])
+        pause_ms = 2e3 * connections / median.rps - median.p50_ms / 2
+        return self._load(
+            url, files, connections, self.size.seconds, pause_ms=max(1, math.ceil(pause_ms))
+        )
+
+    def _load(
+        self,
+        url: str,
+        files: _Files,
+        connections: int,
+        seconds: int,
+        *,
+        cores: set[int] | None = None,
+        pause_ms: int = 0,
+    ) -> _Round:
+        used = {self.server_core, self.load_core}
+        before = _stolen_s(used)
         started = time.monotonic()
         load = put_load_on(
-            url, files.bodies, connections=connections, seconds=seconds, core=self.load_core
+            url,
+            files.bodies,
+            connections=connections,
+            seconds=seconds,
+            cores=cores or {self.load_core},
+            pause_ms=pause_ms,
         )
         took = time.monotonic() - started
-        stolen = (_stolen_s(cores) - before) / (len(cores) * took)
+        stolen = (_stolen_s(used) - before) / (len(used) * took)
         self.done += 1
         self.progress(self.done, self.loads)
         return _Round(load, stolen)
@@ -350,10 +449,20 @@ class _Round:
     stolen: float
 
 
-def _row(server: ServerName, actions: int, connections: int, rounds: Sequence[_Round]) -> Row:
-    ordered = sorted((each.load for each in rounds), key=lambda load: load.rps)
-    # Of an even number the slower one in the middle, so that all figures are of one round.
-    median = ordered[(len(ordered) - 1) // 2]
+def _median(loads: Sequence[Load]) -> Load:
+    """The one with the median rate; of an even number the slower one in the middle."""
+    return sorted(loads, key=lambda load: load.rps)[(len(loads) - 1) // 2]
+
+
+def _row(
+    server: ServerName,
+    actions: int,
+    connections: int,
+    rounds: Sequence[_Round],
+    half: _Round,
+) -> Row:
+    median = _median([each.load for each in rounds])
+    rates = [each.load.rps for each in rounds]
     return Row(
         server=server,
         actions=actions,
@@ -361,25 +470,32 @@ def _row(server: ServerName, actions: int, connections: int, rounds: Sequence[_R
         rps=median.rps,
         p50_ms=median.p50_ms,
         p99_ms=median.p99_ms,
-        spread=(ordered[-1].rps - ordered[0].rps) / median.rps,
+        half_rps=half.load.rps,
+        half_p99_ms=half.load.p99_ms,
+        spread=(max(rates) - min(rates)) / median.rps,
         stolen=max(each.stolen for each in rounds),
         generator_busy=max(each.load.generator_busy for each in rounds),
     )
 
 
 @contextmanager
-def _running(server: ServerName, files: _Files, data_dir: Path, core: int) -> Iterator[str]:
+def _running(
+    server: ServerName, files: _Files, data_dir: Path, cores: set[int], *, workers: int = 1
+) -> Iterator[str]:
     """A server's process; gives the URL that decides. It must end when it is asked to."""
     data_dir.mkdir()
-    if server in {"noop", "fastapi-vw"}:
-        file = files.answer if server == "noop" else files.model
+    if not server.startswith("croupier"):
+        file = files.model if server == "fastapi-vw" else files.answer
         command = ["-m", "benchmarks.serving_peers", server, str(file)]
     else:
-        command = ["-m", "croupier", "serve", "--config", str(_croupier(server, files, data_dir))]
+        config = _croupier(server, files, data_dir)
+        command = ["-m", "croupier", "serve", "--config", str(config), "--workers", str(workers)]
     stderr = data_dir / "stderr.txt"
     # Nobody's own settings are to be measured.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CROUPIER_")}
-    with stderr.open("wb") as errors, pinned(core):
+    if server == "croupier-plain":
+        environment["CROUPIER_KERNEL"] = "off"
+    with stderr.open("wb") as errors, pinned(cores):
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=errors
         )
@@ -399,7 +515,7 @@ def _running(server: ServerName, files: _Files, data_dir: Path, core: int) -> It
 def _croupier(server: ServerName, files: _Files, directory: Path) -> Path:
     """Write a configuration, and the generation to where the registry's mirror would put it."""
     config = directory / "croupier.toml"
-    durability = server.removeprefix("croupier-")
+    durability = "commit" if server == "croupier-commit" else "buffered"
     config.write_text(
         f'data_dir = "data"\n\n[service]\nport = 0\n\n[log]\ndurability = "{durability}"\n\n'
         f"[loops.{_LOOP}]\n"
@@ -541,6 +657,8 @@ def _show(report: Report, size: Size, output: Output) -> None:
             "per second",
             "p50 ms",
             "p99 ms",
+            "at half load",
+            "p99 ms then",
             "× noop",
             "× fastapi-vw",
             "spread %",
@@ -554,6 +672,8 @@ def _show(report: Report, size: Size, output: Output) -> None:
                 round(row.rps),
                 round(row.p50_ms, 2),
                 round(row.p99_ms, 2),
+                round(row.half_rps),
+                round(row.half_p99_ms, 2),
                 against("noop", row),
                 against("fastapi-vw", row),
                 round(100 * row.spread, 1),
@@ -565,9 +685,23 @@ def _show(report: Report, size: Size, output: Output) -> None:
         f"{shared}\n{versions}.",
     )
     output.table(
-        "In process, without a server",
-        ["actions", "Scorer.decide and encode_event, µs"],
-        [[actions, round(took, 1)] for actions, took in report.in_process_us.items()],
+        "In process, without a server: microseconds per decision",
+        ["actions", "decide and encode", "without kernel", "and read the body", "fresh actions"],
+        [
+            [
+                each.actions,
+                round(each.decide_us, 1),
+                round(each.decide_plain_us, 1),
+                round(each.body_us, 1),
+                round(each.body_fresh_us, 1),
+            ]
+            for each in report.in_process
+        ],
+    )
+    output.table(
+        "croupier-commit with several workers; they and the load generator share all cores",
+        ["workers", "per second", "p99 ms"],
+        [[each.workers, round(each.rps), round(each.p99_ms, 2)] for each in report.scaling],
     )
 
 

@@ -3,11 +3,14 @@
 ``python -m benchmarks.serving_peers noop FILE`` answers every request with the content of a file,
 through the HTTP stack that Croupier uses: what is left of a scorer that does nothing.
 
+``python -m benchmarks.serving_peers noop-lane FILE`` does so in the fast lane of that stack, as
+Croupier answers: the least that a request can cost there.
+
 ``python -m benchmarks.serving_peers fastapi-vw FILE`` is the service that one would write without
 Croupier: FastAPI, pydantic, and a Vowpal Wabbit model from a file, which reads requests as text. It
 draws from the pmf and logs nothing.
 
-Both print the URL of their route once they listen.
+All print the URL of their route once they listen.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ import vowpal_wabbit_next as vw
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from croupier.service.protocol import HttpProtocol
+from croupier.service.connections import ConnectionGuard, ConnectionLimits
+from croupier.service.lane import Call
+from croupier.service.protocol import guarded_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -117,6 +122,7 @@ class NoopApp:
         ]
         self._start = {"type": "http.response.start", "status": 200, "headers": headers}
         self._body = {"type": "http.response.body", "body": answer}
+        self.lane: ConstantLane | None = None
 
     async def __call__(
         self,
@@ -129,6 +135,34 @@ class NoopApp:
             pass
         await send(self._start)
         await send(self._body)
+
+
+class ConstantLane:
+    """A fast lane that gives the same answer to all whose head it has seen before.
+
+    Parameters
+    ----------
+    answer
+        JSON.
+    """
+
+    def __init__(self, answer: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self._response = head % len(answer) + answer
+        self._calls: dict[bytes, Call] = {}
+
+    def find(self, head: bytes) -> Call | None:
+        """What a head asks for, if it is known."""
+        return self._calls.get(head)
+
+    def learn(self, head: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Get to know a head."""
+        length = int(next(value for name, value in headers if name == b"content-length"))
+        self._calls[head] = Call(self._start, "", length)
+
+    def _start(self, loop: str, body: bytes, respond: Callable[[bytes], None]) -> bool:  # noqa: ARG002
+        respond(self._response)
+        return True
 
 
 def _shared_line(context: Mapping[str, Any]) -> str:
@@ -149,20 +183,26 @@ def _words(features: Mapping[str, Any]) -> str:
 def main() -> None:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("server", choices=["noop", "fastapi-vw"])
+    parser.add_argument("server", choices=["noop", "noop-lane", "fastapi-vw"])
     parser.add_argument("file", type=Path)
     given = parser.parse_args()
     content = given.file.read_bytes()
-    if given.server == "noop":
+    if given.server.startswith("noop"):
+        app = NoopApp(content)
+        if given.server == "noop-lane":
+            app.lane = ConstantLane(content)
         # As croupier.service.server sets it up.
+        limits = ConnectionLimits(max_connections=4096, request_timeout_s=10, idle_timeout_s=75)
+        guard = ConnectionGuard(limits, lambda refusal: print(refusal, file=sys.stderr))
         config = uvicorn.Config(
-            NoopApp(content),
+            app,
             loop="uvloop",
-            http=HttpProtocol,
+            http=guarded_protocol(guard),
             ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
         )

@@ -17,7 +17,16 @@ from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, make_oracle
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ("LARGE", "SMALL", "Body", "Workload", "bodies", "trained_generation", "training_rows")
+__all__ = (
+    "LARGE",
+    "SMALL",
+    "Body",
+    "Workload",
+    "bodies",
+    "fresh_bodies",
+    "trained_generation",
+    "training_rows",
+)
 
 _CONTEXT_FEATURES = 20
 _CATALOGUE = 4
@@ -65,6 +74,21 @@ def bodies(workload: Workload, count: int, seed: int = 0) -> list[Body]:
         Body(
             _features(requests, _CONTEXT_FEATURES),
             requests.sample(catalogue, workload.actions),
+        )
+        for _ in range(count)
+    ]
+
+
+def fresh_bodies(workload: Workload, count: int) -> list[Body]:
+    """Requests no two of which share an action's features."""
+    rng = random.Random("fresh")
+    return [
+        Body(
+            _features(rng, _CONTEXT_FEATURES),
+            [
+                Action(f"item-{place}", _features(rng, workload.features) | {"n0": rng.random()})
+                for place in range(workload.actions)
+            ],
         )
         for _ in range(count)
     ]

@@ -14,6 +14,12 @@ function init(args)
    for body in io.lines(args[1]) do
       table.insert(requests, wrk.format("POST", nil, nil, body))
    end
+   -- With a pause, connections wait between requests: so long on average, and never in step.
+   local pause_ms = tonumber(args[2] or "0")
+   if pause_ms > 0 then
+      math.randomseed(1)
+      delay = function() return math.random(0, 2 * pause_ms) end
+   end
 end
 
 function request()

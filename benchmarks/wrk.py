@@ -64,7 +64,15 @@ class _Printed(msgspec.Struct, frozen=True):
     timeout: int
 
 
-def put_load_on(url: str, bodies: Path, *, connections: int, seconds: int, core: int) -> Load:
+def put_load_on(
+    url: str,
+    bodies: Path,
+    *,
+    connections: int,
+    seconds: int,
+    cores: set[int],
+    pause_ms: int = 0,
+) -> Load:
     """Post the bodies in turn for some time, each connection as soon as it has its answer.
 
     Parameters
@@ -77,8 +85,10 @@ def put_load_on(url: str, bodies: Path, *, connections: int, seconds: int, core:
         Kept alive, all of them from one thread.
     seconds
         How long, at least 1.
-    core
-        The one that the load generator runs on.
+    cores
+        Those that the load generator may run on.
+    pause_ms
+        How long a connection waits on average before it sends its next request.
 
     Raises
     ------
@@ -87,9 +97,9 @@ def put_load_on(url: str, bodies: Path, *, connections: int, seconds: int, core:
     """
     command = [find_wrk(), "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{_TIMEOUT_S}s"]
-    command += ["--script", str(_SCRIPT), url, "--", str(bodies)]
+    command += ["--script", str(_SCRIPT), url, "--", str(bodies), str(pause_ms)]
     before = _children_s()
-    with pinned(core):
+    with pinned(cores):
         ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     busy_s = _children_s() - before
     lines = (ran.stdout + ran.stderr).strip().splitlines() or ["nothing printed"]
@@ -131,10 +141,10 @@ def wrk_version() -> str:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Run this thread, and the processes that it starts meanwhile for good, on one core."""
+def pinned(cores: set[int]) -> Iterator[None]:
+    """Run this thread, and the processes that it starts meanwhile for good, on some cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

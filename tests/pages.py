@@ -42,6 +42,8 @@ class Page:
             yield number
 
 
-def run(command: list[str]) -> str:
-    """Standard output of a command that must succeed."""
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+def run(command: list[str], folder: Path | None = None) -> str:
+    """Standard output of a command that must succeed, in a folder if one is given."""
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True, timeout=60
+    ).stdout

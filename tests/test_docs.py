@@ -15,8 +15,10 @@ from croupier.cli.config import CroupierConfig
 from croupier.policy.conformance import check_exploration
 from croupier.policy.exploration import Custom, Exploration
 from croupier.policy.oracle import OracleConfig
+from croupier.service.config import ServiceConfig
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+OPERATIONS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
 EXPLORATION = (Path(__file__).parent.parent / "docs" / "exploration.md").read_text()
 
 
@@ -71,3 +73,45 @@ def test_the_users_own_breaks_ties_as_it_says(monkeypatch: pytest.MonkeyPatch) -
         if not finding.passed
     }
     assert failed == {"shares ties evenly", "reorders with the actions"}
+
+
+def documented_limits() -> list[Any]:
+    """Settings of the table of limits, with the values that it says they have."""
+    table = OPERATIONS.partition("## Limits")[2].partition("## Back-pressure")[0]
+    found = re.findall(r"`(service|log)\.(\w+)`, ([\d,]+)( MiB| s)?", table)
+    return [
+        pytest.param(section, name, float(number.replace(",", "")), unit.strip(), id=name)
+        for section, name, number, unit in found
+    ]
+
+
+@pytest.mark.parametrize(("section", "name", "number", "unit"), documented_limits())
+def test_documented_limits_are_the_codes(section: str, name: str, number: float, unit: str) -> None:
+    default = getattr(getattr(CroupierConfig(), section), name)
+    if unit == "s":
+        assert default == f"{number:g} s"
+    else:
+        assert default == number * (2**20 if unit == "MiB" else 1)
+
+
+def test_every_setting_that_limits_is_documented() -> None:
+    documented = {param.id for param in documented_limits()}
+    limits = {
+        field.name
+        for field in msgspec.structs.fields(ServiceConfig)
+        if field.name.startswith("max_") or field.name.endswith("_timeout")
+    }
+    assert limits <= documented
+
+
+def test_every_event_of_the_log_is_in_the_table() -> None:
+    sources = (Path(__file__).parent.parent / "croupier").rglob("*.py")
+    logged = {
+        event for path in sources for event in re.findall(r'"event": "(\w+)"', path.read_text())
+    }
+    table = OPERATIONS.partition("## Logs")[2].partition("## Trying")[0]
+    assert logged == {
+        event
+        for line in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for event in re.findall(r"`(\w+)`", line)
+    }

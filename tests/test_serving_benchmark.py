@@ -86,8 +86,14 @@ def test_every_server_is_measured() -> None:
         assert (row.actions, row.connections) == (10, 8)
         assert row.rps > 0
         assert 0 < row.p50_ms <= row.p99_ms
-    assert list(report.in_process_us) == [10]
-    assert report.in_process_us[10] > 0
+        assert 0 < row.half_rps < row.rps
+        assert row.half_p99_ms > 0
+    (in_process,) = report.in_process
+    assert in_process.actions == 10
+    assert 0 < in_process.decide_us < in_process.decide_plain_us
+    assert 0 < in_process.body_us < in_process.body_fresh_us
+    assert [each.workers for each in report.scaling] == [1, 2]
+    assert all(each.rps > 0 for each in report.scaling)
     assert {"Python", "wrk", "uvicorn", "fastapi", "numpy", "vowpal-wabbit-next"} <= set(
         report.environment.versions
     )
@@ -103,7 +109,7 @@ def test_without_wrk(tmp_path: Path) -> None:
 def test_refusals_are_no_answers(refusing: str, tmp_path: Path) -> None:
     (tmp_path / "bodies").write_text("{}\n")
     with pytest.raises(BenchmarkError, match="were refusals, the first one 503"):
-        put_load_on(refusing, tmp_path / "bodies", connections=1, seconds=1, core=CORE)
+        put_load_on(refusing, tmp_path / "bodies", connections=1, seconds=1, cores={CORE})
 
 
 @pytest.mark.usefixtures("wrk")
@@ -111,7 +117,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     (tmp_path / "bodies").write_text("{}\n")
     url = f"http://127.0.0.1:{free_port()}/decide"
     with pytest.raises(BenchmarkError, match="unable to connect"):
-        put_load_on(url, tmp_path / "bodies", connections=1, seconds=1, core=CORE)
+        put_load_on(url, tmp_path / "bodies", connections=1, seconds=1, cores={CORE})
 
 
 @pytest.mark.parametrize("workload", [SMALL, LARGE])

@@ -16,6 +16,7 @@ from croupier.policy.errors import ConfigError
 from croupier.policy.loop import LoopConfig, valid_loop_name
 from croupier.service.config import ServiceConfig
 from croupier.service.settings import SettingsDirectory
+from croupier.service.setup import ServiceSetup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,8 @@ __all__ = (
     "DataPaths",
     "RegistryConfig",
     "load_config",
+    "load_setup",
+    "service_setup",
     "with_settings",
 )
 
@@ -174,6 +177,37 @@ def with_settings(config: CroupierConfig, paths: DataPaths) -> CroupierConfig:
     settings = SettingsDirectory(paths.settings)
     loops = {name: settings.over(name, loop) for name, loop in config.loops.items()}
     return msgspec.structs.replace(config, loops=loops)
+
+
+def service_setup(config: CroupierConfig, paths: DataPaths) -> ServiceSetup:
+    """What the scorer needs of a configuration."""
+    return ServiceSetup(
+        service=config.service,
+        log=config.log,
+        loops=config.loops,
+        log_dir=paths.log,
+        serving_dir=paths.serving,
+        address_file=paths.address,
+        secret_file=paths.secret,
+        settings_dir=paths.settings,
+        tracking_uri=paths.tracking_uri(config.registry),
+    )
+
+
+def load_setup(file: str | Path | None = None) -> ServiceSetup:
+    """Read what the scorer needs, for one in the application's own process.
+
+    Parameters
+    ----------
+    file
+        As in :func:`load_config`, which also says what environment variables set.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field and what was expected there.
+    """
+    return service_setup(*load_config(None if file is None else Path(file)))
 
 
 def _root(data_dir: str, base: Path) -> Path:

@@ -155,6 +155,7 @@ def _show_audit(output: Output, name: str, found: PropensityAudit) -> None:
         ["pmf not summing to 1", None if violations is None else violations.bad_sum],
         ["pmf entry invalid", None if violations is None else violations.bad_entry],
         ["propensity not the pmf's", None if violations is None else violations.bad_propensity],
+        ["keep_prob invalid", found.bad_keep_prob],
         ["draws replayed", found.replayed],
         ["replayed differently", found.replay_mismatches],
         ["chi-square", None if test is None else round(test.statistic, 2)],
@@ -178,6 +179,7 @@ def _show_audit(output: Output, name: str, found: PropensityAudit) -> None:
 def _is_sound(found: PropensityAudit) -> bool:
     return (
         (found.violations is None or found.violations.rows == 0)
+        and found.bad_keep_prob == 0
         and found.replay_mismatches == 0
         and (found.test is None or not found.test.rejects(_SIGNIFICANCE))
     )

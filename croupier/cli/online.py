@@ -11,6 +11,7 @@ import polars as pl
 import typer
 import urllib3
 
+from croupier.cli.config import service_setup
 from croupier.cli.demo import run_demo, show_demo
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
 from croupier.cli.output import Output
@@ -19,7 +20,8 @@ from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
 from croupier.policy.errors import InvalidInputError
 from croupier.service.control import ControlSetup
-from croupier.service.server import ServiceSetup, read_address, run_service
+from croupier.service.logs import configure_logging
+from croupier.service.server import read_address, run_service
 from croupier.service.serving import ServingDirectory
 from croupier.service.settings import SettingsDirectory
 
@@ -75,6 +77,7 @@ def serve(
     data_dir: DataDirOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decide.")] = None,
 ) -> None:
     """Start the scorer and serve until it is told to stop."""
     # Settings that can't be read must not keep the scorer from starting: it goes without them.
@@ -82,22 +85,14 @@ def serve(
         config,
         data_dir,
         json=False,
-        flags={"service.host": host, "service.port": port},
+        flags={"service.host": host, "service.port": port, "service.workers": workers},
         settings=False,
     )
     session.loops(None)
+    configure_logging(session.config.service.log_format)
     session.warn()
-    setup = ServiceSetup(
-        service=session.config.service,
-        log=session.config.log,
-        loops=session.configured.loops,
-        log_dir=session.paths.log,
-        serving_dir=session.paths.serving,
-        address_file=session.paths.address,
-        secret_file=session.paths.secret,
-        settings_dir=session.paths.settings,
-        tracking_uri=session.paths.tracking_uri(session.config.registry),
-        control=_control(session),
+    setup = msgspec.structs.replace(
+        service_setup(session.configured, session.paths), control=_control(session)
     )
     loops = ", ".join(session.config.loops)
 
@@ -113,6 +108,7 @@ def _control(session: Session) -> ControlSetup:
         loops=session.configured.loops,
         nightly=session.config.nightly,
         log=session.config.log,
+        log_format=session.config.service.log_format,
         tracking_uri=session.paths.tracking_uri(session.config.registry),
         artifacts=str(session.paths.artifacts),
         lake_dir=str(session.paths.lake),
@@ -122,7 +118,7 @@ def _control(session: Session) -> ControlSetup:
     )
     return ControlSetup(
         module=ControlJob.MODULE,
-        job=msgspec.json.encode(job),
+        job=msgspec.json.encode(job).decode(),
         socket=job.socket,
     )
 

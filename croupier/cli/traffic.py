@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import urllib3
 
 from croupier.policy.events import Action
 from croupier.service.api import OutcomeRequest
-from croupier.service.client import Client, ServiceError
+from croupier.service.client import Client, ClientOptions, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +89,9 @@ class DigitTraffic:
         digits = load_digits()
         self._images: NDArray[np.float64] = np.round(digits.data / 16.0, 4)
         self._labels: NDArray[np.int64] = digits.target
-        self._client = Client(url, loop, connections=config.threads + 2)
+        # Whatever isn't answered at once is to be counted, not asked again.
+        options = ClientOptions(connections=config.threads + 2, attempts=1)
+        self._client = Client(url, loop, options=options)
         self._config = config
         self._random = np.random.default_rng(seed)
         self._lock = threading.Lock()
@@ -139,7 +140,7 @@ class DigitTraffic:
         started = time.perf_counter()
         try:
             answer = self._client.decide(_DIGITS, {"pixels": self._images[image].tolist()})
-        except (ServiceError, urllib3.exceptions.HTTPError) as error:
+        except ServiceError as error:
             with self._lock:
                 self.failures.append(f"decide: {error}")
             return
@@ -170,7 +171,7 @@ class DigitTraffic:
                 continue
             try:
                 self._client.rewards(batch)
-            except (ServiceError, urllib3.exceptions.HTTPError) as error:
+            except ServiceError as error:
                 with self._lock:
                     self.failures.append(f"reward: {error}")
             with self._lock:

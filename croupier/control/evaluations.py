@@ -41,8 +41,8 @@ from croupier.policy.errors import (
 )
 from croupier.policy.generation import Generation
 from croupier.service.api import ErrorBody
+from croupier.service.ids import now_us
 from croupier.service.refusals import Refusal
-from croupier.service.scorer import now_us
 from croupier.service.serving import replace_file
 
 if TYPE_CHECKING:

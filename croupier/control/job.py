@@ -10,6 +10,7 @@ import msgspec
 from croupier.eventlog.log import LogConfig
 from croupier.offline.nightly import NightlyConfig
 from croupier.policy.loop import LoopConfig
+from croupier.service.config import LogFormat
 
 __all__ = ("ControlJob",)
 
@@ -21,7 +22,7 @@ class ControlJob(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     loops
         As configured, without what was set over the API.
-    nightly, log
+    nightly, log, log_format
         Configuration.
     tracking_uri, artifacts
         Of the registry.
@@ -36,6 +37,7 @@ class ControlJob(msgspec.Struct, frozen=True, kw_only=True):
     loops: dict[str, LoopConfig]
     nightly: NightlyConfig
     log: LogConfig
+    log_format: LogFormat
     tracking_uri: str
     artifacts: str
     lake_dir: str

@@ -33,8 +33,8 @@ from croupier.offline.retention import forget_all
 from croupier.offline.sink import sink, sunk_position
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Decision, decode_event
+from croupier.service.ids import now_us
 from croupier.service.refusals import Refusal
-from croupier.service.scorer import now_us
 from croupier.service.settings import LoopSettings, SettingsDirectory
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from croupier.control.job import ControlJob
 from croupier.control.plane import Plane
 from croupier.service.child import end_with_parent, read_job
 from croupier.service.control import socket_address
+from croupier.service.logs import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ def main() -> None:
     if not line:
         return
     job = msgspec.json.decode(line, type=ControlJob)
+    configure_logging(job.log_format)
     end_with_parent()
     directory = Path(job.control_dir)
     directory.mkdir(parents=True, exist_ok=True)

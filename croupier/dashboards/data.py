@@ -77,6 +77,8 @@ def loops_with_generations(version: int) -> list[str]:
 def generations(version: int, loop: str) -> pl.DataFrame:
     """One loop's rows of the generations table, by number; what is not finite is null.
 
+    A row from before there were subsampled logs says that all decisions were logged.
+
     Raises
     ------
     LakeUnreadableError
@@ -106,4 +108,6 @@ def _generations(root: str, version: int, loop: str) -> pl.DataFrame:
     # An interval of a single reward has no ends: NaN in the lake, nothing to show here.
     finite = pl.col(pl.Float64)
     rows = Lake(Path(root)).scan_version(_GENERATIONS, version, loop)
-    return rows.with_columns(pl.when(finite.is_finite()).then(finite)).sort("generation").collect()
+    rows = rows.with_columns(pl.when(finite.is_finite()).then(finite))
+    made = pl.coalesce("decisions_made", "decisions")
+    return rows.with_columns(decisions_made=made).sort("generation").collect()

@@ -68,7 +68,7 @@ def _headline(champion: Mapping[str, Any] | None, rewards: Rewards) -> None:
         return
     cards = (
         ("Champion: generation", str(champion["generation"]), _champion_notes(champion)),
-        ("Decisions served", count(champion["decisions"]), ["Joined with their reward."]),
+        ("Decisions served", count(champion["decisions_made"]), _served_notes(champion)),
         (
             "Realised mean reward",
             rewards.value(champion["realised_mean"]),
@@ -93,6 +93,17 @@ def _champion_notes(row: Mapping[str, Any]) -> list[str]:
         how = "Promoted" if row["override_reason"] is None else "Promoted by override"
         notes.append(f"{how} {moment(row['promoted'])}")
     return notes
+
+
+def _served_notes(row: Mapping[str, Any]) -> list[str]:
+    if not _is_subsampled(row):
+        return ["Joined with their reward."]
+    return [f"Estimated from {count(row['decisions'])} that were logged and joined."]
+
+
+def _is_subsampled(row: Mapping[str, Any]) -> bool:
+    """Whether more decisions were made than logged."""
+    return row["decisions"] is not None and row["decisions_made"] > row["decisions"]
 
 
 def _realised_notes(row: Mapping[str, Any], rewards: Rewards) -> list[str]:
@@ -201,6 +212,8 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
     reward = st.column_config.NumberColumn(format=f"%.{rewards.decimals}f")
     time = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm")
     number = st.column_config.NumberColumn(format="localized")
+    made = pl.col("decisions_made").round().cast(pl.Int64)
+    subsampled = any(map(_is_subsampled, rows.iter_rows(named=True)))
     table = rows.sort("generation", descending=True).select(
         pl.col("generation").alias("Generation"),
         pl.col("status").str.to_titlecase().alias("Status"),
@@ -209,6 +222,7 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
         pl.col("realised_mean").alias("Realised"),
         rewards.intervals("realised_lower", "realised_upper").alias("Realised, interval"),
         pl.col("decisions").alias("Decisions"),
+        *([made.alias("Made, estimated")] if subsampled else []),
         pl.col("difference").alias("Difference"),
         leads.intervals("difference_lower", "difference_upper").alias("Difference, interval"),
         pl.col("judged_rows").alias("Judged"),
@@ -230,7 +244,13 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
             "Estimate": reward,
             "Realised": reward,
             "Difference": st.column_config.NumberColumn(format=f"%+.{leads.decimals}f"),
-            "Decisions": number,
+            "Decisions": st.column_config.NumberColumn(
+                format="localized", help="Logged, and joined with their reward"
+            ),
+            "Made, estimated": st.column_config.NumberColumn(
+                format="localized",
+                help="All decisions, of which the log keeps a share: the sum of 1 / keep_prob",
+            ),
             "Judged": number,
             "ESS": st.column_config.NumberColumn(
                 format="localized",

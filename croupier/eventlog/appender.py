@@ -2,7 +2,8 @@
 
 A commit to disk costs about the same for one record as for a hundred. So nobody waits for company:
 a record that finds the log idle is written at once, and those that arrive meanwhile make up the
-next append.
+next append. Where nobody waits at all, in a buffered log, an append is worth a few milliseconds of
+gathering, since every one takes processor time from those who decide.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ("Appender",)
+__all__ = ("NOTHING_TO_WRITE", "Appender")
 
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
+_GATHERING_S = 0.005
+
+_NEVER = 2**63
 
 _logger = getLogger(__name__)
 
@@ -46,6 +50,8 @@ class Appender:
         Most records in an append, unless a single ``submit_many`` has more: it is never split.
     max_pending
         Most records that may wait, those that are being written included.
+    max_pending_bytes
+        Most bytes of payload that may wait; one submission may have more if nothing else waits.
     durability
         ``commit``: a future resolves when its records are durable, and gets the error if they
         couldn't be written. ``buffered``: it is resolved from the start, and records that couldn't
@@ -54,11 +60,17 @@ class Appender:
     Raises
     ------
     InvalidInputError
-        If `max_batch` or `max_pending` is out of range.
+        If `max_batch`, `max_pending` or `max_pending_bytes` is out of range.
     """
 
     def __init__(
-        self, log: EventLog, *, max_batch: int, max_pending: int, durability: Durability
+        self,
+        log: EventLog,
+        *,
+        max_batch: int,
+        max_pending: int,
+        durability: Durability,
+        max_pending_bytes: int = LogConfig().max_pending_bytes,
     ) -> None:
         if max_batch < 1:
             raise InvalidInputError("max_batch", f"expected at least 1, got {max_batch}")
@@ -66,16 +78,24 @@ class Appender:
             raise InvalidInputError(
                 "max_pending", f"expected at least max_batch ({max_batch}), got {max_pending}"
             )
+        if max_pending_bytes < 1:
+            raise InvalidInputError(
+                "max_pending_bytes", f"expected at least 1, got {max_pending_bytes}"
+            )
         self._log = log
         self._max_payload_bytes = log.max_payload_bytes
         self._max_batch = max_batch
         self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
         self._durability: Durability = durability
         # Guards everything below, and wakes the thread.
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._batches: deque[_Batch] = deque()
         self._depth = 0
-        self._idle = False
+        self._bytes = 0
+        # How many records wake the thread.
+        self._wanted = _NEVER
         self._closed = False
         self._abandoned = False
         self._last_error: Exception | None = None
@@ -91,6 +111,7 @@ class Appender:
             log,
             max_batch=config.max_batch,
             max_pending=config.max_pending,
+            max_pending_bytes=config.max_pending_bytes,
             durability=config.durability,
         )
 
@@ -129,7 +150,25 @@ class Appender:
         InvalidInputError
             If the payload is too large for the log.
         """
-        return self.submit_many((record,))
+        if len(record.payload) > self._max_payload_bytes or os.getpid() != self._pid:
+            self._check((record,))
+        with self._lock:
+            size = len(record.payload)
+            if self._closed or self._is_full(1, size):
+                raise self._refusal()
+            self._depth += 1
+            self._bytes += size
+            batches = self._batches
+            if batches and len(batches[-1].records) < self._max_batch:
+                batch = batches[-1]
+                batch.records.append(record)
+            else:
+                batch = _Batch((record,))
+                batches.append(batch)
+            batch.size += size
+            if self._wanted <= self._depth:
+                self._changed.notify_all()
+        return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
 
     def submit_many(self, records: Sequence[Record]) -> Future[None]:
         """Hand over several records that are written in one append, all or none.
@@ -151,22 +190,19 @@ class Appender:
         InvalidInputError
             If a payload is too large for the log, or if there are more records than may ever wait.
         """
-        self._check(records)
-        with self._changed:
-            if self._closed:
-                raise LogUnavailableError("the log's appender is closed")
-            if self._depth + len(records) > self._max_pending:
-                raise LogUnavailableError(
-                    f"the log can't keep up: {self._depth} records are waiting, "
-                    f"at most {self._max_pending} may"
-                )
+        size = self._check(records)
+        with self._lock:
+            if self._closed or self._is_full(len(records), size):
+                raise self._refusal()
             if not records:
-                return _DONE
+                return NOTHING_TO_WRITE
             self._depth += len(records)
+            self._bytes += size
             batch = self._add(records)
-            if self._idle:
+            batch.size += size
+            if self._wanted <= self._depth:
                 self._changed.notify_all()
-        return _DONE if self._durability == "buffered" else batch.future
+        return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
 
     def close(self, timeout: float = 10.0) -> None:
         """Write what is waiting, and stop. Closing twice is harmless.
@@ -183,15 +219,16 @@ class Appender:
         """
         if os.getpid() != self._pid:
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        with self._changed:
+        with self._lock:
             left = self._depth
             self._abandoned = True
             batches, self._batches = self._batches, deque()
             self._depth -= sum(len(batch.records) for batch in batches)
+            self._bytes -= sum(batch.size for batch in batches)
             self._changed.notify_all()
         if left:
             error = LogUnavailableError(
@@ -213,7 +250,8 @@ class Appender:
     ) -> None:
         self.close()
 
-    def _check(self, records: Sequence[Record]) -> None:
+    def _check(self, records: Sequence[Record]) -> int:
+        """Refuse what could never be written; gives the size of the payloads."""
         if os.getpid() != self._pid:
             # Threads don't survive a fork: nobody would ever write it.
             raise LogUnavailableError(
@@ -223,13 +261,30 @@ class Appender:
             raise InvalidInputError(
                 "records", f"expected at most {self._max_pending}, got {len(records)}"
             )
+        size = 0
         for record in records:
+            size += len(record.payload)
             if len(record.payload) > self._max_payload_bytes:
                 # Refused by the log, it would take the rest of its batch down with it.
                 raise InvalidInputError(
                     "record.payload",
                     f"expected at most {self._max_payload_bytes} bytes, got {len(record.payload)}",
                 )
+        return size
+
+    def _is_full(self, records: int, size: int) -> bool:
+        """Whether so many more records, or bytes of them, may not wait."""
+        if self._depth + records > self._max_pending:
+            return True
+        return bool(self._bytes) and self._bytes + size > self._max_pending_bytes
+
+    def _refusal(self) -> LogUnavailableError:
+        if self._closed:
+            return LogUnavailableError("the log's appender is closed")
+        return LogUnavailableError(
+            f"the log can't keep up: {self._depth} records and {self._bytes} bytes are waiting, "
+            f"at most {self._max_pending} records and {self._max_pending_bytes} bytes may"
+        )
 
     def _add(self, records: Sequence[Record]) -> _Batch:
         """Put records into the last batch if they fit there, else into a new one."""
@@ -247,8 +302,9 @@ class Appender:
     def _run(self) -> None:
         while (batch := self._next()) is not None:
             error = self._write(batch)
-            with self._changed:
+            with self._lock:
                 self._depth -= len(batch.records)
+                self._bytes -= batch.size
             if error is None:
                 batch.future.set_result(None)
             else:
@@ -258,12 +314,12 @@ class Appender:
         """Wait for a batch; None when there will be no more."""
         pause = _FIRST_RETRY_S
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._batches and not self._closed:
-                    self._idle = True
-                    self._changed.wait(None if self._last_error is None else pause)
-                    self._idle = False
+                    self._sleep(1, None if self._last_error is None else pause)
                 if self._batches:
+                    if self._durability == "buffered" and not self._closed:
+                        self._sleep(self._max_batch, _GATHERING_S)
                     return self._batches.popleft()
                 if self._closed:
                     return None
@@ -271,6 +327,13 @@ class Appender:
                 # Nobody submits to a service that says it isn't ready: ask the log itself.
                 self._append([])
                 pause = min(2 * pause, _LAST_RETRY_S)
+
+    def _sleep(self, wanted: int, seconds: float | None) -> None:
+        """Wait for so many records, for the end, or for some time; under the lock."""
+        if self._depth < wanted:
+            self._wanted = wanted
+            self._changed.wait(seconds)
+            self._wanted = _NEVER
 
     def _write(self, batch: _Batch) -> LogUnavailableError | None:
         """Append a batch, again and again if it was acknowledged already; says what went wrong."""
@@ -284,7 +347,7 @@ class Appender:
     def _wait(self, seconds: float) -> bool:
         """Wait before another attempt; False if there should be none."""
         deadline = time.monotonic() + seconds
-        with self._changed:
+        with self._lock:
             while not self._abandoned:
                 now = time.monotonic()
                 if self._closed:
@@ -300,7 +363,9 @@ class Appender:
             self._log.append(records)
         except LogUnavailableError as error:
             if self._last_error is None:
-                _logger.warning("the log can't be written: %s", error)
+                _logger.warning(
+                    "the log can't be written: %s", error, extra={"event": "log_unavailable"}
+                )
             self._last_error = error
             return error
         except Exception as error:
@@ -311,7 +376,7 @@ class Appender:
             unavailable.__cause__ = error
             return unavailable
         if self._last_error is not None:
-            _logger.info("the log can be written again")
+            _logger.info("the log can be written again", extra={"event": "log_available"})
             self._last_error = None
         return None
 
@@ -319,10 +384,11 @@ class Appender:
 class _Batch:
     """Records that are appended together, and the future of them all."""
 
-    __slots__ = ("future", "records")
+    __slots__ = ("future", "records", "size")
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
+        self.size = 0
         self.future = _running_future()
 
 
@@ -333,5 +399,6 @@ def _running_future() -> Future[None]:
     return future
 
 
-_DONE = _running_future()
-_DONE.set_result(None)
+NOTHING_TO_WRITE = _running_future()
+"""The future of no records, and of those that nobody waits for."""
+NOTHING_TO_WRITE.set_result(None)

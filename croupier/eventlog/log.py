@@ -28,7 +28,7 @@ Durability: TypeAlias = Literal["commit", "buffered"]
 """``commit``: acknowledged once it is on disk; ``buffered``: once it is in memory."""
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One event on its way into a log.
 
     Attributes
@@ -231,6 +231,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Most records that are grouped into one commit.
     max_pending
         Most records that may wait to be written; beyond that the log is unavailable.
+    max_pending_bytes
+        Likewise, of their payloads; a single append may have more if nothing else waits.
     """
 
     durability: Durability = "commit"
@@ -238,6 +240,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     busy_timeout_s: float = 5.0
     max_batch: int = 512
     max_pending: int = 8192
+    max_pending_bytes: int = 134_217_728
 
     def __post_init__(self) -> None:
         if self.segment_rows < 1:
@@ -250,3 +253,5 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(
                 f"max_pending must be at least max_batch ({self.max_batch}), got {self.max_pending}"
             )
+        if self.max_pending_bytes < 1:
+            raise ValueError(f"max_pending_bytes must be at least 1, got {self.max_pending_bytes}")

@@ -39,6 +39,8 @@ class PropensityAudit(msgspec.Struct, frozen=True, kw_only=True):
         Imported rows that have a propensity but no pmf; they can't be audited.
     violations
         Rows that contradict themselves.
+    bad_keep_prob
+        Rows whose keep_prob is not a probability above 0; nobody knows what they stand for.
     replayed, replay_mismatches
         Draws made again from pmf and draw key, and those that came out differently.
     test
@@ -48,6 +50,7 @@ class PropensityAudit(msgspec.Struct, frozen=True, kw_only=True):
     decisions: int
     without_pmf: int
     violations: PmfViolations | None
+    bad_keep_prob: int
     replayed: int
     replay_mismatches: int
     test: PropensityTest | None
@@ -58,11 +61,15 @@ def audit_propensities(
 ) -> PropensityAudit:
     """Audit rows of the decisions or the interactions table."""
     logged = decisions.filter(pl.col("pmf").is_not_null())
+    keep = pl.col("keep_prob")
+    fine = (keep > 0.0) & (keep <= 1.0)
+    bad_keep_prob = len(decisions) - decisions.filter(fine).height
     if logged.is_empty():
         return PropensityAudit(
             decisions=len(decisions),
             without_pmf=len(decisions),
             violations=None,
+            bad_keep_prob=bad_keep_prob,
             replayed=0,
             replay_mismatches=0,
             test=None,
@@ -80,6 +87,7 @@ def audit_propensities(
         decisions=len(decisions),
         without_pmf=len(decisions) - len(logged),
         violations=violations,
+        bad_keep_prob=bad_keep_prob,
         replayed=len(drawn),
         replay_mismatches=_replay_mismatches(drawn, progress),
         test=None if own.is_empty() else draws_test(own),
@@ -97,6 +105,10 @@ def draws_test(decisions: pl.DataFrame) -> PropensityTest:
     from that by has mean 0 whatever came before (a martingale difference). The places of a slate
     exclude each other without saying so in their pmfs, which are marginal ones; one of them is
     tested, picked by a hash of the decision's id that the draw doesn't depend on.
+
+    Rows of a subsampled log have no weights here, as none are needed: whether a decision is kept is
+    decided by a hash of its own, so that those that were kept were drawn with the logged
+    probabilities too, each of them.
     """
     decisions = _without_other_places(decisions.filter(_consistent()))
     flat, offsets = _flat(decisions["pmf"])

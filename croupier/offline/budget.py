@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from croupier.offline.interactions import logged_requests
+from croupier.offline.interactions import keep_weights, logged_requests
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.exploration import Conservative
 from croupier.policy.safety import SafetyBudget
@@ -27,7 +27,8 @@ def decision_budget(interactions: pl.DataFrame, oracle: Oracle, config: LoopConf
 
     The learner's interactions stand for all: their savings are shared out among as many of them as
     a generation is expected to serve, that is, as were made in the last day or by the generation
-    that served last, whichever is more.
+    that served last, whichever is more. A row of a subsampled log counts for all decisions that it
+    stands for, both in the savings and among those expected.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ def safety_budget(interactions: pl.DataFrame, oracle: Oracle, config: LoopConfig
     A decision that played the baseline for certain was held, any other one explored with its logged
     pmf. The slack is the reward's range: `n` explored decisions must have saved ``range·sqrt(n)``
     more than they spend, for the errors of the predictions. Rows without a pmf or a baseline, or
-    that can't be encoded, don't count.
+    that can't be encoded, don't count. A row of a subsampled log counts ``1 / keep_prob`` times in
+    the sum, and the allowance grows by what the sum may be off because of that, see
+    :meth:`~croupier.policy.safety.SafetyBudget.explored`.
 
     Parameters
     ----------
@@ -72,7 +75,10 @@ def safety_budget(interactions: pl.DataFrame, oracle: Oracle, config: LoopConfig
     assert isinstance(exploration, Conservative)
     lowest = exploration.reward_min
     budget = SafetyBudget(alpha=exploration.alpha, slack=config.reward_max - config.reward_min)
-    for request, pmf in zip(logged_requests(interactions), interactions["pmf"], strict=True):
+    weights = keep_weights(interactions).tolist()
+    for request, pmf, weight in zip(
+        logged_requests(interactions), interactions["pmf"], weights, strict=True
+    ):
         if request.baseline is None or pmf is None:
             continue
         try:
@@ -82,17 +88,18 @@ def safety_budget(interactions: pl.DataFrame, oracle: Oracle, config: LoopConfig
         gains = np.clip(predicted, config.reward_min, config.reward_max) - lowest
         played, baseline = pmf.to_numpy(), float(gains[request.baseline])
         if played[request.baseline] >= 1.0:
-            budget = budget.held(baseline)
+            budget = budget.held(baseline, weight)
         else:
-            budget = budget.explored(float(played @ gains), baseline)
+            budget = budget.explored(float(played @ gains), baseline, weight)
     return budget
 
 
-def _expected(interactions: pl.DataFrame) -> int:
+def _expected(interactions: pl.DataFrame) -> float:
     """How many of the learner's decisions a generation is expected to serve."""
     served = interactions.filter(pl.col("ts").is_not_null()).sort("ts", "offset")
     if served.is_empty():
-        return len(interactions)
+        return float(keep_weights(interactions).sum())
     last = served["ts"][-1]
     by_the_last = pl.col("generation").eq_missing(served["generation"][-1])
-    return max(served.filter(pl.col("ts") > last - _DAY).height, served.filter(by_the_last).height)
+    alike = (served.filter(pl.col("ts") > last - _DAY), served.filter(by_the_last))
+    return max(float(keep_weights(each).sum()) for each in alike)

@@ -6,15 +6,18 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 from scipy import stats
 
 from croupier.offline.audit import draws_test
+from croupier.offline.interactions import keep_weights
 from croupier.offline.lake import SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from croupier.offline.lake import Lake
 
@@ -61,7 +64,8 @@ def record_promotion(
 def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None:
     """Put what really happened beside what was promised, for every generation that was served.
 
-    Realised values are means over all of a generation's interactions, with a normal interval; the
+    Realised values are means over all decisions that a generation made, estimated from those that
+    were kept in the log (each counts ``1 / keep_prob`` times), with a normal interval; the
     propensity test says whether its draws happened with the probabilities that were logged.
     """
     served = lake.scan("interactions", loop).filter(pl.col("generation").is_not_null())
@@ -89,17 +93,17 @@ def _realised(interactions: pl.LazyFrame, confidence: float) -> list[dict[str, A
     z = float(stats.norm.isf((1.0 - confidence) / 2.0))
     rows = []
     for (number,), served in (
-        interactions.select("generation", "reward", *drawn).collect().group_by("generation")
+        interactions.select("generation", "reward", "keep_prob", *drawn)
+        .collect()
+        .group_by("generation")
     ):
-        rewards = served["reward"].to_numpy()
-        n = len(rewards)
-        mean = float(rewards.mean())
-        # A single reward says nothing about how far others are from it.
-        half = z * float(np.std(rewards, ddof=1)) / math.sqrt(n) if n > 1 else None
+        mean, error = _mean(served["reward"].to_numpy(), keep_weights(served))
+        half = None if error is None else z * error
         rows.append(
             {
                 "generation": number,
-                "decisions": n,
+                "decisions": len(served),
+                "decisions_made": float(keep_weights(served).sum()),
                 "realised_mean": mean,
                 "realised_lower": None if half is None else mean - half,
                 "realised_upper": None if half is None else mean + half,
@@ -107,3 +111,17 @@ def _realised(interactions: pl.LazyFrame, confidence: float) -> list[dict[str, A
             }
         )
     return rows
+
+
+def _mean(rewards: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float | None]:
+    """Weighted mean ``Σ c r / Σ c``, and its standard error by the delta method.
+
+    A single reward says nothing about how far others are from it. With weights of 1 it is the mean
+    and its standard error, to the last bit.
+    """
+    n = len(rewards)
+    mean = float((weights * rewards).mean() / weights.mean())
+    if n < 2:
+        return mean, None
+    influence = weights * (rewards - mean) / weights.mean()
+    return mean, math.sqrt(float((influence * influence).sum()) / (n - 1)) / math.sqrt(n)

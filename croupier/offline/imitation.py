@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import polars as pl
 from scipy import stats
 
 from croupier.offline.gate import Verdict
-from croupier.offline.interactions import logged_requests
+from croupier.offline.interactions import keep_weights, learning_weights, logged_requests
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.exploration.base import share_of_best
@@ -27,7 +28,6 @@ from croupier.policy.sampling import draw, draw_key, uniform_of_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import polars as pl
     from numpy.typing import NDArray
 
     from croupier.offline.interactions import LoggedRequest
@@ -40,6 +40,7 @@ __all__ = (
     "judge_imitation",
     "match_rate",
     "served_match_rate",
+    "sign_test",
 )
 
 MIN_ROWS = 20
@@ -54,8 +55,10 @@ class MatchRate(msgspec.Struct, frozen=True, kw_only=True):
         Decisions judged on.
     value
         Share of them in [0, 1]; a decision where n actions tie and one is the baseline counts 1/n.
+        In a subsampled log it is the share of all decisions, each row counting ``1 / keep_prob``
+        times.
     lower, upper
-        Wilson interval.
+        Wilson interval, for the effective sample size.
     confidence
         Of the interval, in (0, 1).
     """
@@ -77,7 +80,8 @@ class Imitation(msgspec.Struct, frozen=True, kw_only=True):
     wins, losses
         Decisions where only the challenger matches, and where only the champion does.
     p_value
-        Of the exact sign test that the challenger matches no more often (one-sided).
+        Of the sign test that the challenger matches no more often (one-sided): exact where all rows
+        were kept in the log with the same probability, else see :func:`sign_test`.
     left_out
         Decisions without a known baseline or a choice, or that can't be encoded.
     served
@@ -107,7 +111,8 @@ def imitation_lessons(interactions: pl.DataFrame) -> Iterator[list[TrainingRow]]
     interactions
         Rows of the interactions table, of one loop.
     """
-    for request, key, keep in _requests(interactions):
+    weights = learning_weights(interactions).tolist()
+    for (request, key), importance in zip(_requests(interactions), weights, strict=True):
         if request.baseline is None or not _is_a_choice(request):
             continue
         others = _others(request)
@@ -120,7 +125,7 @@ def imitation_lessons(interactions: pl.DataFrame) -> Iterator[list[TrainingRow]]
                 chosen=chosen,
                 propensity=1.0,
                 reward=reward,
-                weight=weight / keep,
+                weight=weight * importance,
             )
             for chosen, reward, weight in shares
         ]
@@ -160,12 +165,14 @@ def judge_imitation(
         If there are fewer than 20 rows to judge on.
     """
     n = len(interactions)
-    matches, hits = [], []
-    for row, (request, key, _) in enumerate(_requests(interactions)):
+    stands_for = keep_weights(interactions)
+    judged, matches, hits = [], [], []
+    for row, (request, key) in enumerate(_requests(interactions)):
         if progress is not None and (row % 500 == 499 or row + 1 == n):
             progress(row + 1, n)
         pair = _pair(champion, challenger, request)
         if pair is not None:
+            judged.append(row)
             matches.append(pair)
             hits.append([uniform_of_key(key) < each for each in pair])
     if len(matches) < MIN_ROWS:
@@ -173,14 +180,14 @@ def judge_imitation(
             f"imitation is judged on at least {MIN_ROWS} decisions with a known baseline and a "
             f"choice, got {len(matches)}"
         )
-    shares, hit = np.array(matches), np.array(hits)
-    wins, losses = int((hit[:, 1] & ~hit[:, 0]).sum()), int((hit[:, 0] & ~hit[:, 1]).sum())
+    shares, hit, weights = np.array(matches), np.array(hits), stands_for[judged]
+    won, lost = hit[:, 1] & ~hit[:, 0], hit[:, 0] & ~hit[:, 1]
     imitation = Imitation(
-        champion=match_rate(shares[:, 0], confidence),
-        challenger=match_rate(shares[:, 1], confidence),
-        wins=wins,
-        losses=losses,
-        p_value=float(stats.binom.sf(wins - 1, wins + losses, 0.5)),
+        champion=match_rate(shares[:, 0], confidence, weights),
+        challenger=match_rate(shares[:, 1], confidence, weights),
+        wins=int(won.sum()),
+        losses=int(lost.sum()),
+        p_value=sign_test(weights[won], weights[lost]),
         left_out=n - len(matches),
     )
     return imitation, _verdict(imitation, champion.number, challenger.number, confidence)
@@ -198,20 +205,28 @@ def served_match_rate(interactions: pl.DataFrame, *, confidence: float = 0.95) -
     """
     if "shadow" not in interactions.columns:
         return None
-    columns = ("learning_mode", "baseline", "shadow")
+    shadowed = interactions.filter(
+        pl.col("learning_mode") == "apprentice",
+        pl.col("shadow").is_not_null(),
+        pl.col("baseline").is_not_null(),
+    )
+    if shadowed.is_empty():
+        return None
     shares = [
         float(share_of_best(np.array(shadow["pmf"]))[baseline])
-        for mode, baseline, shadow in interactions.select(columns).iter_rows()
-        if mode == "apprentice" and shadow is not None and baseline is not None
+        for baseline, shadow in shadowed.select("baseline", "shadow").iter_rows()
     ]
-    return match_rate(np.array(shares), confidence) if shares else None
+    return match_rate(np.array(shares), confidence, keep_weights(shadowed))
 
 
-def match_rate(shares: NDArray[np.float64], confidence: float) -> MatchRate:
+def match_rate(
+    shares: NDArray[np.float64], confidence: float, weights: NDArray[np.float64] | None = None
+) -> MatchRate:
     """Mean of matches with its Wilson interval.
 
     ``(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`` (Wilson, 1927). Shares of ties vary
-    less than the zeros and ones that the interval is made for, so it covers them too.
+    less than the zeros and ones that the interval is made for, so it covers them too. With weights
+    p is the weighted mean and n the effective sample size ``(Σc)² / Σc²`` (Kish, 1965).
 
     Parameters
     ----------
@@ -219,13 +234,17 @@ def match_rate(shares: NDArray[np.float64], confidence: float) -> MatchRate:
         Of the baseline in every decision's most probable actions, shape (n,), n ≥ 1, in [0, 1].
     confidence
         In (0, 1).
+    weights
+        How many decisions each stands for, shape (n,), positive; the same for all if None.
     """
-    n, p = shares.size, float(shares.mean())
+    counted = np.ones(shares.size) if weights is None else weights / weights.min()
+    n = float(counted.sum() ** 2 / (counted @ counted))
+    p = float((counted * shares).sum() / counted.sum())
     z = float(stats.norm.isf((1.0 - confidence) / 2.0))
     centre, scale = p + z * z / (2 * n), 1.0 + z * z / n
     half = z * math.sqrt(p * (1.0 - p) / n + z * z / (4 * n * n))
     return MatchRate(
-        rows=n,
+        rows=shares.size,
         value=p,
         # Rounding must not put an end on the wrong side of the value.
         lower=min(max((centre - half) / scale, 0.0), p),
@@ -234,14 +253,33 @@ def match_rate(shares: NDArray[np.float64], confidence: float) -> MatchRate:
     )
 
 
-def _requests(interactions: pl.DataFrame) -> Iterator[tuple[LoggedRequest, str, float]]:
-    """Requests, each with a key for the draws that are made of it and its share in the log."""
-    columns = ("loop", "decision_id", "slot", "keep_prob")
-    names = interactions.select(columns).iter_rows()
-    for request, (loop, decision_id, slot, keep) in zip(
+def sign_test(won: NDArray[np.float64], lost: NDArray[np.float64]) -> float:
+    """P-value of the one-sided sign test that no more is won than lost in all decisions.
+
+    With equal weights it is the exact binomial one. With others ``D = Σ_won c - Σ_lost c``
+    estimates wins less losses of all decisions, with a variance of at most ``Σ c²`` (reached where
+    every decision is won as easily as lost), and ``(D - max c) / sqrt(Σ c²)`` is compared with the
+    normal distribution: the continuity correction takes off as much as the largest row weighs.
+
+    Parameters
+    ----------
+    won, lost
+        How many decisions each row stands for that only one side has won, or lost.
+    """
+    weights = np.concatenate([won, lost])
+    if not weights.size or weights.min() == weights.max():
+        return float(stats.binom.sf(won.size - 1, weights.size, 0.5))
+    lead = float(won.sum() - lost.sum()) - float(weights.max())
+    return float(stats.norm.sf(lead / math.sqrt(float(weights @ weights))))
+
+
+def _requests(interactions: pl.DataFrame) -> Iterator[tuple[LoggedRequest, str]]:
+    """Requests, each with a key for the draws that are made of it."""
+    names = interactions.select("loop", "decision_id", "slot").iter_rows()
+    for request, (loop, decision_id, slot) in zip(
         logged_requests(interactions), names, strict=True
     ):
-        yield request, draw_key(loop, 0, f"imitation/{decision_id}", slot), keep
+        yield request, draw_key(loop, 0, f"imitation/{decision_id}", slot)
 
 
 def _is_a_choice(request: LoggedRequest) -> bool:

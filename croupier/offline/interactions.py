@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ("LoggedRequest", "logged_requests", "training_rows")
+__all__ = ("LoggedRequest", "keep_weights", "learning_weights", "logged_requests", "training_rows")
 
 _context_decoder = msgspec.json.Decoder(Features)
 _actions_decoder = msgspec.json.Decoder(list[Action])
@@ -60,15 +60,36 @@ def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
 
 def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:
     """Decode what an oracle learns from, in the order of the rows."""
-    columns = ("context", "actions", "chosen", "propensity", "reward", "keep_prob")
-    for context, actions, chosen, propensity, reward, keep in interactions.select(
-        columns
-    ).iter_rows():
+    columns = ("context", "actions", "chosen", "propensity", "reward")
+    rows = interactions.select(columns).iter_rows()
+    weights = learning_weights(interactions).tolist()
+    for (context, actions, chosen, propensity, reward), weight in zip(rows, weights, strict=True):
         yield TrainingRow(
             context=_context_decoder.decode(context),
             actions=_actions_decoder.decode(actions),
             chosen=chosen,
             propensity=propensity,
             reward=reward,
-            weight=1.0 / keep,
+            weight=weight,
         )
+
+
+def keep_weights(interactions: pl.DataFrame) -> NDArray[np.float64]:
+    """How many decisions every row of a log stands for, ``1 / keep_prob``, shape (n,)."""
+    return 1.0 / interactions["keep_prob"].to_numpy()
+
+
+def learning_weights(interactions: pl.DataFrame) -> NDArray[np.float64]:
+    """Importance of every row to an oracle, shape (n,): ``c·Σc / Σc²`` with ``c = 1 / keep_prob``.
+
+    In proportion to the decisions that a row stands for, so that an oracle learns the mean of all
+    of them; in sum the effective sample size (Kish), since a row that stands for five still is a
+    single observation: with weights c, an oracle that knows how sure it is would be far too sure,
+    and one that learns row by row would take far too large steps. Where all rows were kept with the
+    same probability, every weight is exactly 1.
+    """
+    if interactions.is_empty():
+        return np.empty(0)
+    weights = keep_weights(interactions)
+    relative = weights / weights.min()
+    return np.asarray(relative * (relative.sum() / (relative @ relative)))

@@ -113,6 +113,7 @@ _GENERATION: _Columns = {
     "match_rate": pl.Float64,
     "match_lower": pl.Float64,
     "match_upper": pl.Float64,
+    "decisions_made": pl.Float64,
 }
 
 _AUDIT: _Columns = {
@@ -138,7 +139,8 @@ SCHEMAS: dict[TableName, pl.Schema] = {
 """Columns of every table. JSON stands in `context`, `actions`, `audit` and `guardrails`; `pmf` and
 `scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
 [0, 1000), in the division of rows between learner and judge. `slot` is null for a decision that has
-none, `slate_size` for all but slates, `shadow` where none was asked.
+none, `slate_size` for all but slates, `shadow` where none was asked. Of a generation, `decisions`
+are those that were logged, and `decisions_made` estimates all of them by `Σ 1 / keep_prob`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 

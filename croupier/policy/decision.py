@@ -14,14 +14,8 @@ import msgspec
 import numpy as np
 
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import (
-    MAX_ID_LENGTH,
-    Action,
-    Decision,
-    Features,
-    LearningMode,
-    MixComponent,
-)
+from croupier.policy.events import MAX_ID_LENGTH, Decision, LearningMode, MixComponent
+from croupier.policy.requests import DecisionRequest
 from croupier.policy.sampling import draw, draw_key
 from croupier.policy.traffic import shadow_of
 
@@ -30,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from croupier.policy.events import Shadow
+    from croupier.policy.events import Action, Shadow
     from croupier.policy.traffic import Answer, OnFailure, Plan
 
 __all__ = (
@@ -60,36 +54,6 @@ MAX_PLACES = 100
 _MAX_CANDIDATES = 100_000
 
 
-class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an application asks.
-
-    Attributes
-    ----------
-    actions
-        The candidates, at least one, with unique ids.
-    context
-        Features that all actions share.
-    decision_id
-        The caller's id, 1 to 256 characters; made up if left out.
-    excluded
-        Ids of actions that must not be chosen this time.
-    baseline
-        Id of the action the application would take by itself; the first one unless named.
-    deferred
-        True if the decision counts only once it is activated.
-    audit
-        Attributes that are logged for audits and never reach an oracle.
-    """
-
-    actions: list[Action]
-    context: Features = {}
-    decision_id: str | None = None
-    excluded: list[str] = []
-    baseline: str | None = None
-    deferred: bool = False
-    audit: Features = {}
-
-
 def check_request(request: DecisionRequest) -> None:
     """Check what types alone can't say.
 
@@ -102,7 +66,7 @@ def check_request(request: DecisionRequest) -> None:
         check_id("decision_id", request.decision_id)
     ids = check_actions(request.actions)
     check_rules("", request.excluded, request.baseline, ids)
-    if len(ids) == len(set(request.excluded)):
+    if request.excluded and len(ids) == len(set(request.excluded)):
         raise InvalidInputError("excluded", "expected at least one action to remain eligible")
 
 
@@ -118,14 +82,21 @@ def check_actions(actions: Sequence[Action]) -> set[str]:
         raise InvalidInputError(
             "actions", f"expected 1 to {MAX_ACTIONS} actions, got {len(actions)}"
         )
-    seen: set[str] = set()
-    for position, action in enumerate(actions):
-        check_id(f"actions[{position}].id", action.id)
-        if action.id in seen:
+    ids = [action.id for action in actions]
+    seen = set(ids)
+    lengths = [len(action_id) for action_id in ids]
+    plain = min(lengths) > 0 and max(lengths) <= MAX_ID_LENGTH and "".join(ids).isascii()
+    if plain and len(seen) == len(ids):
+        return seen
+    # Something may be wrong: look for it one by one.
+    seen.clear()
+    for position, action_id in enumerate(ids):
+        check_id(f"actions[{position}].id", action_id)
+        if action_id in seen:
             raise InvalidInputError(
-                f"actions[{position}].id", f"expected unique ids, got {action.id!r} twice"
+                f"actions[{position}].id", f"expected unique ids, got {action_id!r} twice"
             )
-        seen.add(action.id)
+        seen.add(action_id)
     return seen
 
 
@@ -201,6 +172,8 @@ class Circumstances(msgspec.Struct, frozen=True):
         Share of uniform play, in [0, 1].
     secret
         Of the draws, see :func:`~croupier.policy.sampling.draw_key`.
+    keep_prob
+        Probability with which the decision is kept in the log, in (0, 1].
     """
 
     decision_id: str
@@ -208,6 +181,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     learning_mode: LearningMode = "online"
     uniform: float = 0.0
     secret: bytes = b""
+    keep_prob: float = 1.0
 
 
 class Choose(Protocol):
@@ -262,7 +236,9 @@ def decide(
     answer = plan.answer(*asked, uniform=circumstances.uniform, on_failure=on_failure)
     key = draw_key(loop, number, circumstances.decision_id, slot, secret=circumstances.secret)
     chosen = draw(answer.pmf, key)
-    return decision_of(request, plan, circumstances, answer, chosen=chosen, key=key, slot=slot)
+    return decision_of(
+        request, plan, circumstances, answer, chosen=chosen, baseline=baseline, key=key, slot=slot
+    )
 
 
 def decision_of(
@@ -272,6 +248,7 @@ def decision_of(
     answer: Answer,
     *,
     chosen: int,
+    baseline: int,
     key: str,
     slot: str | None,
     slate_size: int | None = None,
@@ -284,11 +261,12 @@ def decision_of(
         As for :func:`decide`.
     answer
         Whose pmf the action was drawn from.
-    chosen, key
-        The action's index and the key of the draw.
+    chosen, baseline, key
+        Indices of the action that was drawn and of the baseline, and the key of the draw.
     slot, slate_size
         As in :class:`~croupier.policy.events.Decision`.
     """
+    pmf = answer.pmf.tolist()
     return Decision(
         decision_id=circumstances.decision_id,
         loop=plan.champion.loop,
@@ -298,15 +276,16 @@ def decision_of(
         context=request.context,
         actions=request.actions,
         excluded=request.excluded,
-        pmf=answer.pmf.tolist(),
+        pmf=pmf,
         chosen=chosen,
-        propensity=float(answer.pmf[chosen]),
-        baseline=baseline_index(request),
+        propensity=pmf[chosen],
+        baseline=baseline,
         scores=None if answer.scores is None else answer.scores.tolist(),
         mix=answer.mix,
         draw_key=key,
         deferred=request.deferred,
         slot=slot,
+        keep_prob=circumstances.keep_prob,
         audit=request.audit,
         shadow=answer.shadow,
         slate_size=slate_size,
@@ -346,6 +325,7 @@ def decide_baseline(
         ),
         deferred=request.deferred,
         slot=slot,
+        keep_prob=circumstances.keep_prob,
         audit=request.audit,
         shadow=shadow,
     )
@@ -366,6 +346,8 @@ def eligibility(request: DecisionRequest) -> NDArray[np.bool_] | None:
 
 def baseline_index(request: DecisionRequest) -> int:
     """Index of the named baseline if it is eligible, or else of the first action that is."""
+    if request.baseline is None and not request.excluded:
+        return 0
     excluded = set(request.excluded)
     if request.baseline is not None and request.baseline not in excluded:
         ids = [action.id for action in request.actions]

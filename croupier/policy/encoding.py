@@ -9,9 +9,9 @@ that Vowpal Wabbit learned can be read by NumPy, index for index.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import mmh3
 import msgspec
@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.events import KeptAction
+from croupier.policy.kernel import KERNEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +42,13 @@ MAX_PRODUCTS = 10_000_000
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+_Member: TypeAlias = tuple[str, str, int, dict[str, int]]
+"""An object's member: its key, its path, the path's hash, and the hashes of its categories."""
 
 IndexArray: TypeAlias = NDArray[np.uint64]
 ValueArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
+_PRIME = np.uint64(INTERACTION_PRIME)
 _CONTEXT_SEED = mmh3.hash("context", 0, signed=False)
 _ACTION_SEED = mmh3.hash("action", 0, signed=False)
 # Seeds of their own: no feature that an application can name shares a hash with these by its name.
@@ -76,7 +81,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"bits must be in [10, 26], got {self.bits}")
 
 
-class EncodedFeatures(msgspec.Struct, frozen=True):
+class EncodedFeatures(NamedTuple):
     """Features of one group: hashed indices (not yet masked) and values, both of shape (m,).
 
     Values are float32; those of :meth:`FeatureEncoder.columns` are float64, in which the product of
@@ -87,36 +92,43 @@ class EncodedFeatures(msgspec.Struct, frozen=True):
     values: ValueArray
 
 
-class EncodedDecision(msgspec.Struct, frozen=True):
+class EncodedDecision:
     """The features of a decision: those of the context, and those of each of the K actions.
 
-    Attributes
+    Parameters
     ----------
     context
         Shared features.
-    own
-        The actions' features, one action's after the other's.
-    sizes
-        How many of these each action has, K numbers.
+    actions
+        The features of every action by itself.
     """
 
-    context: EncodedFeatures
-    own: EncodedFeatures
-    sizes: list[int]
+    __slots__ = ("_own", "actions", "context")
+
+    def __init__(self, context: EncodedFeatures, actions: list[EncodedFeatures]) -> None:
+        self.context = context
+        self.actions = actions
+        self._own: EncodedFeatures | None = None
 
     @property
-    def actions(self) -> list[EncodedFeatures]:
-        """The features of every action by itself."""
-        ends = list(itertools.accumulate(self.sizes, initial=0))
-        return [
-            EncodedFeatures(self.own.indices[start:end], self.own.values[start:end])
-            for start, end in itertools.pairwise(ends)
-        ]
+    def own(self) -> EncodedFeatures:
+        """The actions' features, one action's after the other's."""
+        if self._own is None:
+            self._own = EncodedFeatures(
+                np.concatenate([features.indices for features in self.actions]),
+                np.concatenate([features.values for features in self.actions]),
+            )
+        return self._own
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many features of its own each action has, K numbers."""
+        return [features.indices.size for features in self.actions]
 
     @property
     def owners(self) -> NDArray[np.int64]:
         """Position of the action that each of the actions' features belongs to."""
-        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return np.repeat(np.arange(len(self.actions)), self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +172,21 @@ class FeatureEncoder:
     ----------
     config
         Size of the weight table and what counts as a feature.
+    compiled
+        Whether to use the compiled inner loops, where they were built; results are the same, but
+        for the last bits of scores.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, compiled: bool = True) -> None:
         self.config = config
+        self._kernel = KERNEL if compiled else None
         self.mask = np.uint64((1 << config.bits) - 1)
         self._hashes: dict[tuple[int, str], int] = {}
+        self._words = 0
         self._vectors: dict[tuple[int, str, int], list[int]] = {}
-        self._shapes: dict[tuple[int, str, tuple[str, ...]], list[tuple[str, str, int]]] = {}
+        self._shapes: dict[tuple[int, str, tuple[str, ...]], list[_Member]] = {}
         self._positions = 0
+        self._kept = "_with_id" if config.action_id else "_without_id"
 
     def encode(self, context: Features, actions: Sequence[Action]) -> EncodedDecision:
         """Encode a decision's context and all of its actions.
@@ -181,30 +199,26 @@ class FeatureEncoder:
             features than a decision may cost.
         """
         shared = self.encode_context(context)
-        group = _Group(_ACTION_SEED, [], [])
-        sizes = []
-        for action in actions:
-            before = len(group.indices)
-            self._walk_action(group, action)
-            sizes.append(len(group.indices) - before)
+        kept = self._kept
         try:
-            own = group.encoded()
-        except InvalidInputError:
-            # Taken together they don't say which of them it was.
-            for action in actions:
-                self.encode_action(action)
-            raise
-        products = len(shared.indices) * len(own.indices)
+            encoded = [action.__dict__[kept] for action in actions]
+        except (AttributeError, KeyError):
+            encoded = [self.encode_action(action) for action in actions]
+        products = len(shared.indices) * sum([each.indices.size for each in encoded])
         if products > MAX_PRODUCTS:
             raise InvalidInputError(
                 "context",
                 f"expected at most {MAX_PRODUCTS:,} products of a context and an action feature, "
                 f"got {products:,}",
             )
-        return EncodedDecision(shared, own, sizes)
+        return EncodedDecision(shared, encoded)
 
     def encode_context(self, context: Features) -> EncodedFeatures:
         """Encode shared features and a constant, which gives each action a weight of its own."""
+        if self._kernel is not None:
+            found = self._kernel.encode(context, _CONTEXT_SEED, _CONSTANT)
+            if found is not None:
+                return EncodedFeatures(*found)
         group = _Group(_CONTEXT_SEED, [_CONSTANT], [1.0])
         try:
             self._walk_object(group, "", context, depth=0)
@@ -214,9 +228,25 @@ class FeatureEncoder:
 
     def encode_action(self, action: Action) -> EncodedFeatures:
         """Encode one action's features, and its id unless the configuration says otherwise."""
-        group = _Group(_ACTION_SEED, [], [])
-        self._walk_action(group, action)
+        if type(action) is not KeptAction:
+            return self._encode_action(action)
+        kept: EncodedFeatures | None = action.__dict__.get(self._kept)
+        if kept is None:
+            # Not masked yet, so tables of all sizes can have the same one.
+            kept = action.__dict__[self._kept] = self._encode_action(action)
+        return kept
+
+    def _encode_action(self, action: Action) -> EncodedFeatures:
         try:
+            first = self._hash(_ACTION_ID_SEED, action.id) if self.config.action_id else None
+            if self._kernel is not None:
+                found = self._kernel.encode(action.features, _ACTION_SEED, first)
+                if found is not None:
+                    return EncodedFeatures(*found)
+            group = _Group(_ACTION_SEED, [], [])
+            if first is not None:
+                group.add(first, 1.0)
+            self._walk_object(group, "", action.features, depth=0)
             return group.encoded()
         except InvalidInputError as error:
             raise _located(f"actions[id={action.id}].features", error) from error
@@ -277,22 +307,23 @@ class FeatureEncoder:
         Equal to summing ``weights[columns.indices] * columns.values`` per action, without building
         the columns.
         """
-        context, mask = decision.context, self.mask
+        if self._kernel is not None and weights.dtype == np.float32:
+            return self._kernel.score(weights, decision.context, decision.actions)
+        context, own, mask = decision.context, decision.own, self.mask
         values = context.values.astype(np.float64)
-        shared = float(weights[context.indices & mask].astype(np.float64) @ values)
-        own = decision.own
-        hashed = context.indices * np.uint64(INTERACTION_PRIME)
-        learned = weights[own.indices & mask].astype(np.float64)
+        shared = _weights_at(weights, context.indices & mask).dot(values)
+        # Masked before they are crossed, which gives the same and is less to do.
+        hashed = context.indices * _PRIME & mask
+        owned = own.indices & mask
+        learned = _weights_at(weights, owned)
         # All actions at once, but never more than some megabytes of gathered weights.
         step = max(1, _GATHERED // len(hashed))
-        for start in range(0, len(own.indices), step):
+        for start in range(0, len(owned), step):
             rows = slice(start, start + step)
-            learned[rows] += (
-                weights[(hashed ^ own.indices[rows, None]) & mask].astype(np.float64) @ values
-            )
+            crossed = _weights_at(weights, hashed ^ owned[rows, None])
+            learned[rows] += crossed.dot(values)
         learned *= own.values
-        sums = np.bincount(decision.owners, weights=learned, minlength=len(decision.sizes))
-        return np.asarray(shared + sums, dtype=np.float64)
+        return np.asarray(shared + _sums(learned, decision.sizes), dtype=np.float64)
 
     def member_scores(
         self, weights: NDArray[np.float32], decision: EncodedDecision
@@ -312,7 +343,7 @@ class FeatureEncoder:
         values = context.values.astype(np.float64)
         shared = values @ weights[context.indices & mask].astype(np.float64)
         own = decision.own
-        hashed = context.indices * np.uint64(INTERACTION_PRIME)
+        hashed = context.indices * _PRIME
         learned = weights[own.indices & mask].astype(np.float64)
         step = max(1, _GATHERED // (len(hashed) * members))
         for start in range(0, len(own.indices), step):
@@ -325,15 +356,6 @@ class FeatureEncoder:
         sums = np.bincount(places.ravel(), weights=learned.ravel(), minlength=count * members)
         return np.asarray((shared + sums.reshape(count, members)).T, dtype=np.float64)
 
-    def _walk_action(self, group: _Group, action: Action) -> None:
-        try:
-            if self.config.action_id:
-                group.add(self._hash(_ACTION_ID_SEED, action.id), 1.0)
-            if action.features:
-                self._walk_object(group, "", action.features, depth=0)
-        except InvalidInputError as error:
-            raise _located(f"actions[id={action.id}].features", error) from error
-
     def _walk_object(self, group: _Group, path: str, value: dict[Any, Any], depth: int) -> None:
         """Walk an object's members; what nearly all of them are is dealt with on the spot."""
         indices, values = group.indices, group.values
@@ -342,14 +364,14 @@ class FeatureEncoder:
             raise InvalidInputError(
                 members[0][1], f"expected at most {MAX_DEPTH} levels of nesting"
             )
-        for key, name, index in members:
+        for key, name, index, words in members:
             item = value[key]
             kind = type(item)
             if kind is float or kind is int or kind is bool:
                 indices.append(index)
                 values.append(item)
             elif kind is str:
-                indices.append(self._hash(group.seed, f"{name}={item}"))
+                indices.append(words.get(item) or self._word(words, group.seed, name, item))
                 values.append(1.0)
             else:
                 self._walk(group, name, item, depth + 1)
@@ -389,19 +411,29 @@ class FeatureEncoder:
                 self._hashes[key] = index
         return index
 
-    def _members(self, seed: int, path: str, value: dict[Any, Any]) -> list[tuple[str, str, int]]:
-        """Key, path and hash of every member of an object, in the order of the keys."""
+    def _word(self, words: dict[str, int], seed: int, name: str, word: str) -> int:
+        """Hash of a category, kept with the member of an object whose value it was."""
+        index = _murmur(f"{name}={word}", seed)
+        if len(word) <= _CACHED_NAME_LENGTH:
+            if self._words >= _CACHED_HASHES:
+                self._forget_shapes()
+            words[word] = index
+            self._words += 1
+        return index
+
+    def _members(self, seed: int, path: str, value: dict[Any, Any]) -> list[_Member]:
+        """What there is to know of every member of an object, in the order of the keys."""
         shape = (seed, path, tuple(value))
         members = self._shapes.get(shape)
         if members is None:
             keys = _sorted_keys(path, value)
             names = [f"{path}.{key}" if path else key for key in keys]
             members = [
-                (key, name, _murmur(name, seed)) for key, name in zip(keys, names, strict=True)
+                (key, name, _murmur(name, seed), {}) for key, name in zip(keys, names, strict=True)
             ]
-            # Bounded likewise; a member takes the room of about 6 positions.
+            # Bounded likewise; a member takes the room of about 8 positions.
             if all(len(name) <= _CACHED_NAME_LENGTH for name in names):
-                self._keep(self._shapes, shape, members, 6 * len(members) + 10)
+                self._keep(self._shapes, shape, members, 8 * len(members) + 10)
         return members
 
     def _vector(self, seed: int, path: str, length: int) -> list[int]:
@@ -419,18 +451,19 @@ class FeatureEncoder:
         if room > _CACHED_POSITIONS:
             return
         if self._positions + room > _CACHED_POSITIONS:
-            self._vectors.clear()
-            self._shapes.clear()
-            self._positions = 0
+            self._forget_shapes()
         cache[key] = value
         self._positions += room
+
+    def _forget_shapes(self) -> None:
+        self._vectors.clear()
+        self._shapes.clear()
+        self._positions = self._words = 0
 
 
 def interact(context: IndexArray, action: IndexArray) -> IndexArray:
     """Indices of all products, shape (#action * #context,), action by action, not masked."""
-    return np.asarray(
-        ((context * np.uint64(INTERACTION_PRIME)) ^ action[:, None]).ravel(), dtype=np.uint64
-    )
+    return np.asarray(((context * _PRIME) ^ action[:, None]).ravel(), dtype=np.uint64)
 
 
 @dataclass(slots=True)
@@ -447,12 +480,32 @@ class _Group:
 
     def encoded(self) -> EncodedFeatures:
         try:
-            values = np.array(self.values, dtype=np.float64)
+            # Cheaper than to look at each; if the sum is too large a single one need not be.
+            near = sum(map(abs, self.values)) <= _LARGEST
+            if not near and not np.abs(np.array(self.values, dtype=np.float64)).max() <= _LARGEST:
+                raise InvalidInputError("", _TOO_LARGE)
         except OverflowError as error:
             raise InvalidInputError("", _TOO_LARGE) from error
-        if values.size and not np.abs(values).max() <= _LARGEST:
-            raise InvalidInputError("", _TOO_LARGE)
-        return EncodedFeatures(np.array(self.indices, dtype=np.uint64), values.astype(np.float32))
+        return EncodedFeatures(
+            np.array(self.indices, dtype=np.uint64), np.array(self.values, dtype=np.float32)
+        )
+
+
+def _weights_at(
+    weights: NDArray[np.float32] | NDArray[np.float64], indices: IndexArray
+) -> NDArray[np.float64]:
+    # As signed numbers they are looked up without a copy, and masked ones are the same.
+    return weights.take(indices.view(np.int64)).astype(np.float64)
+
+
+def _sums(values: NDArray[np.float64], sizes: list[int]) -> NDArray[np.float64]:
+    """Sums of consecutive runs of values, which are so many each."""
+    if 0 in sizes:
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        sums = np.bincount(owners, weights=values, minlength=len(sizes))
+        return np.asarray(sums, dtype=np.float64)
+    starts = np.array([0, *accumulate(sizes[:-1])])
+    return np.asarray(np.add.reduceat(values, starts))
 
 
 def _murmur(name: str, seed: int) -> int:

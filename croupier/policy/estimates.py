@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import msgspec
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from croupier.policy.errors import ScoringError
 
-__all__ = ("Estimates", "Uncertainty")
+__all__ = ("Estimates", "Uncertainty", "all_finite")
 
 FloatArray: TypeAlias = NDArray[np.float64]
+
+_FEW = 100
 
 Uncertainty: TypeAlias = frozenset[str]
 """Names of the fields of :class:`Estimates`, beside the mean, that an oracle can fill in."""
@@ -58,11 +61,22 @@ class Estimates(msgspec.Struct, frozen=True):
         ScoringError
             If a field is missing, a number is not finite, or a deviation is below 0.
         """
+        if not all_finite(self.mean):
+            raise ScoringError("the oracle gave a score that is not finite")
+        if not needs:
+            return
         missing = sorted(name for name in needs if getattr(self, name) is None)
         if missing:
             raise ScoringError(f"the oracle does not estimate {', '.join(missing)}")
-        for name in ("mean", *needs):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ScoringError("the oracle gave a score that is not finite")
+        if not all(all_finite(getattr(self, name)) for name in needs):
+            raise ScoringError("the oracle gave a score that is not finite")
         if "deviation" in needs and self.deviation is not None and self.deviation.min() < 0.0:
             raise ScoringError("the oracle gave a standard error below 0")
+
+
+def all_finite(values: FloatArray) -> bool:
+    """Whether no number is infinite or NaN."""
+    # The sum of others is never finite; a few numbers are added faster than NumPy is called.
+    if values.ndim == 1 and values.size <= _FEW and math.isfinite(sum(values.tolist())):
+        return True
+    return bool(np.isfinite(values).all())

@@ -26,6 +26,7 @@ __all__ = (
     "Event",
     "Features",
     "Judgement",
+    "KeptAction",
     "LearningMode",
     "MixComponent",
     "Outcome",
@@ -59,6 +60,14 @@ class Action(msgspec.Struct, frozen=True):
 
     id: str
     features: Features = {}
+
+
+class KeptAction(Action, frozen=True, dict=True, forbid_unknown_fields=True):
+    """An action that was read once and is met again in many requests.
+
+    Applications choose from a catalogue. What is worked out from an action alone, such as its
+    encoding, is kept with it; so nobody may change its features.
+    """
 
 
 class MixComponent(msgspec.Struct, frozen=True):
@@ -265,7 +274,8 @@ def encode_event(event: Event) -> bytes:
     InvalidInputError
         If it could not be decoded again: JSON has no NaN, no infinity and no lone surrogates.
     """
-    if not all(map(math.isfinite, _numbers(event))):
+    # Finite numbers can have an infinite sum, but others never have a finite one.
+    if not math.isfinite(sum(_numbers(event))) and not all(map(math.isfinite, _numbers(event))):
         raise InvalidInputError("event", "expected finite numbers")
     try:
         return _encoder.encode(event)
@@ -278,8 +288,8 @@ def _numbers(event: Event) -> Iterable[float]:
     if isinstance(event, Decision):
         weights = [component.weight for component in event.mix]
         shadow = event.shadow.pmf if event.shadow is not None else ()
-        own = [event.propensity, event.keep_prob]
-        return [*own, *event.pmf, *(event.scores or ()), *weights, *shadow]
+        scores = event.scores or ()
+        return [event.propensity, event.keep_prob, *event.pmf, *scores, *weights, *shadow]
     if isinstance(event, Outcome):
         return [event.reward, *event.guardrails.values()]
     return [event.distance] if isinstance(event, Judgement) else []

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from croupier.policy.errors import GenerationError, ScoringError
+from croupier.policy.estimates import all_finite
 from croupier.policy.exploration import Conservative, Exploration, Uniform
 from croupier.policy.oracle import load_oracle
 
@@ -133,7 +134,7 @@ class Generation:
         if scores.shape != (len(actions),):
             raise ScoringError(f"expected {len(actions)} scores, got shape {scores.shape}")
         # Those of excluded actions too: all scores are logged, and JSON has no NaN.
-        if not np.isfinite(scores).all():
+        if not all_finite(scores):
             raise ScoringError("the oracle gave a score that is not finite")
         origin = self.provenance
         pmf = self.exploration.pmf(

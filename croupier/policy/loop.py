@@ -52,6 +52,9 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         When, and with which share, decisions are uniform.
     reward_min, reward_max
         Range of the reward. Outcomes outside it are refused, and intervals rely on it.
+    keep_prob
+        Share of the decisions, in (0, 1], that are written to the log; all are answered. See
+        :func:`~croupier.policy.keeping.is_kept`.
     model_export_frequency
         How old the latest generation gets before ``croupier nightly --due`` trains another one.
     log_retention
@@ -68,6 +71,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     uniform_slices: tuple[UniformSlice, ...] = ()
     reward_min: float = 0.0
     reward_max: float = 1.0
+    keep_prob: float = 1.0
     model_export_frequency: str = "1 d"
     log_retention: str | None = None
 
@@ -94,6 +98,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"default_reward must be in [reward_min, reward_max] = "
                 f"[{self.reward_min:g}, {self.reward_max:g}], got {self.default_reward}"
             )
+        if not 0.0 < self.keep_prob <= 1.0:
+            raise ValueError(f"keep_prob must be in (0, 1], got {self.keep_prob}")
 
     @property
     def attribution_window_us(self) -> int:

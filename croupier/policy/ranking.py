@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from croupier.policy.decision import DecisionRequest, check_places, check_request
+from croupier.policy.decision import check_places, check_request
+from croupier.policy.requests import RankRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates, Uncertainty
     from croupier.policy.events import Action, Decision, Features
     from croupier.policy.generation import Generation
+    from croupier.policy.requests import DecisionRequest
     from croupier.policy.traffic import Plan
 
 __all__ = (
@@ -30,21 +32,6 @@ __all__ = (
     "rank",
     "scored_once",
 )
-
-
-class RankRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for an order of all actions.
-
-    Attributes
-    ----------
-    actions, context, decision_id, excluded, baseline, deferred, audit
-        As in :class:`~croupier.policy.decision.DecisionRequest`.
-    depth
-        How many positions are drawn and logged, from the first on; those after them follow the
-        scores.
-    """
-
-    depth: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class SafetyBudget(msgspec.Struct, frozen=True, kw_only=True):
     saved
         The sum above.
     explorations
-        Decisions that explored.
+        Decisions that explored. With weights it is what the allowance counts instead: the variance
+        of `saved` in units of `slack`, see :meth:`explored` and :meth:`held`.
 
     References
     ----------
@@ -40,7 +41,7 @@ class SafetyBudget(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 0.1
     slack: float = 0.0
     saved: float = 0.0
-    explorations: int = 0
+    explorations: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
@@ -65,23 +66,46 @@ class SafetyBudget(msgspec.Struct, frozen=True, kw_only=True):
         """
         return self.explored(value, baseline).available >= 0.0
 
-    def explored(self, value: float, baseline: float) -> SafetyBudget:
-        """The budget after a decision that explored."""
+    def explored(self, value: float, baseline: float, weight: float = 1.0) -> SafetyBudget:
+        """The budget after a decision that explored.
+
+        Parameters
+        ----------
+        value, baseline
+            As for :meth:`allows`.
+        weight
+            How many decisions c ≥ 1 it stands for, ``1 / keep_prob`` in a subsampled log. The sum
+            then is an estimate of that of all decisions, whose variance ``(c² - c)·x²`` comes on
+            top of that of c predictions: the allowance counts c² for both.
+        """
         return msgspec.structs.replace(
             self,
-            saved=self.saved + value - (1.0 - self.alpha) * baseline,
-            explorations=self.explorations + 1,
+            saved=self.saved + weight * (value - (1.0 - self.alpha) * baseline),
+            explorations=self.explorations + weight * weight,
         )
 
-    def held(self, baseline: float) -> SafetyBudget:
-        """The budget after a decision that played the baseline."""
-        return msgspec.structs.replace(self, saved=self.saved + self.alpha * baseline)
+    def held(self, baseline: float, weight: float = 1.0) -> SafetyBudget:
+        """The budget after a decision that played the baseline.
 
-    def per_decision(self, decisions: int) -> float:
+        Parameters
+        ----------
+        baseline
+            As for :meth:`allows`.
+        weight
+            As for :meth:`explored`; what is saved, ``alpha·baseline``, needs no allowance for
+            predictions, but ``c² - c`` times its square for the decisions that were not kept.
+        """
+        return msgspec.structs.replace(
+            self,
+            saved=self.saved + weight * self.alpha * baseline,
+            explorations=self.explorations + self.alpha**2 * (weight * weight - weight),
+        )
+
+    def per_decision(self, decisions: float) -> float:
         """What each of the coming `decisions` may spend beyond its own `alpha`.
 
         For a policy that is fixed for a while, such as a generation that serves until the next
         night: the whole budget is spent only once all of them were made. Below 0 if there is less
         than nothing to spend; a conservative exploration then bets nothing on its estimates.
         """
-        return self.available / max(decisions, 1)
+        return self.available / max(decisions, 1.0)

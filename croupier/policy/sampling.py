@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from croupier.policy.errors import InvalidInputError
@@ -15,6 +18,7 @@ __all__ = ("draw", "draw_key", "uniform_of_key")
 
 _KEY_DIGEST_BYTES = 8
 _PERSON = b"croupier-draw-1"
+_FEW = 100
 
 
 def draw_key(
@@ -44,15 +48,26 @@ def draw_key(
     InvalidInputError
         If a part is not valid Unicode.
     """
-    parts = (loop, str(generation), decision_id, *(() if slot is None else (slot,)))
+    parts = (decision_id,) if slot is None else (decision_id, slot)
     try:
-        encoded = [part.encode() for part in parts]
+        digest = _begun(loop, generation, secret).copy()
+        for part in parts:
+            digest.update(_prefixed(part))
     except UnicodeEncodeError as error:
         raise InvalidInputError("draw key", f"expected valid Unicode: {error.reason}") from error
-    material = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
-    return hashlib.blake2b(
-        material, digest_size=_KEY_DIGEST_BYTES, key=secret, person=_PERSON
-    ).hexdigest()
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _begun(loop: str, generation: int, secret: bytes) -> hashlib.blake2b:
+    """The hash of what all draws of a generation have in common."""
+    material = _prefixed(loop) + _prefixed(str(generation))
+    return hashlib.blake2b(material, digest_size=_KEY_DIGEST_BYTES, key=secret, person=_PERSON)
+
+
+def _prefixed(part: str) -> bytes:
+    encoded = part.encode()
+    return len(encoded).to_bytes(4, "big") + encoded
 
 
 def uniform_of_key(key: str) -> float:
@@ -66,8 +81,14 @@ def draw(pmf: NDArray[np.float64], key: str) -> int:
     An entry of probability 0 is never drawn. The cumulative sum is scaled to end at exactly 1, so
     that the probability of every index is its pmf entry up to rounding (below 1e-15).
     """
-    cumulative = pmf.cumsum()
-    index = int(cumulative.searchsorted(uniform_of_key(key) * cumulative[-1], side="right"))
+    number = uniform_of_key(key)
+    if pmf.size <= _FEW:
+        # The same sums, without NumPy, whose calls cost more than a few numbers do.
+        sums = list(accumulate(pmf.tolist()))
+        index = bisect_right(sums, number * sums[-1])
+    else:
+        cumulative = pmf.cumsum()
+        index = int(cumulative.searchsorted(number * cumulative[-1], side="right"))
     if index < pmf.size and pmf[index] > 0.0:
         return index
     # Rounding of the product can reach the last sum itself; the last possible action owns it.

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from croupier.policy.decision import (
-    DecisionRequest,
     baseline_index,
     check_places,
     check_request,
@@ -27,6 +26,7 @@ from croupier.policy.decision import (
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Decision, Shadow
 from croupier.policy.ranking import draw_in_turn, scored_once
+from croupier.policy.requests import SlateRequest
 from croupier.policy.sampling import draw_key
 from croupier.policy.traffic import Answer
 
@@ -54,20 +54,6 @@ _BITS = 48
 _UNIT = 1 << _BITS
 _PERSON = b"croupier-slate-1"
 _SUM_TOLERANCE = 1e-6
-
-
-class SlateRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for several actions at once, whose places are alike.
-
-    Attributes
-    ----------
-    actions, context, decision_id, excluded, baseline, deferred, audit
-        As in :class:`~croupier.policy.decision.DecisionRequest`.
-    size
-        How many actions to take; not more than are eligible, and at most 100.
-    """
-
-    size: int
 
 
 def check_slate_request(request: SlateRequest) -> None:
@@ -123,12 +109,12 @@ def decide_slate(
         choose = partial(decide, plan=scored_once(plan), circumstances=circumstances)
         return draw_in_turn(request, request.size, choose)
     loop, number, size = plan.champion.loop, plan.champion.number, request.size
-    eligible = eligibility(request)
+    eligible, baseline = eligibility(request), baseline_index(request)
     answer = plan.answer(
         request.context,
         request.actions,
         eligible,
-        baseline_index(request),
+        baseline,
         uniform=circumstances.uniform,
         on_failure=on_failure,
     )
@@ -146,6 +132,7 @@ def decide_slate(
             circumstances,
             of_a_place,
             chosen=chosen,
+            baseline=baseline,
             key=key_of_place(key, place),
             slot=str(place),
             slate_size=size,

@@ -4,76 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from croupier.policy.decision import (
     MAX_ACTIONS,
     MAX_PLACES,
-    DecisionRequest,
     check_actions,
     check_id,
     check_rules,
 )
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Action, Features
+from croupier.policy.requests import DecisionRequest, Slot, SlotsRequest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.policy.decision import Choose
-    from croupier.policy.events import Decision
+    from croupier.policy.events import Decision, Features
 
 __all__ = ("SLOT", "Slot", "SlotsRequest", "check_slots_request", "fill_slots", "slot_context")
 
 SLOT = "slot"
 """Key of the context under which the oracle finds the slot's id and features."""
-
-
-class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One place to fill.
-
-    Attributes
-    ----------
-    id
-        Unique within the request, 1 to 256 characters; outcomes name it.
-    features
-        Describe the slot to the oracle, together with its id.
-    excluded
-        Ids of actions that must not be put here.
-    baseline
-        Id of the action the application would put here by itself; the first free one unless named.
-    """
-
-    id: str
-    features: Features = {}
-    excluded: list[str] = []
-    baseline: str | None = None
-
-
-class SlotsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for an action for every slot, none of them twice.
-
-    Attributes
-    ----------
-    actions
-        The candidates of all slots, with unique ids.
-    slots
-        In the order in which they are filled, 1 to 100. All actions are scored for every slot,
-        so that slots times actions may be 10,000 at most.
-    context
-        Features that all actions and slots share. The key ``slot`` is taken: what an oracle sees is
-        the context with the slot under that key.
-    decision_id, deferred, audit
-        As in :class:`~croupier.policy.decision.DecisionRequest`.
-    """
-
-    actions: list[Action]
-    slots: list[Slot]
-    context: Features = {}
-    decision_id: str | None = None
-    deferred: bool = False
-    audit: Features = {}
 
 
 def check_slots_request(request: SlotsRequest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -100,6 +101,11 @@ class UniformSlice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return (today in self.days and minute >= start) or (yesterday in self.days and minute < end)
 
 
+@lru_cache(maxsize=1024)
+def _whole(generation: int) -> MixComponent:
+    return MixComponent(f"generation:{generation}", 1.0)
+
+
 def _minutes(time: str) -> int:
     return 60 * int(time[:2]) + int(time[3:])
 
@@ -185,6 +191,8 @@ class Plan:
         """
         asked = (context, actions, eligible, baseline)
         pmf, scores = self.champion.pmf(*asked)
+        if self.canary is None and self.shadow is None and uniform <= 0.0:
+            return Answer(pmf, scores, [_whole(self.champion.number)], None)
         mix = [(f"generation:{self.champion.number}", pmf, 1.0)]
         if self.canary is not None and self.canary_share > 0.0:
             tried = _attempt(self.canary, lambda each: each.pmf(*asked)[0], on_failure)

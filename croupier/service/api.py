@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypedDict
 
 import msgspec
 
-from croupier.policy.decision import DecisionRequest
 from croupier.policy.events import Action
-from croupier.policy.ranking import RankRequest
-from croupier.policy.slates import SlateRequest
-from croupier.policy.slots import SlotsRequest
+from croupier.policy.requests import DecisionRequest, RankRequest, SlateRequest, SlotsRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from croupier.policy.events import Decision
+    from croupier.policy.ranking import Ranking
 
 __all__ = (
     "ActionRequest",
@@ -27,14 +26,19 @@ __all__ = (
     "DecideSlotsRequest",
     "ErrorBody",
     "ErrorResponse",
+    "LoopReport",
     "OutcomeRequest",
     "RankActionsRequest",
     "RankResponse",
+    "Readiness",
     "Receipt",
     "SlateMember",
     "SlateResponse",
     "SlotsResponse",
 )
+
+
+MAX_GUARDRAILS = 100
 
 
 class ActionRequest(Action, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +93,12 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
         The probability with which it was drawn.
     pmf
         Probability of every action, in the order of the request.
+    decided
+        True: it was decided and logged. A client's stand-in for an answer that it didn't get says
+        False.
     """
+
+    decided: ClassVar[bool] = True
 
     decision_id: str
     loop: str
@@ -98,6 +107,19 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     propensity: float
     pmf: list[float]
+
+    @classmethod
+    def of(cls, decision: Decision) -> Self:
+        """What the caller is told of a decision."""
+        return cls(
+            decision_id=decision.decision_id,
+            loop=decision.loop,
+            generation=decision.generation,
+            action=decision.actions[decision.chosen].id,
+            index=decision.chosen,
+            propensity=decision.propensity,
+            pmf=decision.pmf,
+        )
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,13 +170,29 @@ class RankResponse(msgspec.Struct, frozen=True, kw_only=True):
         Ids of all actions in their order.
     drawn
         The positions that were drawn, from the first on; outcomes can be given for these.
+    decided
+        As in :class:`DecideResponse`.
     """
+
+    decided: ClassVar[bool] = True
 
     decision_id: str
     loop: str
     generation: int
     ranking: list[str]
     drawn: list[Choice]
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> Self:
+        """What the caller is told of a ranking."""
+        first = ranking.decisions[0]
+        return cls(
+            decision_id=first.decision_id,
+            loop=first.loop,
+            generation=first.generation,
+            ranking=[first.actions[index].id for index in ranking.order],
+            drawn=[Choice.of(decision) for decision in ranking.decisions],
+        )
 
 
 class SlotsResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,12 +206,26 @@ class SlotsResponse(msgspec.Struct, frozen=True, kw_only=True):
         Who decided.
     slots
         What every slot got, in the order of the request.
+    decided
+        As in :class:`DecideResponse`.
     """
+
+    decided: ClassVar[bool] = True
 
     decision_id: str
     loop: str
     generation: int
     slots: list[Choice]
+
+    @classmethod
+    def of(cls, decisions: Sequence[Decision]) -> Self:
+        """What the caller is told of the decisions of all slots."""
+        return cls(
+            decision_id=decisions[0].decision_id,
+            loop=decisions[0].loop,
+            generation=decisions[0].generation,
+            slots=[Choice.of(decision) for decision in decisions],
+        )
 
 
 class SlateMember(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +263,11 @@ class SlateResponse(msgspec.Struct, frozen=True, kw_only=True):
     inclusion
         Probability of every action of being in the slate, in the order of the request; sums to the
         number of places.
+    decided
+        As in :class:`DecideResponse`.
     """
+
+    decided: ClassVar[bool] = True
 
     decision_id: str
     loop: str
@@ -219,8 +275,30 @@ class SlateResponse(msgspec.Struct, frozen=True, kw_only=True):
     slate: list[SlateMember]
     inclusion: list[float]
 
+    @classmethod
+    def of(cls, decisions: Sequence[Decision], inclusion: list[float]) -> Self:
+        """What the caller is told of the decisions of all places."""
+        members = [
+            SlateMember(
+                slot=str(place),
+                action=decision.actions[decision.chosen].id,
+                index=decision.chosen,
+                inclusion=inclusion[decision.chosen],
+            )
+            for place, decision in enumerate(decisions)
+        ]
+        return cls(
+            decision_id=decisions[0].decision_id,
+            loop=decisions[0].loop,
+            generation=decisions[0].generation,
+            slate=members,
+            inclusion=inclusion,
+        )
 
-class OutcomeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class OutcomeRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A reward for a decision; a list of them can be sent at once.
 
     Attributes
@@ -234,14 +312,14 @@ class OutcomeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     slot
         Of a decision with slots: of a slate, a ranking deeper than 1 or a request with slots.
     guardrails
-        Further named rewards.
+        Further named rewards, at most 100.
     """
 
     decision_id: str
     reward: float
     outcome_id: str | None = None
     slot: str | None = None
-    guardrails: dict[str, float] = {}
+    guardrails: Annotated[dict[str, float], msgspec.Meta(max_length=MAX_GUARDRAILS)] = {}
 
 
 class ActivateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,6 +332,49 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """How many outcomes or activations were logged."""
 
     accepted: int
+
+
+class LoopReport(TypedDict):
+    """What ``/readyz`` says of one loop.
+
+    Attributes
+    ----------
+    generation
+        Number of the champion being served; None while only the baseline is.
+    canary, canary_share, shadow
+        Of the plan being served, see :class:`~croupier.policy.traffic.Plan`.
+    killed
+        Why only the baseline is played; None unless the kill switch is on.
+    error
+        What can't be served as it should be, and why; None if all is well.
+    """
+
+    generation: int | None
+    canary: int | None
+    canary_share: float
+    shadow: int | None
+    killed: str | None
+    error: str | None
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``/readyz`` says.
+
+    Attributes
+    ----------
+    status
+        ``ready``; ``degraded`` if decisions are made and logged, but not as the registry would have
+        it; ``unavailable`` if they can't be logged.
+    log, registry
+        ``ok``, or what is wrong.
+    loops
+        What every loop serves.
+    """
+
+    status: str
+    log: str
+    registry: str
+    loops: dict[str, LoopReport]
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,14 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from croupier.eventlog.log import Record
-from croupier.policy.decision import check_id, check_reward
+from croupier.policy.decision import check_id
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Activation, Outcome
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
     ActivateRequest,
-    Choice,
-    DecideRequest,
     DecideResponse,
     DecideSlateRequest,
     DecideSlotsRequest,
@@ -29,11 +27,14 @@ from croupier.service.api import (
     RankActionsRequest,
     RankResponse,
     Receipt,
-    SlateMember,
     SlateResponse,
     SlotsResponse,
 )
+from croupier.service.catalogue import Catalogue
+from croupier.service.lane import FastLane
+from croupier.service.limits import SMALL_BODY_BYTES
 from croupier.service.openapi import openapi_document
+from croupier.service.outcomes import outcomes_of
 from croupier.service.personalizer import (
     PREFIX,
     MultiSlotRankRequest,
@@ -63,7 +64,10 @@ if TYPE_CHECKING:
     from croupier.service.config import KeyScope
     from croupier.service.control import ControlPlane
     from croupier.service.follower import Follower
+    from croupier.service.limits import BodyRoom, FeatureLimits
+    from croupier.service.logs import RequestLog
     from croupier.service.metrics import Metrics
+    from croupier.service.metrics_share import MetricsShare
     from croupier.service.personalizer import PersonalizerCall
     from croupier.service.scorer import Scorer
 
@@ -101,8 +105,21 @@ class Application:
         Largest request body.
     remembered_decisions
         How many of the latest answers are kept for requests that are sent again.
+    features
+        Limits on what a request's features may hold.
+    room
+        Room for large bodies.
+    requests
+        Log of refusals.
+    shared
+        Metrics of all workers, where there are several.
     control
         Answers the control plane's routes; None if there is none.
+
+    Attributes
+    ----------
+    lane
+        Answers what needs none of the above, see :class:`~croupier.service.lane.FastLane`.
     """
 
     def __init__(
@@ -115,10 +132,18 @@ class Application:
         *,
         max_body_bytes: int,
         remembered_decisions: int,
+        features: FeatureLimits,
+        room: BodyRoom,
+        requests: RequestLog,
+        shared: MetricsShare | None = None,
         control: ControlPlane | None = None,
     ) -> None:
-        self._scorer = scorer
         self._control = control
+        self._features = features
+        self._room = room
+        self._requests = requests
+        self._shared = shared
+        self._scorer = scorer
         self._repeats = Repeats(remembered_decisions)
         self._appender = appender
         self._keys = keys
@@ -126,7 +151,7 @@ class Application:
         self._follower = follower
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
-        self._decide_decoder = msgspec.json.Decoder(DecideRequest)
+        self._catalogue = Catalogue()
         self._rank_decoder = msgspec.json.Decoder(RankActionsRequest)
         self._slots_decoder = msgspec.json.Decoder(DecideSlotsRequest)
         self._slate_decoder = msgspec.json.Decoder(DecideSlateRequest)
@@ -138,6 +163,18 @@ class Application:
             "multislot/rank": msgspec.json.Decoder(MultiSlotRankRequest),
             "multislot/reward": msgspec.json.Decoder(MultiSlotRewardRequest),
         }
+        self.lane = FastLane(
+            scorer,
+            appender,
+            metrics,
+            self._repeats,
+            self._catalogue,
+            admit=self._admit,
+            read_outcomes=self._read_outcomes,
+            requests=requests,
+            # What is larger has to be looked at for its size.
+            max_body_bytes=min(max_body_bytes, features.harmless_bytes, SMALL_BODY_BYTES),
+        )
         self._hot = {
             "decide": self._decide,
             "rank": self._rank,
@@ -169,29 +206,34 @@ class Application:
 
     async def _hot_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop, _, route = scope["path"][len(_PREFIX) :].partition("/")
+        arrived = time.perf_counter()
         try:
             handler = self._hot.get(route)
             if handler is None:
                 raise Refusal(404, f"no route {scope['path']}")
             _require_post(scope)
-            self._admit(scope, loop, route)
+            self._admit(scope["headers"], loop, route)
             body = await self._body(scope, receive)
             started = time.perf_counter()
             answer = self._encoder.encode(await handler(loop, body))
-            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+            self._metrics.latency[route].observe(time.perf_counter() - started)
         except _DisconnectedError:
             # Half a request is none, even if it reads like a whole one; and nobody waits for more.
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
-            await self._refuse(scope, send, refusal_for(error, route))
+            await self._refuse(scope, send, refusal_for(error, route), arrived)
         else:
             await _send(send, 200, [], answer)
+        finally:
+            if self._room.taken:
+                self._room.leave(scope)
 
     async def _personalizer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = find_call(scope["raw_path"])
         if call is None and self._control is not None and self._control.answers(scope):
             await self._control(scope, receive, send)
             return
+        arrived = time.perf_counter()
         try:
             if call is None:
                 raise Refusal(404, f"no route {scope['path']}")
@@ -204,139 +246,95 @@ class Application:
             response = await self._personalize(loop, call, body)
             answer = b"" if response is None else self._encoder.encode(response)
             route = f"personalizer/{call.operation}"
-            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+            self._metrics.latency[route].observe(time.perf_counter() - started)
         except _DisconnectedError:
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - each gets its answer
-            await self._refuse(scope, send, personalizer_refusal(error, call))
+            await self._refuse(scope, send, personalizer_refusal(error, call), arrived)
         else:
             await _send(send, call.status, [], answer)
+        finally:
+            if self._room.taken:
+                self._room.leave(scope)
 
-    def _admit(self, scope: Scope, loop: str, route: str) -> None:
+    def _admit(self, headers: Sequence[tuple[bytes, bytes]], loop: str, route: str) -> None:
         needed: KeyScope = "reward" if route in {"reward", "activate"} else "decide"
-        self._keys.admit(scope["headers"], loop, needed)
+        self._keys.admit(headers, loop, needed)
         if loop not in self._scorer.loops:
             raise Refusal(404, f"no loop {loop!r}", target="loop")
 
     async def _decide(self, loop: str, body: bytes) -> DecideResponse:
-        request = decode(self._decide_decoder, body)
-        return await self._once(loop, request, self._decided)
+        return await self._once(loop, body, self._catalogue.read(body), self._decided)
 
     async def _rank(self, loop: str, body: bytes) -> RankResponse:
         request = decode(self._rank_decoder, body)
-        return await self._once(loop, request, self._ranked)
+        return await self._once(loop, body, request, self._ranked)
 
     async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
         request = decode(self._slots_decoder, body)
-        return await self._once(loop, request, self._filled)
+        return await self._once(loop, body, request, self._filled)
 
     async def _slate(self, loop: str, body: bytes) -> SlateResponse:
         request = decode(self._slate_decoder, body)
-        return await self._once(loop, request, self._dealt)
+        return await self._once(loop, body, request, self._dealt)
 
     async def _once(
-        self, loop: str, request: _Request, answer: Callable[[str, _Request], Awaitable[_T]]
+        self,
+        loop: str,
+        body: bytes,
+        request: _Request,
+        answer: Callable[[str, _Request], Awaitable[_T]],
     ) -> _T:
         """Decide a request, or give the answer that it got when it came before."""
+        if len(body) > self._features.harmless_bytes:
+            self._features.check(request)
         return await self._repeats.once(
-            loop, request.decision_id, request, lambda: answer(loop, request)
+            loop, request.decision_id, request, lambda: answer(loop, request), size=len(body)
         )
 
     async def _decided(self, loop: str, request: DecisionRequest) -> DecideResponse:
         decision = self._scorer.decide(loop, request)
         await self._acknowledge([decision])
-        return DecideResponse(
-            decision_id=decision.decision_id,
-            loop=loop,
-            generation=decision.generation,
-            action=decision.actions[decision.chosen].id,
-            index=decision.chosen,
-            propensity=decision.propensity,
-            pmf=decision.pmf,
-        )
+        return DecideResponse.of(decision)
 
     async def _ranked(self, loop: str, request: RankRequest) -> RankResponse:
         ranking = self._scorer.rank(loop, request)
         await self._acknowledge(ranking.decisions)
-        first = ranking.decisions[0]
-        return RankResponse(
-            decision_id=first.decision_id,
-            loop=loop,
-            generation=first.generation,
-            ranking=[first.actions[index].id for index in ranking.order],
-            drawn=[Choice.of(decision) for decision in ranking.decisions],
-        )
+        return RankResponse.of(ranking)
 
     async def _filled(self, loop: str, request: SlotsRequest) -> SlotsResponse:
         decisions = self._scorer.decide_slots(loop, request)
         await self._acknowledge(decisions)
-        return SlotsResponse(
-            decision_id=decisions[0].decision_id,
-            loop=loop,
-            generation=decisions[0].generation,
-            slots=[Choice.of(decision) for decision in decisions],
-        )
+        return SlotsResponse.of(decisions)
 
     async def _dealt(self, loop: str, request: SlateRequest) -> SlateResponse:
         decisions = self._scorer.decide_slate(loop, request)
         await self._acknowledge(decisions)
-        inclusion = logged_inclusion(decisions)
-        members = [
-            SlateMember(
-                slot=str(place),
-                action=decision.actions[decision.chosen].id,
-                index=decision.chosen,
-                inclusion=inclusion[decision.chosen],
-            )
-            for place, decision in enumerate(decisions)
-        ]
-        return SlateResponse(
-            decision_id=decisions[0].decision_id,
-            loop=loop,
-            generation=decisions[0].generation,
-            slate=members,
-            inclusion=inclusion,
-        )
+        return SlateResponse.of(decisions, logged_inclusion(decisions))
 
     async def _acknowledge(self, decisions: Sequence[Decision]) -> None:
-        """Log the decisions of one request, all or none, and count each of them as the log does."""
-        await self._log([Record.of(decision) for decision in decisions])
-        loop = decisions[0].loop
-        self._metrics.decisions.labels(loop).inc(len(decisions))
-        propensity = self._metrics.propensity.labels(loop)
+        """Log the decisions of one request, all or none, and count each of them.
+
+        Those that a subsampled log doesn't keep are counted too, and need no log.
+        """
+        if self._scorer.keeps(decisions[0]):
+            await self._log([Record.of(decision) for decision in decisions])
+        counts = self._metrics.loops[decisions[0].loop]
+        counts.decisions += len(decisions)
         for decision in decisions:
-            propensity.observe(decision.propensity)
+            counts.propensity.observe(decision.propensity)
 
     async def _reward(self, loop: str, body: bytes) -> Receipt:
+        return await self._acknowledge_outcomes(loop, self._read_outcomes(loop, body))
+
+    def _read_outcomes(self, loop: str, body: bytes) -> list[Outcome]:
         decoded = decode(self._outcome_decoder, body)
-        requests = decoded if isinstance(decoded, list) else [decoded]
-        config = self._scorer.loop(loop)
-        now = self._scorer.now()
-        for position, request in enumerate(requests):
-            where = f"[{position}]." if isinstance(decoded, list) else ""
-            check_id(f"{where}decision_id", request.decision_id)
-            if request.outcome_id is not None:
-                check_id(f"{where}outcome_id", request.outcome_id)
-            if request.slot is not None:
-                check_id(f"{where}slot", request.slot)
-            check_reward(f"{where}reward", request.reward, config.reward_min, config.reward_max)
-        outcomes = [
-            Outcome(
-                decision_id=request.decision_id,
-                loop=loop,
-                outcome_id=request.outcome_id or uuid7(now),
-                reward=request.reward,
-                ts=now,
-                slot=request.slot,
-                guardrails=request.guardrails,
-            )
-            for request in requests
-        ]
-        return await self._acknowledge_outcomes(loop, outcomes)
+        listed = isinstance(decoded, list)
+        return outcomes_of(self._scorer, loop, decoded if listed else [decoded], listed=listed)
 
     async def _acknowledge_outcomes(self, loop: str, outcomes: Sequence[Outcome]) -> Receipt:
         await self._log([Record.of(outcome) for outcome in outcomes])
-        self._metrics.outcomes.labels(loop).inc(len(outcomes))
+        self._metrics.loops[loop].outcomes += len(outcomes)
         return Receipt(accepted=len(outcomes))
 
     async def _activate(self, loop: str, body: bytes) -> Receipt:
@@ -347,7 +345,7 @@ class Application:
     async def _acknowledge_activation(self, loop: str, decision_id: str) -> Receipt:
         event = Activation(decision_id=decision_id, loop=loop, ts=self._scorer.now())
         await self._log([Record.of(event)])
-        self._metrics.activations.labels(loop).inc()
+        self._metrics.loops[loop].activations += 1
         return Receipt(accepted=1)
 
     async def _personalize(
@@ -363,9 +361,10 @@ class Application:
         request = decode(self._personalizer_decoders[call.operation], body)
         match request:
             case PersonalizerRankRequest():
-                return await self._once(loop, request.to_request(), self._personalized)
+                return await self._once(loop, body, request.to_request(), self._personalized)
             case MultiSlotRankRequest():
-                return await self._once(loop, request.to_request(), self._personalized_slots)
+                slots = request.to_request()
+                return await self._once(loop, body, slots, self._personalized_slots)
         now = self._scorer.now()
         outcomes = [
             Outcome(
@@ -402,12 +401,16 @@ class Application:
         await asyncio.wrap_future(written)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
-        if int(declared) > self._max_body_bytes:
+        declared = int(next((v for k, v in scope["headers"] if k == b"content-length"), b"0"))
+        if declared > self._max_body_bytes:
             raise self._too_large()
+        self._room.enter(scope, declared)
         message = await _received(receive)
         body: bytes | bytearray = message.get("body", b"")
         if message.get("more_body"):
+            if not declared:
+                # In chunks, it may grow as large as any.
+                self._room.enter(scope, self._max_body_bytes)
             body = bytearray(body)
             while message.get("more_body") and len(body) <= self._max_body_bytes:
                 message = await _received(receive)
@@ -417,9 +420,11 @@ class Application:
         return bytes(body)
 
     def _too_large(self) -> Refusal:
-        return Refusal(413, f"expected a body of at most {self._max_body_bytes} bytes")
+        expected = f"expected a body of at most {self._max_body_bytes} bytes"
+        return Refusal(413, expected, target="body")
 
-    async def _refuse(self, scope: Scope, send: Send, refusal: Refusal) -> None:
+    async def _refuse(self, scope: Scope, send: Send, refusal: Refusal, arrived: float) -> None:
+        self._requests.refused(refusal, scope, time.perf_counter() - arrived)
         self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
         headers = list(refusal.headers)
         if any(name == b"expect" for name, _ in scope["headers"]):
@@ -428,25 +433,18 @@ class Application:
         await _send(send, refusal.status, headers, refusal.body())
 
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
-        report = self._follower.report()
         log_error = self._appender.last_error
-        ready = log_error is None
-        return JSONResponse(
-            {
-                "status": "unavailable" if not ready else report.status,
-                "log": "ok" if ready else str(log_error),
-                "registry": report.registry,
-                "loops": report.loops,
-            },
-            status_code=200 if ready else 503,
+        readiness = self._follower.report().readiness(log_error)
+        return Response(
+            self._encoder.encode(readiness),
+            status_code=200 if log_error is None else 503,
+            media_type="application/json",
         )
 
     async def _render_metrics(self, request: Request) -> Response:  # noqa: ARG002
-        self._metrics.log_depth.set(self._appender.depth)
-        age = self._follower.report().registry_age_s
-        if age is not None:
-            self._metrics.registry_age.set(age)
-        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")
+        # Those of several workers are read from files.
+        rendered = await asyncio.to_thread((self._shared or self._metrics).render)
+        return Response(rendered, media_type="text/plain; version=0.0.4")
 
 
 class _DisconnectedError(Exception):

@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ("ChildProcess", "end_with_parent", "read_job")
+__all__ = ("ChildProcess", "end_with_parent", "read_job", "stop_all")
 
 _log = logging.getLogger(__name__)
 
@@ -38,12 +38,27 @@ class ChildProcess:
         To run.
     job
         One line, without its end.
+    descriptors
+        Open files that it shares.
+    grace_s
+        How long it may take to end by itself when it is asked to, in seconds; without any it is not
+        asked.
     """
 
-    def __init__(self, name: str, module: str, job: bytes) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        job: bytes,
+        *,
+        descriptors: Sequence[int] = (),
+        grace_s: float = 0.0,
+    ) -> None:
         self._name = name
         self._module = module
         self._job = job
+        self._descriptors = descriptors
+        self._grace_s = grace_s
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -58,10 +73,11 @@ class ChildProcess:
 
     def stop(self) -> None:
         """End the process, and wait until it has."""
+        stop_all([self])
+
+    def _tell_to_stop(self) -> None:
         with self._starting:
             self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -86,6 +102,7 @@ class ChildProcess:
             [sys.executable, "-P", "-m", self._module],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.PIPE,
+            pass_fds=self._descriptors,
             # A terminal's Ctrl-C is for the service, which ends its children itself.
             process_group=0,
         )
@@ -96,10 +113,23 @@ class ChildProcess:
                 process.stdin.flush()
             yield process
         finally:
+            if self._grace_s:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(self._grace_s)
             process.kill()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             process.wait()
+
+
+def stop_all(processes: Sequence[ChildProcess]) -> None:
+    """End processes at the same time, and wait until all have ended."""
+    for process in processes:
+        process._tell_to_stop()  # noqa: SLF001 - the two are one
+    for process in processes:
+        if process._thread is not None:  # noqa: SLF001
+            process._thread.join()  # noqa: SLF001
 
 
 def read_job() -> bytes:
@@ -116,13 +146,19 @@ def read_job() -> bytes:
     return sys.stdin.buffer.readline()
 
 
-def end_with_parent() -> None:
-    """In the child: have it end when the standard input does."""
-    threading.Thread(target=_watch, name="watch", daemon=True).start()
+def end_with_parent(end: Callable[[], None] = lambda: os._exit(0)) -> None:
+    """In the child: have it end when the standard input does.
+
+    Parameters
+    ----------
+    end
+        Ends the process, from a thread of its own.
+    """
+    threading.Thread(target=_watch, args=(end,), name="watch", daemon=True).start()
 
 
-def _watch() -> None:
+def _watch(end: Callable[[], None]) -> None:
     # Unbuffered: a thread inside of Python's own reader would trip over the interpreter's end.
     while os.read(0, 1):
         pass
-    os._exit(0)
+    end()

@@ -10,7 +10,9 @@ import msgspec
 from croupier.policy.loop import parse_duration
 from croupier.service.secret import parse_secret
 
-__all__ = ("KeyConfig", "KeyScope", "ServiceConfig")
+__all__ = ("KeyConfig", "KeyScope", "LogFormat", "ServiceConfig")
+
+LogFormat: TypeAlias = Literal["auto", "json", "text"]
 
 KeyScope: TypeAlias = Literal["decide", "reward", "admin"]
 """``decide``: ask for decisions; ``reward``: report outcomes and activations; ``admin``: change
@@ -69,6 +71,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Listen beyond this machine without keys all the same.
     max_body_bytes
         Largest request body.
+    workers
+        Processes that decide, each with a share of the connections; 1 to 256.
     max_control_body_bytes
         Largest body of a request to the control plane: a model, or logs to import.
     registry_poll
@@ -79,6 +83,22 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     remembered_decisions
         How many of the latest answers to requests with an id of their own are kept, for when one
         is sent again; 0 to 10,000,000.
+    max_features, max_object_features
+        Most values in the features and audit attributes of a request, and in one object of them: a
+        context, an action's or a slot's features. Nested ones count, and so does what nests them.
+    max_inflight_bytes
+        How much of large bodies (over 64 KiB) is read and answered at the same time.
+    max_connections
+        At the same time.
+    request_timeout
+        How long a request may take to arrive, and an answer to be fetched.
+    idle_timeout
+        How long a connection is kept without a request.
+    log_format
+        ``json``: a JSON object a line; ``text``: lines for people; ``auto``: for people on a
+        terminal.
+    access_log
+        Log every request, and not only those that are refused.
     """
 
     host: str = "127.0.0.1"
@@ -86,19 +106,48 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keys: dict[str, KeyConfig] = {}
     allow_anonymous: bool = False
     max_body_bytes: int = 1_048_576
+    workers: int = 1
     max_control_body_bytes: int = 67_108_864
     registry_poll: str = "1 s"
     draw_secret: str | None = None
     remembered_decisions: int = 10_000
+    max_features: int = 100_000
+    max_object_features: int = 20_000
+    max_inflight_bytes: int = 67_108_864
+    max_connections: int = 4096
+    request_timeout: str = "10 s"
+    # Longer than clients and balancers keep an idle connection as a rule: whoever closes first
+    # must not be the one that can't know whether a request is on its way.
+    idle_timeout: str = "75 s"
+    log_format: LogFormat = "auto"
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.remembered_decisions <= 10_000_000:
             raise ValueError(
                 f"remembered_decisions must be in [0, 10000000], got {self.remembered_decisions}"
             )
-        _require_poll(self.registry_poll)
+        # Without a pause two processes would do nothing else.
+        _require_duration("registry_poll", self.registry_poll, 0.01, "10 ms")
+        _require_duration("request_timeout", self.request_timeout, 0.1, "100 ms")
+        _require_duration("idle_timeout", self.idle_timeout, 0.1, "100 ms")
+        for name in ("max_features", "max_object_features", "max_connections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_object_features > self.max_features:
+            raise ValueError(
+                f"max_object_features must be at most max_features ({self.max_features}), "
+                f"got {self.max_object_features}"
+            )
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_inflight_bytes must be at least max_body_bytes ({self.max_body_bytes}), "
+                f"got {self.max_inflight_bytes}"
+            )
         if self.draw_secret is not None:
             _require_secret(self.draw_secret)
+        if not 1 <= self.workers <= 256:
+            raise ValueError(f"workers must be in [1, 256], got {self.workers}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be in [0, 65535], got {self.port}")
         if self.max_body_bytes < 1024:
@@ -123,15 +172,24 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """The polling interval in seconds."""
         return parse_duration(self.registry_poll) / 1e6
 
+    @property
+    def request_timeout_s(self) -> float:
+        """How long a request may take to arrive, in seconds."""
+        return parse_duration(self.request_timeout) / 1e6
 
-def _require_poll(text: str) -> None:
+    @property
+    def idle_timeout_s(self) -> float:
+        """How long a connection is kept without a request, in seconds."""
+        return parse_duration(self.idle_timeout) / 1e6
+
+
+def _require_duration(name: str, text: str, shortest_s: float, shortest: str) -> None:
     try:
         seconds = parse_duration(text) / 1e6
     except ValueError as error:
-        raise ValueError(f"registry_poll: {error}") from error
-    # Without a pause two processes would do nothing else.
-    if not 0.01 <= seconds <= 86_400:
-        raise ValueError(f"registry_poll must be in [10 ms, 1 d], got {text!r}")
+        raise ValueError(f"{name}: {error}") from error
+    if not shortest_s <= seconds <= 86_400:
+        raise ValueError(f"{name} must be in [{shortest}, 1 d], got {text!r}")
 
 
 def _require_secret(text: str) -> None:

@@ -14,9 +14,11 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import msgspec
 
 from croupier.service.child import ChildProcess
 from croupier.service.personalizer import VERSIONS
@@ -24,10 +26,8 @@ from croupier.service.refusals import Refusal, personalizer_refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-    from pathlib import Path
 
     from croupier.service.auth import Admission, KeyRing
-    from croupier.service.metrics import Metrics
     from croupier.service.scorer import Scorer
 
     Scope = MutableMapping[str, Any]
@@ -59,8 +59,7 @@ _LOOK_EVERY_S = 0.05
 _LONGEST_ADDRESS_BYTES = 103
 
 
-@dataclass(frozen=True, slots=True)
-class ControlSetup:
+class ControlSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How the control plane's process is run.
 
     Attributes
@@ -74,7 +73,7 @@ class ControlSetup:
     """
 
     module: str
-    job: bytes
+    job: str
     socket: Path
 
 
@@ -89,8 +88,8 @@ class ControlPlane:
         Says who may; the scope is ``admin``.
     scorer
         Knows which loops there are.
-    metrics
-        Counts refusals.
+    refused
+        Called with every refusal of our own.
     max_body_bytes
         Largest request body.
     """
@@ -100,16 +99,16 @@ class ControlPlane:
         setup: ControlSetup,
         keys: KeyRing,
         scorer: Scorer,
-        metrics: Metrics,
+        refused: Callable[[Refusal], None],
         *,
         max_body_bytes: int,
     ) -> None:
         self._socket = setup.socket
         self._keys = keys
         self._scorer = scorer
-        self._metrics = metrics
+        self._refused = refused
         self._max_body_bytes = max_body_bytes
-        self._process = ChildProcess("control plane", setup.module, setup.job)
+        self._process = ChildProcess("control plane", setup.module, setup.job.encode())
         self._running = 0
 
     def stop(self) -> None:
@@ -183,7 +182,7 @@ class ControlPlane:
                 _log.warning("the control plane broke off: %s", error)
                 error = _away("the control plane broke off, ask again")
         refusal = personalizer_refusal(error, None)
-        self._metrics.errors.labels(str(refusal.status), refusal.code).inc()
+        self._refused(refusal)
         await exchange.answer(refusal.status, list(refusal.headers), refusal.body())
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from croupier.policy.errors import CroupierError, GenerationError
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.traffic import Plan
+from croupier.service.api import LoopReport, Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,36 +23,13 @@ if TYPE_CHECKING:
     from croupier.service.serving import ServingDirectory
     from croupier.service.settings import SettingsDirectory
 
-__all__ = ("Follower", "FollowerReport", "LoopReport")
+__all__ = ("Follower", "FollowerReport")
 
 _log = logging.getLogger(__name__)
 
 _OK = "ok"
 _STALE_AFTER_POLLS = 30
 _STALE_AT_LEAST_S = 30.0
-
-
-class LoopReport(TypedDict):
-    """What ``/readyz`` says of one loop.
-
-    Attributes
-    ----------
-    generation
-        Number of the champion being served; None while only the baseline is.
-    canary, canary_share, shadow
-        Of the plan being served, see :class:`~croupier.policy.traffic.Plan`.
-    killed
-        Why only the baseline is played; None unless the kill switch is on.
-    error
-        What can't be served as it should be, and why; None if all is well.
-    """
-
-    generation: int | None
-    canary: int | None
-    canary_share: float
-    shadow: int | None
-    killed: str | None
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +40,15 @@ class FollowerReport:
     registry: str
     registry_age_s: float | None
     loops: dict[str, LoopReport]
+
+    def readiness(self, log_error: Exception | None) -> Readiness:
+        """The whole of it, given why the log can't be written, if it can't."""
+        return Readiness(
+            status=self.status if log_error is None else "unavailable",
+            log=_OK if log_error is None else str(log_error),
+            registry=self.registry,
+            loops=self.loops,
+        )
 
 
 class Follower:
@@ -138,7 +125,11 @@ class Follower:
         config = self._settings.over(loop, self._configured[loop])
         if config != self._scorer.loops[loop]:
             self._scorer.loops[loop] = config
-            _log.info("loop %s: its settings have changed", loop)
+            _log.info(
+                "loop %s: its settings have changed",
+                loop,
+                extra={"event": "settings_changed", "loop": loop},
+            )
 
     def _note(self, loop: str, troubles: Sequence[_Trouble]) -> None:
         """Keep what is wrong for the report, and log it when it is new."""
@@ -150,6 +141,7 @@ class Follower:
                 loop,
                 said,
                 exc_info=unforeseen[0] if unforeseen else None,
+                extra={"event": "plan_trouble", "loop": loop},
             )
         if said:
             self._errors[loop] = said
@@ -288,6 +280,7 @@ class Follower:
             "" if plan.canary is None else f", {plan.canary.number} on {plan.canary_share:.3g}",
             "" if plan.shadow is None else f", {plan.shadow.number} as shadow",
             "" if plan.killed is None else f"; killed, the baseline is played: {plan.killed}",
+            extra={"event": "serving", "loop": loop},
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
 
 from croupier import __version__
+from croupier.policy.decision import MAX_ACTIONS, MAX_PLACES
 from croupier.policy.events import MAX_ID_LENGTH
 from croupier.service import personalizer
 from croupier.service.api import (
@@ -57,6 +59,7 @@ class _Described:
     security: tuple[str, ...] = ("bearer", "key")
 
 
+@cache
 def openapi_document() -> dict[str, Any]:
     """Describe the API as an OpenAPI 3.1 document."""
     routes = [*_NATIVE, *_personalizer_routes()]
@@ -68,8 +71,14 @@ def openapi_document() -> dict[str, Any]:
     paths: dict[str, Any] = {
         route.path: {"post": _operation(route, of_type, schemas[-1])} for route in routes
     }
-    for path, summary in _PROBES.items():
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "Fine"}}}}
+    for name, schema in components.items():
+        _bound(name, schema)
+    for path, (summary, answers) in _PROBES.items():
+        responses = {
+            status: {"description": text, "content": content}
+            for status, (text, content) in answers.items()
+        }
+        paths[path] = {"get": {"summary": summary, "security": [{}], "responses": responses}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Croupier", "version": __version__},
@@ -95,7 +104,7 @@ def _operation(
         "security": [{}, *({name: []} for name in route.security)],
     }
     if route.parameter is not None:
-        schema = {"type": "string", "maxLength": MAX_ID_LENGTH}
+        schema = {"type": "string", **_ID}
         operation["parameters"] = [
             {"name": route.parameter, "in": "path", "required": True, "schema": schema}
         ]
@@ -105,6 +114,17 @@ def _operation(
     if route.answer is not None:
         operation["responses"][str(route.status)]["content"] = _json(of_type[repr(route.answer)])
     return operation
+
+
+def _bound(component: str, schema: dict[str, Any]) -> None:
+    """Write the limits of a component's fields into its schema, which types alone don't say."""
+    for name, field in schema.get("properties", {}).items():
+        bounds = _BOUNDS.get((component, name)) or _BOUNDS.get(name)
+        if bounds is not None:
+            # A field that may be null has its own type among several.
+            for each in field.get("anyOf", [field]):
+                if each.get("type") != "null":
+                    each.update(bounds)
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
@@ -176,19 +196,42 @@ def _personalizer(version: str, path: str, summary: str, request: Any, ranked: A
     )
 
 
+_ID = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
+_PLACES = {"minimum": 1, "maximum": MAX_PLACES}
+_PROBABILITY = {"minimum": 0, "maximum": 1}
+_PROBABILITIES = {"items": {"type": "number", **_PROBABILITY}}
+_BOUNDS: dict[str | tuple[str, str], dict[str, Any]] = {
+    **dict.fromkeys(("decision_id", "outcome_id", "id", "slot", "eventId", "slotId"), _ID),
+    "actions": {"minItems": 1, "maxItems": MAX_ACTIONS},
+    "slots": {"minItems": 1, "maxItems": MAX_PLACES},
+    "depth": _PLACES,
+    "size": _PLACES,
+    **dict.fromkeys(("propensity", "probability"), _PROBABILITY),
+    ("SlateMember", "inclusion"): _PROBABILITY,
+    ("SlateResponse", "inclusion"): _PROBABILITIES,
+    "pmf": _PROBABILITIES,
+}
 _ERRORS = {
     "400": "The request is not valid; target names the field",
     "401": "No known API key",
     "403": "The API key is for other loops, or for several where one is meant",
     "404": "No such loop",
+    "405": "Another method than the ones that Allow names",
+    "408": "The request took too long to arrive",
     "413": "The body is too large",
-    "503": "The event log can't accept the record; nothing was recorded",
+    "431": "The request's line and headers are too large, or too many",
+    "503": "The record can't be accepted now, and nothing was; Retry-After says when to ask again",
 }
-_PROBES = {
-    "/healthz": "Is the process alive?",
-    "/readyz": "Can it decide and log?",
-    "/metrics": "Prometheus metrics",
-    "/openapi.json": "This document",
+_OBJECT = {"type": "object"}
+_FINE = ("Fine", _json(_OBJECT))
+_PROBES: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
+    "/healthz": ("Is the process alive?", {"200": _FINE}),
+    "/readyz": ("Can it decide and log?", {"200": _FINE, "503": ("It can't", _json(_OBJECT))}),
+    "/metrics": (
+        "Prometheus metrics",
+        {"200": ("Fine", {"text/plain": {"schema": {"type": "string"}}})},
+    ),
+    "/openapi.json": ("This document", {"200": _FINE}),
 }
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -63,6 +64,23 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         """The body of the answer."""
         error = ErrorBody(code=self.code, message=self.message, target=self.target)
         return msgspec.json.encode(ErrorResponse(error=error))
+
+    def response(self, *, close: bool = False) -> bytes:
+        """The whole answer, for where there is no application to give it.
+
+        Parameters
+        ----------
+        close
+            Whether to say that the connection ends with it.
+        """
+        body = self.body()
+        headers = [*self.headers, (b"content-type", b"application/json")]
+        headers.append((b"content-length", b"%d" % len(body)))
+        if close:
+            headers.append((b"connection", b"close"))
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        reason = HTTPStatus(self.status).phrase.encode()
+        return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (self.status, reason, lines, body)
 
 
 def _shortened(text: str, longest: int) -> str:

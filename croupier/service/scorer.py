@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -16,12 +14,14 @@ from croupier.policy.decision import (
     decide,
     decide_baseline,
 )
-from croupier.policy.encoding import EncoderConfig, FeatureEncoder
+from croupier.policy.encoding import MAX_PRODUCTS, EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.keeping import is_kept
 from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scored_once
 from croupier.policy.slates import check_slate_request, decide_slate
-from croupier.policy.slots import SLOT, check_slots_request, fill_slots
+from croupier.policy.slots import SLOT, check_slots_request, fill_slots, slot_context
 from croupier.policy.traffic import Plan, uniform_share
+from croupier.service.ids import now_us, uuid7
 from croupier.service.json_values import check_json
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Scorer:
         check_slots_request(request)
         turn = self._begin(loop, request)
         # What is wrong with a slot's context after this is wrong with the slot.
-        self._encoder.encode_context(request.context)
+        self._check_products(request)
         places = {slot.id: place for place, slot in enumerate(request.slots)}
 
         def choose(each: DecisionRequest, *, slot: str | None = None) -> Decision:
@@ -159,26 +159,33 @@ class Scorer:
             return draw_in_turn(request, request.size, partial(self._fall_back, turn))
         return drawn
 
+    def keeps(self, decision: Decision) -> bool:
+        """Whether a decision is to be logged; the same for all that a request was answered with."""
+        loop, decision_id = decision.loop, decision.decision_id
+        return is_kept(loop, decision_id, decision.keep_prob, secret=self._secret)
+
     def _begin(self, loop: str, request: DecisionRequest | SlotsRequest) -> _Turn:
         config = self.loop(loop)
-        check_json("audit", request.audit)
+        if request.audit:
+            check_json("audit", request.audit)
         ts = self._clock()
         circumstances = Circumstances(
-            decision_id=request.decision_id if request.decision_id is not None else uuid7(ts),
-            ts=ts,
-            learning_mode=config.learning_mode,
-            uniform=uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
-            secret=self._secret,
+            request.decision_id if request.decision_id is not None else uuid7(ts),
+            ts,
+            config.learning_mode,
+            uniform_share(config.uniform_slices, ts) if config.uniform_slices else 0.0,
+            self._secret,
+            config.keep_prob,
         )
         return _Turn(loop, self._plans.get(loop), circumstances)
 
     def _choose(
         self, turn: _Turn, request: DecisionRequest, *, slot: str | None = None
     ) -> Decision:
+        circumstances = turn.circumstances
+
         def draw(plan: Plan) -> Decision:
-            return decide(
-                request, plan, turn.circumstances, slot=slot, on_failure=self._note_failure
-            )
+            return decide(request, plan, circumstances, slot=slot, on_failure=self._note_failure)
 
         drawn = self._drawn(turn, request, draw)
         return self._fall_back(turn, request, slot=slot) if drawn is None else drawn
@@ -229,6 +236,28 @@ class Scorer:
             self._encoder.encode(request.context, request.actions)
             turn.checked = request.context
 
+    def _check_products(self, request: SlotsRequest) -> None:
+        """Refuse slots that would together cost more than a decision may: each is scored anew."""
+        try:
+            encoded = self._encoder.encode(request.context, request.actions)
+        except InvalidInputError as error:
+            raise _in_the_request(error, request) from error
+        features = 0
+        for place, slot in enumerate(request.slots):
+            try:
+                own = self._encoder.encode_context(slot_context({}, slot))
+            except InvalidInputError as error:
+                raise _in_the_slot(error, place) from error
+            # Less the constant, which the context has already.
+            features += len(encoded.context.indices) + len(own.indices) - 1
+        products = features * len(encoded.own.indices)
+        if products > MAX_PRODUCTS:
+            raise InvalidInputError(
+                "slots",
+                f"expected at most {MAX_PRODUCTS:,} products of a context and an action feature "
+                f"over all slots, got {products:,}",
+            )
+
     def _note_failure(self, generation: Generation, error: Exception) -> None:
         """Log the first failure of a generation; more would come at the rate of requests."""
         if (generation.loop, generation.number) not in self._failed:
@@ -238,6 +267,7 @@ class Scorer:
                 generation.loop,
                 generation.number,
                 exc_info=error,
+                extra={"event": "scoring_failed", "loop": generation.loop},
             )
 
 
@@ -268,7 +298,9 @@ def _is_scored(plan: Plan, learning_mode: LearningMode) -> bool:
     )
 
 
-def _in_the_request(error: InvalidInputError, request: DecisionRequest) -> InvalidInputError:
+def _in_the_request(
+    error: InvalidInputError, request: DecisionRequest | SlotsRequest
+) -> InvalidInputError:
     """Name an action by its place, as all other errors do; the encoder names it by its id."""
     for position, action in enumerate(request.actions):
         by_id = f"actions[id={action.id}]."
@@ -284,18 +316,3 @@ def _in_the_slot(error: InvalidInputError, place: int) -> InvalidInputError:
         return error
     field = error.field.removeprefix("context").removeprefix(f".{SLOT}")
     return InvalidInputError(f"slots[{place}]{field}", error.expected)
-
-
-def now_us() -> int:
-    """Now, in microseconds since the Unix epoch, UTC."""
-    return time.time_ns() // 1000
-
-
-def uuid7(ts_us: int) -> str:
-    """Make a UUID of version 7 (RFC 9562): milliseconds since the epoch, then 74 random bits."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (ts_us // 1000 & (1 << 48) - 1) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
 
-from croupier.eventlog.appender import Appender
-from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.errors import ConfigError
 from croupier.service.app import Application
 from croupier.service.auth import KeyRing
-from croupier.service.control import ControlPlane, ControlSetup
-from croupier.service.follower import Follower
-from croupier.service.metrics import Metrics
-from croupier.service.mirror import MirrorJob, mirror_process, registry_is_new
-from croupier.service.protocol import HttpProtocol
-from croupier.service.scorer import Scorer
-from croupier.service.secret import kept_secret, parse_secret
-from croupier.service.serving import ServingDirectory
-from croupier.service.settings import SettingsDirectory
+from croupier.service.child import ChildProcess, stop_all
+from croupier.service.connections import ConnectionGuard, ConnectionLimits, raise_open_files
+from croupier.service.control import ControlPlane
+from croupier.service.limits import BodyRoom
+from croupier.service.logs import AccessLog, RequestLog
+from croupier.service.metrics_share import clear_shared_metrics
+from croupier.service.protocol import guarded_protocol
+from croupier.service.setup import DRAIN_S, running_mirror, running_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import FrameType
 
-    from croupier.eventlog.log import LogConfig
-    from croupier.policy.loop import LoopConfig
     from croupier.service.config import ServiceConfig
+    from croupier.service.metrics_share import MetricsShare
+    from croupier.service.refusals import Refusal
+    from croupier.service.setup import ServiceParts, ServiceSetup
 
-__all__ = ("ServiceAddress", "ServiceSetup", "read_address", "run_service")
+__all__ = (
+    "ServiceAddress",
+    "WorkerJob",
+    "read_address",
+    "run_service",
+    "serve_on",
+    "terminated_in_order",
+)
 
-_DRAIN_S = 10
-# Longer than clients and balancers keep an idle connection as a rule: whoever closes first must not
-# be the one that can't know whether a request is on its way.
-_KEEP_ALIVE_S = 75
+_log = logging.getLogger(__name__)
+
 _BACKLOG = 2048
 
 
@@ -54,46 +57,19 @@ class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceSetup:
-    """Everything a service is made of.
+class WorkerJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process is to do.
 
     Attributes
     ----------
-    service, log, loops
-        Configuration.
-    log_dir, serving_dir, address_file, secret_file
-        Where the event log, the mirrored generations, the service's address and the secret of its
-        draws are kept.
-    settings_dir
-        Where what was set over Personalizer's API is kept.
-    tracking_uri
-        Of MLflow.
-    control
-        How the control plane is run; None runs none.
+    listener
+        Number of the open socket that it takes connections from.
+    setup
+        What to serve, encoded.
     """
 
-    service: ServiceConfig
-    log: LogConfig
-    loops: Mapping[str, LoopConfig]
-    log_dir: Path
-    serving_dir: Path
-    address_file: Path
-    secret_file: Path
-    settings_dir: Path
-    tracking_uri: str
-    control: ControlSetup | None = None
-
-    def draw_secret(self) -> bytes:
-        """The configured secret of the draws, or the one that is kept in the file.
-
-        Raises
-        ------
-        ConfigError
-            If it can't be kept there.
-        """
-        given = self.service.draw_secret
-        return kept_secret(self.secret_file) if given is None else parse_secret(given)
+    listener: int
+    setup: msgspec.Raw
 
 
 def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
@@ -111,33 +87,135 @@ def run_service(setup: ServiceSetup, announce: Callable[[str], None]) -> None:
     ConfigError
         If the address is taken or can't be listened on.
     """
-    with _terminated_in_order(), ExitStack() as stack:
-        listener = _listen(setup.service)
-        url = _url(setup.service.host, listener)
-        stack.callback(listener.close)
-        log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
-        appender = Appender.open(log, setup.log)
-        stack.callback(appender.close, timeout=_DRAIN_S)
-        application = stack.enter_context(_application(setup, appender))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application,
-                loop="uvloop",
-                http=HttpProtocol,
-                ws="none",
-                lifespan="off",
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                date_header=False,
-                timeout_graceful_shutdown=_DRAIN_S,
-            )
+    with terminated_in_order(), ExitStack() as stack:
+        listeners = _listen(setup.service)
+        for listener in listeners:
+            stack.callback(listener.close)
+        url = _url(setup.service.host, listeners[0])
+
+        def ready() -> None:
+            _write_address(setup.address_file, url)
+            stack.callback(_remove_address, setup.address_file, url)
+            stack.callback(_log.info, "answered everything", extra={"event": "drained"})
+            announce(url)
+            _log.info("listening at %s", url, extra={"event": "started"})
+
+        if len(listeners) == 1:
+            with running_parts(setup) as parts:
+                serve_on(listeners[0], setup, parts, ready=ready)
+        else:
+            _supervise(listeners, setup, ready)
+
+
+def serve_on(
+    listener: socket.socket,
+    setup: ServiceSetup,
+    parts: ServiceParts,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    shared: MetricsShare | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what is in flight.
+
+    Parameters
+    ----------
+    listener
+        Takes connections.
+    setup, parts
+        What to serve.
+    ready
+        Called when requests can be answered.
+    shared
+        Metrics of all workers, where there are several.
+    """
+    service, requests = setup.service, RequestLog(setup.loops)
+    keys = KeyRing(service.keys, local=service.is_local)
+
+    def refused(refusal: Refusal) -> None:
+        parts.metrics.errors.labels(str(refusal.status), refusal.code).inc()
+        requests.refused(refusal)
+
+    control = None
+    if setup.control is not None:
+        control = ControlPlane(
+            setup.control,
+            keys,
+            parts.scorer,
+            refused,
+            max_body_bytes=service.max_control_body_bytes,
         )
-        _write_address(setup.address_file, url)
-        stack.callback(_remove_address, setup.address_file, url)
-        announce(url)
+    application = Application(
+        parts.scorer,
+        parts.appender,
+        keys,
+        parts.metrics,
+        parts.follower,
+        max_body_bytes=service.max_body_bytes,
+        remembered_decisions=service.remembered_decisions,
+        features=parts.features,
+        room=BodyRoom(service.max_inflight_bytes),
+        requests=requests,
+        shared=shared,
+        control=control,
+    )
+    guard = ConnectionGuard(_connection_limits(service), refused)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            AccessLog(application, requests) if service.access_log else application,
+            loop="uvloop",
+            http=guarded_protocol(guard),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    try:
+        ready()
         server.run(sockets=[listener])
+    finally:
+        if control is not None:
+            control.stop()
+
+
+def _supervise(
+    listeners: Sequence[socket.socket], setup: ServiceSetup, ready: Callable[[], None]
+) -> None:
+    """Have a worker process for every listener, and one mirror for them all, until told to stop."""
+    # Made here once, and not by whichever worker is first.
+    setup.draw_secret()
+    clear_shared_metrics(setup.metrics_dir)
+    workers = [
+        ChildProcess(
+            f"worker {number}",
+            "croupier.service.worker",
+            msgspec.json.encode(
+                WorkerJob(listener=listener.fileno(), setup=msgspec.Raw(setup.encoded()))
+            ),
+            descriptors=[listener.fileno()],
+            # Beyond what it takes to drain, it writes out the log.
+            grace_s=2 * DRAIN_S + 1.0,
+        )
+        for number, listener in enumerate(listeners, 1)
+    ]
+    with running_mirror(setup):
+        try:
+            for worker in workers:
+                worker.start()
+            ready()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            # As uvicorn does by itself: an interrupted service has ended in order.
+            pass
+        finally:
+            # Who connects now is to be refused, and not to wait for workers that are ending.
+            for listener in listeners:
+                listener.close()
+            stop_all(workers)
 
 
 def read_address(address_file: Path) -> ServiceAddress | None:
@@ -148,67 +226,33 @@ def read_address(address_file: Path) -> ServiceAddress | None:
         return None
 
 
-@contextmanager
-def _application(setup: ServiceSetup, appender: Appender) -> Iterator[Application]:
-    """The application with its follower and mirror running."""
-    metrics = Metrics()
-    scorer = Scorer(
-        setup.loops,
-        on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
-        secret=setup.draw_secret(),
+def _connection_limits(service: ServiceConfig) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=raise_open_files(service.max_connections),
+        request_timeout_s=service.request_timeout_s,
+        idle_timeout_s=service.idle_timeout_s,
     )
-    serving = ServingDirectory(setup.serving_dir)
-    if registry_is_new(setup.tracking_uri):
-        # Nothing can be registered yet, so there is nothing to wait for.
-        for loop in setup.loops:
-            serving.start_cold(loop)
-    poll_s = setup.service.registry_poll_s
-    mirror = mirror_process(
-        MirrorJob(
-            tracking_uri=setup.tracking_uri,
-            loops=list(setup.loops),
-            root=str(setup.serving_dir),
-            poll_s=poll_s,
-        )
-    )
-    mirror.start()
-    settings = SettingsDirectory(setup.settings_dir)
-    follower = Follower(serving, scorer, metrics, settings, poll_s=poll_s)
-    follower.start()
-    keys = KeyRing(setup.service.keys, local=setup.service.is_local)
-    control = None
-    if setup.control is not None:
-        control = ControlPlane(
-            setup.control,
-            keys,
-            scorer,
-            metrics,
-            max_body_bytes=setup.service.max_control_body_bytes,
-        )
-    try:
-        yield Application(
-            scorer,
-            appender,
-            keys,
-            metrics,
-            follower,
-            max_body_bytes=setup.service.max_body_bytes,
-            remembered_decisions=setup.service.remembered_decisions,
-            control=control,
-        )
-    finally:
-        if control is not None:
-            control.stop()
-        follower.stop()
-        mirror.stop()
 
 
-def _listen(config: ServiceConfig) -> socket.socket:
+def _listen(config: ServiceConfig) -> list[socket.socket]:
+    """A listener for every worker; the system shares connections out among them."""
+    first = _listener(config, config.port, shared=False)
+    if config.workers == 1:
+        return [first]
+    # Shared ones could be bound beside those of another service without a word. This one wasn't.
+    port: int = first.getsockname()[1]
+    first.close()
+    return [_listener(config, port, shared=True) for _ in range(config.workers)]
+
+
+def _listener(config: ServiceConfig, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind((config.host, config.port))
+        listener.bind((config.host, port))
         # From here on the port is surely ours, and whoever reads our address can connect.
         listener.listen(_BACKLOG)
     except (OSError, ValueError, TypeError) as error:
@@ -248,7 +292,7 @@ def _remove_address(path: Path, url: str) -> None:
 
 
 @contextmanager
-def _terminated_in_order() -> Iterator[None]:
+def terminated_in_order() -> Iterator[None]:
     """Have SIGTERM unwind the stack, once; by default it would end the process on the spot.
 
     While uvicorn runs it has handlers of its own, and raises the signal again when it has drained.

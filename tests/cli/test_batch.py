@@ -411,6 +411,10 @@ def test_an_audit_finds_what_was_altered(command: Command) -> None:
     said = command("audit")
     assert said.code == 1
     assert "Not sound" in said.out
+    lost = pl.when(here).then(0.0).otherwise("keep_prob")
+    command.lake.replace("decisions", found.with_columns(keep_prob=lost))
+    done = command("audit", "--json")
+    assert (done.code, done.facts["shop"]["bad_keep_prob"]) == (1, 1)
 
 
 # The Open Bandit Dataset, as a user would take it in.

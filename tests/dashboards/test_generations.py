@@ -73,6 +73,23 @@ def test_headline_is_the_champions_row(data_dir: Path) -> None:
     assert "95 % interval" in said
 
 
+def test_a_subsampled_log_shows_what_was_logged_and_how_many_were_made(data_dir: Path) -> None:
+    rows = newsletter()
+    write_lake(data_dir, rows)
+    whole = show("newsletter")
+    assert metrics(whole)["Decisions served"] == "902"
+    assert "Joined with their reward." in text(whole)
+    assert "Made, estimated" not in whole.dataframe[0].value
+
+    write_lake(data_dir, [row | {"decisions_made": 3006.67} for row in rows])
+    page = show("newsletter")
+
+    assert metrics(page)["Decisions served"] == "3,007"
+    assert "Estimated from 902 that were logged and joined." in text(page)
+    table = page.dataframe[0].value
+    assert (table["Decisions"].tolist(), table["Made, estimated"].tolist()) == ([902], [3007])
+
+
 def test_table_holds_every_generation_newest_first(data_dir: Path) -> None:
     rows = homepage(nights=80)
     write_lake(data_dir, rows)

@@ -57,8 +57,15 @@ def start(
     *,
     max_batch: int = 100,
     max_pending: int = 1000,
+    max_pending_bytes: int = 10_000_000,
 ) -> Appender:
-    return Appender(log, max_batch=max_batch, max_pending=max_pending, durability=durability)
+    return Appender(
+        log,
+        max_batch=max_batch,
+        max_pending=max_pending,
+        max_pending_bytes=max_pending_bytes,
+        durability=durability,
+    )
 
 
 def hold(log: WatchedLog, appender: Appender) -> Future[None]:
@@ -91,10 +98,49 @@ def test_a_configuration_starts_an_appender(log: WatchedLog) -> None:
     assert keys(read_all(log)) == ["first", "d0", "d2"]
 
 
-@pytest.mark.parametrize(("max_batch", "max_pending"), [(0, 10), (10, 9)])
-def test_limits_out_of_range_are_refused(log: WatchedLog, max_batch: int, max_pending: int) -> None:
+@pytest.mark.parametrize(
+    ("max_batch", "max_pending", "max_pending_bytes"), [(0, 10, 10), (10, 9, 10), (1, 1, 0)]
+)
+def test_limits_out_of_range_are_refused(
+    log: WatchedLog, max_batch: int, max_pending: int, max_pending_bytes: int
+) -> None:
     with pytest.raises(InvalidInputError):
-        start(log, max_batch=max_batch, max_pending=max_pending)
+        start(
+            log,
+            max_batch=max_batch,
+            max_pending=max_pending,
+            max_pending_bytes=max_pending_bytes,
+        )
+
+
+@pytest.mark.parametrize("durability", ["commit", "buffered"])
+def test_waiting_records_are_limited_in_bytes_too(log: WatchedLog, durability: Durability) -> None:
+    with start(log, durability, max_pending_bytes=1000) as appender:
+        hold(log, appender)
+        appender.submit_many([record(1, 400), record(2, 500)])
+        with pytest.raises(LogUnavailableError, match="900 bytes are waiting, at most 1000 may"):
+            appender.submit(record(3, 101))
+        last = appender.submit(record(4, 100))
+        log.gate.set()
+        wait_until(lambda: appender.depth == 0)
+        assert last.result(60) is None
+        # With nothing else waiting, one may be larger than all may be together.
+        appender.submit(record(5, 5000)).result(60)
+    assert keys(read_all(log)) == ["first", "d1", "d2", "d4", "d5"]
+
+
+@pytest.mark.parametrize("fault", [True, False])
+def test_records_that_failed_do_not_count_as_waiting(log: WatchedLog, fault: bool) -> None:
+    with start(log, max_pending_bytes=1000) as appender:
+        for number in range(5):
+            if fault:
+                log.fails(ValueError("a fault of ours"))
+                with pytest.raises(LogUnavailableError):
+                    appender.submit(record(number, 900)).result(60)
+            else:
+                appender.submit(record(number, 900)).result(60)
+        wait_until(lambda: appender.depth == 0)
+        appender.submit(record(9, 900)).result(60)
 
 
 def test_what_waits_is_written_together(log: WatchedLog) -> None:

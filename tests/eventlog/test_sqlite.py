@@ -202,7 +202,7 @@ def test_a_segment_that_is_being_read_is_released_later(
     log.append(records(0, 5))
     with closing(sqlite3.connect(directory / FIRST, isolation_level=None)) as reader:
         reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM records").fetchone()
+        reader.execute("SELECT count(*) FROM batches").fetchone()
         log.append(records(5, 5))
         log.append(records(10, 1))
         assert log.release(100) == 0
@@ -390,6 +390,23 @@ def test_a_folder_that_was_deleted(log: SqliteEventLog, directory: Path) -> None
             use()
 
 
+def test_a_folder_that_was_moved_away(log: SqliteEventLog, directory: Path) -> None:
+    log.append([record(1)])
+    away = directory.with_name("away")
+    directory.rename(away)
+    with pytest.raises(LogUnavailableError):
+        log.append([record(2)])
+    # Back where it was, and then exchanged for an empty one.
+    away.rename(directory)
+    log.append([record(3)])
+    directory.rename(away)
+    directory.mkdir()
+    log.append([record(4)])
+    assert keys(read_all(log)) == ["d4"]
+    with SqliteEventLog(away) as moved:
+        assert keys(read_all(moved)) == ["d1", "d3"]
+
+
 def test_a_file_that_is_no_database(log: SqliteEventLog, directory: Path) -> None:
     (directory / FIRST).write_bytes(b"not a database, whatever its name says" * 100)
     for use in (log.end, lambda: log.append([record(0)]), lambda: log.read(1, limit=1)):
@@ -409,7 +426,7 @@ def test_a_later_layout_is_refused(log: SqliteEventLog, directory: Path) -> None
     fill(log, 1)
     log.close()
     with closing(sqlite3.connect(directory / FIRST)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     with (
         SqliteEventLog(directory) as other,
         pytest.raises(LogUnavailableError, match="this version of Croupier"),
@@ -423,7 +440,7 @@ def test_a_hole_is_reported_and_not_skipped(
 ) -> None:
     fill(log, 7)
     with closing(sqlite3.connect(directory / FIRST, isolation_level=None)) as connection:
-        connection.execute("DELETE FROM records WHERE position = ?", (missing,))
+        connection.execute("DELETE FROM batches WHERE position = ?", (missing,))
         connection.execute("UPDATE segment SET sealed_end = 6")
     with pytest.raises(LogUnavailableError, match="damaged"):
         log.read(1, limit=100)
@@ -457,3 +474,26 @@ def test_other_connections_come_and_go(log: SqliteEventLog, directory: Path) -> 
         thread.join()
     assert seen == sorted(seen)
     assert keys(read_all(log)) == [f"d{number}" for number in range(100)]
+
+
+def test_records_of_an_append_are_read_from_any_of_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An append is stored as a few rows; where one ends and the next begins doesn't show."""
+    monkeypatch.setattr("croupier.eventlog.sqlite._ROW_BYTES", 500)
+    with SqliteEventLog(directory, segment_rows=20) as log:
+        for first, count in ((0, 1), (1, 7), (8, 12), (20, 3)):
+            log.append(records(first, count))
+        for start in range(1, 24):
+            for limit in (1, 2, 5, 100):
+                entries = log.read(start, limit=limit)
+                assert [each.position for each in entries] == list(range(start, 24))[:limit]
+                assert keys(entries) == [f"d{each.position - 1}" for each in entries]
+
+
+def test_a_batch_that_is_shorter_than_it_says(log: SqliteEventLog, directory: Path) -> None:
+    log.append(records(0, 3))
+    with closing(sqlite3.connect(directory / FIRST, isolation_level=None)) as connection:
+        connection.execute("UPDATE batches SET count = 4")
+    with pytest.raises(LogUnavailableError, match="a batch of 4 records holds 3"):
+        log.read(1, limit=100)

@@ -263,24 +263,27 @@ class TestCache:
 
     def test_of_names_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(encoding, "_CACHED_HASHES", 100)
-        encoder = FeatureEncoder(EncoderConfig())
+        encoder = FeatureEncoder(EncoderConfig(), compiled=False)
         before = encoder.encode_context({"q": "text 0"})
         for i in range(1000):
-            encoder.encode_context({"q": f"text {i}"})
+            encoder.encode_context({"q": f"text {i}", "tags": [f"tag {i}"]})
             assert len(encoder._hashes) <= 100
+            words = [len(words) for shape in encoder._shapes.values() for *_, words in shape]
+            assert sum(words) <= 100
         assert encoder.encode_context({"q": "text 0"}).indices.tolist() == before.indices.tolist()
 
     def test_holds_no_long_texts(self) -> None:
-        encoder = FeatureEncoder(EncoderConfig())
+        encoder = FeatureEncoder(EncoderConfig(), compiled=False)
         for _ in range(2):
             assert encoder.encode_context({"essay": "x" * 100_000}).values.size == 2
         encoder.encode_context({"x" * 100_000: [1.0]})
         assert sum(len(name) for _, name in encoder._hashes) < 1000
+        assert not any(words for shape in encoder._shapes.values() for *_, words in shape)
         assert sum(len(path) for _, path, _ in encoder._vectors) < 1000
 
     def test_of_vectors_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(encoding, "_CACHED_POSITIONS", 5000)
-        encoder = FeatureEncoder(EncoderConfig())
+        encoder = FeatureEncoder(EncoderConfig(), compiled=False)
         before = encoder.encode_context({"v": [1.0] * 10})
         for length in [*range(300), 6000]:
             encoder.encode_context({"v": [1.0] * length})
@@ -291,12 +294,12 @@ class TestCache:
 
     def test_of_the_members_of_objects_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("croupier.policy.encoding._CACHED_POSITIONS", 5000)
-        encoder = FeatureEncoder(EncoderConfig())
+        encoder = FeatureEncoder(EncoderConfig(), compiled=False)
         before = encoder.encode_context({"b": 2.0, "a": "x", "c": {"d": True}})
         for user in range(2000):
             encoder.encode_context({f"user-{user}": 1.0, "v": [1.0] * (user % 40)})
             kept = sum(map(len, encoder._shapes.values())), sum(map(len, encoder._vectors.values()))
-            assert 6 * kept[0] + kept[1] <= 5000
+            assert 8 * kept[0] + kept[1] <= 5000
         encoder.encode_context({f"{number:04}": 1.0 for number in range(1000)})
         assert max(map(len, encoder._shapes.values())) < 1000
         after = encoder.encode_context({"c": {"d": True}, "a": "x", "b": 2.0})
@@ -304,9 +307,9 @@ class TestCache:
         assert after.values.tolist() == before.values.tolist()
 
     def test_of_names_that_look_alike_keeps_them_apart(self) -> None:
-        encoder = FeatureEncoder(EncoderConfig())
+        encoder = FeatureEncoder(EncoderConfig(), compiled=False)
         for value in ({"a": {"b": 1.0}}, {"a.b": 1.0}):
-            fresh = FeatureEncoder(EncoderConfig()).encode_context(value)
+            fresh = FeatureEncoder(EncoderConfig(), compiled=False).encode_context(value)
             assert encoder.encode_context(value).indices.tolist() == fresh.indices.tolist()
         for bad in ({1: 1.0}, {True: 1.0}, {"x": {None: 1.0}}):
             with pytest.raises(InvalidInputError, match="names of features to be strings"):
@@ -331,7 +334,7 @@ def shuffle(data: st.DataObject, value: Any) -> Any:
 
 
 def test_products_are_bounded() -> None:
-    encoder = FeatureEncoder(EncoderConfig())
+    encoder = FeatureEncoder(EncoderConfig(), compiled=False)
     wide = Action("a", {"v": [1.0] * 4000})
     with pytest.raises(InvalidInputError, match=r"context: expected at most 10,000,000 products"):
         encoder.encode({"v": [1.0] * 4000}, [wide])

@@ -26,6 +26,7 @@ def test_reads_toml() -> None:
     learning_mode = "apprentice"
     reward_min = -1
     reward_max = 5
+    keep_prob = 0.25
 
     [exploration]
     kind = "squarecb"
@@ -46,6 +47,7 @@ def test_reads_toml() -> None:
         learning_mode="apprentice",
         reward_min=-1.0,
         reward_max=5.0,
+        keep_prob=0.25,
         exploration=SquareCB(gamma_scale=5.0, floor=0.01),
         oracle=SklearnConfig(params={"alpha": 2.0}, encoder=EncoderConfig(bits=12)),
     )
@@ -58,6 +60,7 @@ def test_defaults() -> None:
     assert config.attribution_window_us == 600_000_000
     assert isinstance(config.exploration, SquareCB)
     assert isinstance(config.oracle, VowpalWabbitConfig)
+    assert config.keep_prob == 1.0
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,10 @@ def test_defaults() -> None:
         ({"reward_min": float("nan")}, "reward_min must be finite, got nan"),
         ({"default_reward": 2}, r"default_reward must be in .* = \[0, 1\], got 2"),
         ({"default_reward": float("nan")}, "default_reward must be in"),
+        ({"keep_prob": 0}, r"keep_prob must be in \(0, 1\], got 0"),
+        ({"keep_prob": 1.01}, r"keep_prob must be in \(0, 1\], got 1.01"),
+        ({"keep_prob": float("nan")}, r"keep_prob must be in \(0, 1\], got nan"),
+        ({"keep_prob": "all"}, "keep_prob"),
         ({"aggregation": "median"}, "aggregation"),
         ({"learning_mode": "offline"}, "learning_mode"),
         ({"exploration": {"kind": "ucb"}}, "'ucb'.*exploration"),

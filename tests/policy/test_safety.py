@@ -43,6 +43,26 @@ def test_by_hand() -> None:
     assert budget.per_decision(10) == pytest.approx(0.02)
 
 
+def test_a_weight_counts_decisions_and_what_the_others_may_have_been() -> None:
+    """A row that stands for 4: 4 times what it saved, with the allowance of 16 predictions."""
+    budget = SafetyBudget(alpha=0.1, slack=0.5).explored(0.75, 1.0, 4.0)
+    assert budget.saved == pytest.approx(-0.6)
+    assert budget.available == pytest.approx(-0.6 - 0.5 * 4.0)
+    held = SafetyBudget(alpha=0.1, slack=0.5).held(1.0, 4.0)
+    assert held.saved == pytest.approx(0.4)
+    assert held.available == pytest.approx(0.4 - 0.5 * 0.1 * 12.0**0.5)
+
+
+@given(REWARDS, REWARDS)
+def test_a_weight_of_one_changes_no_budget_in_its_last_bit(value: float, baseline: float) -> None:
+    budget = SafetyBudget(alpha=0.1, slack=0.5)
+    for _ in range(3):
+        assert budget.explored(value, baseline) == budget.explored(value, baseline, 1.0)
+        assert budget.held(baseline) == budget.held(baseline, 1.0)
+        budget = budget.explored(value, baseline).held(baseline)
+    assert budget.explorations == 3
+
+
 def test_slack_grows_with_the_root_of_the_explorations() -> None:
     budget = SafetyBudget(alpha=0.0, slack=0.5)
     for _ in range(16):

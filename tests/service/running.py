@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlparse
 
@@ -20,8 +23,7 @@ from croupier.service.server import read_address
 from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
@@ -86,9 +88,29 @@ class Caller:
 
 
 class Server:
-    """A scorer with a configuration and a data directory of its own, that can be started again."""
+    """A scorer with a configuration and a data directory of its own, that can be started again.
 
-    def __init__(self, directory: Path, config: str, key: str | None = None) -> None:
+    Parameters
+    ----------
+    directory, config, key
+        Where it lives, how it is configured, and the key that callers show.
+    arguments
+        Of ``croupier serve``, besides the configuration.
+    prefix
+        What its command line begins with, for one that runs under another program.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        key: str | None = None,
+        *,
+        arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self._arguments = tuple(arguments)
+        self._prefix = tuple(prefix)
         self.data_dir = directory / "data"
         self.serving = ServingDirectory(self.data_dir / "serving")
         self.key = key
@@ -104,9 +126,11 @@ class Server:
         """Start it, and wait until it says that it can decide and log."""
         with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "croupier", "serve", "--config", str(self._config)],
+                [*self._prefix, *self._command("serve", *self._arguments)],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
+                # A group of its own, so that it can be ended with all of its workers.
+                start_new_session=True,
             )
         try:
             wait_until(self._announced)
@@ -122,9 +146,40 @@ class Server:
         return self.process.wait(timeout=PATIENCE_S)
 
     def kill(self) -> None:
-        """End it as a power failure would, as far as processes go."""
-        self.process.send_signal(signal.SIGKILL)
+        """End it and its workers as a power failure would, as far as processes go."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=PATIENCE_S)
+
+    def workers(self) -> list[int]:
+        """Processes that it has started in its group; the registry's mirror is in its own."""
+        listed = subprocess.run(
+            ["ps", "-e", "-o", "pid=,pgid="], capture_output=True, text=True, check=True
+        )
+        pairs = [map(int, line.split()) for line in listed.stdout.splitlines()]
+        return [pid for pid, group in pairs if group == self.process.pid != pid]
+
+    def run(self, command: str, *arguments: str) -> Any:
+        """Run another command on its data, and give its JSON."""
+        done = subprocess.run(
+            self._command(command, "--json", *arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def resident_bytes(self) -> int:
+        """Memory that its processes hold."""
+        pids = [self.process.pid, *self.workers()]
+        status = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+        return sum(1024 * int(re.findall(r"VmRSS:\s+(\d+) kB", each)[0]) for each in status)
+
+    def _command(self, name: str, *arguments: str) -> list[str]:
+        config = ("--config", str(self._config))
+        return [sys.executable, "-m", "croupier", name, *config, *arguments]
 
     @property
     def url(self) -> str:

@@ -14,7 +14,7 @@ from tests.service.load import Load
 from tests.service.running import Caller, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.service.conftest import Serve
     from tests.service.running import Answer, Server
@@ -30,7 +30,6 @@ segment_rows = 500
 [loops.digits]
 """
 DECIDE = {"actions": [{"id": "a"}, {"id": "b"}]}
-KILLS = 3
 
 
 @contextmanager
@@ -56,42 +55,6 @@ def in_background(caller: Caller, answers: list[Answer]) -> threading.Thread:
     thread = threading.Thread(target=lambda: answers.append(caller.post("digits/decide", DECIDE)))
     thread.start()
     return thread
-
-
-def test_kill_9_under_load_loses_nothing_acknowledged(
-    serve: Serve, record_testsuite_property: Callable[[str, object], None]
-) -> None:
-    server = serve(CONFIG)
-    decisions: list[str] = []
-    outcomes: list[str] = []
-    sent_last: list[str] = []
-    for round_ in range(KILLS):
-        if round_:
-            server.start()
-        with Load(server, clients=8) as load:
-            load.wait_for(decisions=300)
-            server.kill()
-            load.join()
-        assert load.told.refused == []
-        decisions += load.told.decision_ids
-        outcomes += load.told.outcomes
-        sent_last += load.told.unanswered
-    found_decisions, found_outcomes = logged(server)
-    # Every id was sent once, so it is to be found once.
-    assert {found_decisions[each] for each in decisions} == {1}
-    assert {found_outcomes[each] for each in outcomes} == {1}
-    # Whatever else is there was on its way when the server died: at most one request a client.
-    unacknowledged = (set(found_decisions) - set(decisions)) | (set(found_outcomes) - set(outcomes))
-    assert unacknowledged <= set(sent_last)
-    assert set(found_decisions.values()) | set(found_outcomes.values()) == {1}
-    acknowledged = len(decisions) + len(outcomes)
-    found = sum(each in found_decisions for each in decisions)
-    found += sum(each in found_outcomes for each in outcomes)
-    record_testsuite_property("kill -9: records acknowledged", acknowledged)
-    record_testsuite_property("kill -9: of these found", found)
-    record_testsuite_property("kill -9: found besides", len(unacknowledged))
-    server.start()
-    assert server.post("digits/decide", DECIDE).status == 200
 
 
 def test_sigterm_under_load_leaves_no_request_unanswered(serve: Serve) -> None:

@@ -134,6 +134,7 @@ REWARD: list[tuple[Any, str]] = [
     (OUTCOME | {"slot": "x" * 257}, "slot"),
     (OUTCOME | {"guardrails": {"refund": "no"}}, "guardrails[...]"),
     (OUTCOME | {"guardrails": []}, "guardrails"),
+    (OUTCOME | {"guardrails": {f"g{n}": 1 for n in range(101)}}, "guardrails"),
     ([OUTCOME, 3], "[1]"),
     ([OUTCOME, OUTCOME | {"reward": 2}], "[1].reward"),
     ([OUTCOME, {"reward": 1}], "[1].decision_id"),

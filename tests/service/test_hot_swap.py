@@ -30,7 +30,7 @@ registry_poll = "10 ms"
 [loops.other]
 """
 DECIDE = {"actions": [{"id": "a"}, {"id": "bb"}, {"id": "ccc"}], "baseline": "bb"}
-SWAPS = 50
+SWAPS = 100
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def decide(server: Server, loop: str = "digits") -> int:
     return int(answer.json["generation"])
 
 
-def test_fifty_swaps_under_load(swapping: Server) -> None:
+def test_a_hundred_swaps_under_load(swapping: Server) -> None:
     with Load(swapping, clients=4) as load:
         for number in range(1, SWAPS + 1):
             swap(swapping, number)

@@ -145,6 +145,22 @@ class TestRepeats:
 
         assert run(scenario()) == [4, 3, 2, 5]
 
+    def test_long_ones_do_not_take_the_room_of_all(self) -> None:
+        async def scenario() -> list[int]:
+            repeats, answer = Repeats(10, 100), Counter()
+            for name, size in (("a", 40), ("b", 40), ("c", 40), ("d", 1)):
+                await repeats.once("x", name, REQUEST, answer, size=size)
+            assert len(repeats) == 3
+            answer.trouble = LogUnavailableError("full")
+            for _ in range(5):
+                with pytest.raises(LogUnavailableError):
+                    await repeats.once("x", "e", REQUEST, answer, size=90)
+            # What failed has taken nothing.
+            answer.trouble = None
+            return [await repeats.once("x", name, REQUEST, answer, size=1) for name in "bcda"]
+
+        assert run(scenario()) == [2, 3, 4, 10]
+
     @pytest.mark.parametrize(("capacity", "decision_id"), [(0, "d"), (3, None)])
     def test_without_an_id_or_room_everything_is_new(
         self, capacity: int, decision_id: str | None

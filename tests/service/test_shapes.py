@@ -99,7 +99,7 @@ def test_a_ranking_of_one_is_a_decision(shared: Server, client: Client) -> None:
 
 
 def test_slots_are_logged_as_answered(shared: Server, client: Client) -> None:
-    answer = client.decide_slots(
+    answer = client.slots(
         ACTIONS,
         [Slot(id="top", features={"wide": True}, baseline="c"), {"id": "side", "excluded": ["a"]}],
         CONTEXT,
@@ -122,7 +122,7 @@ def test_slots_are_logged_as_answered(shared: Server, client: Client) -> None:
 
 
 def test_a_slate_is_logged_as_answered(shared: Server, client: Client) -> None:
-    answer = client.decide_slate(ACTIONS, 3, CONTEXT, excluded=["b"], decision_id=unique())
+    answer = client.slate(ACTIONS, 3, CONTEXT, excluded=["b"], decision_id=unique())
     assert math.fsum(answer.inclusion) == pytest.approx(3.0, abs=1e-9)
     assert answer.inclusion[1] == 0.0
     events = logged(shared, answer.decision_id)
@@ -223,10 +223,10 @@ def test_a_slate_says_how_many_it_wants(caller: Caller) -> None:
 
 def test_the_client_says_what_it_can_t_send(client: Client) -> None:
     with pytest.raises(ServiceError) as refused:
-        client.decide_slate(ACTIONS, 9)
+        client.slate(ACTIONS, 9)
     assert refused.value.target == "size"
     with pytest.raises(ValueError, match=r"^slots: "):
-        client.decide_slots(ACTIONS, [{"name": "top"}])
+        client.slots(ACTIONS, [{"name": "top"}])
 
 
 def test_rewards_find_their_places(tmp_path: Path) -> None:
@@ -235,10 +235,10 @@ def test_rewards_find_their_places(tmp_path: Path) -> None:
     server.serve(generation("shop", 1))
     with running(server), Client(server.url, "shop") as client:
         ranked = client.rank(ACTIONS, CONTEXT, depth=2, decision_id="ranked")
-        filled = client.decide_slots(
+        filled = client.slots(
             ACTIONS, [{"id": "top"}, {"id": "side"}], CONTEXT, decision_id="filled", deferred=True
         )
-        slate = client.decide_slate(ACTIONS, 3, CONTEXT, decision_id="slate")
+        slate = client.slate(ACTIONS, 3, CONTEXT, decision_id="slate")
         single = client.rank(ACTIONS, CONTEXT, decision_id="single")
         client.activate("filled")
         client.rewards(

@@ -217,8 +217,10 @@ def apply_floor(
     method
         Either of the above.
     """
+    if floor <= 0.0:
+        return pmf
     floor = min(floor, 1.0 / pmf.size)
-    if floor <= 0.0 or (method == "project" and pmf.min() >= floor):
+    if method == "project" and pmf.min() >= floor:
         return pmf
     free = 1.0 - pmf.size * floor
     if method == "mix":

@@ -37,7 +37,8 @@ class TrainingRow(msgspec.Struct, frozen=True, kw_only=True):
     reward
         What came of it.
     weight
-        Importance of the row, positive; ``1 / keep_prob`` for a subsampled log.
+        Importance of the row, positive: how many rows like it it counts for. In a subsampled log
+        it is proportional to ``1 / keep_prob``.
     """
 
     context: Features

@@ -81,6 +81,10 @@ class TableOracle(ABC):
         self.weights_: NDArray[Any] | None = None
         self.link_: Link = "identity"
 
+    def do_without_kernel(self) -> None:
+        """Encode and score in Python alone from now on, to see what the kernel is worth."""
+        self._encoder = FeatureEncoder(self.config.encoder, compiled=False)
+
     @abstractmethod
     def fit(self, rows: Sequence[TrainingRow]) -> Self:
         """Learn from interactions in the given order, forgetting earlier ones."""

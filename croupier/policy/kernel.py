@@ -1,0 +1,48 @@
+"""The compiled inner loops of a decision, if they were built.
+
+They are optional: without a compiler or Python's headers at installation everything works, and a
+decision takes longer. ``CROUPIER_KERNEL=off`` in the environment does without them all the same, to
+measure what they are worth.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ("KERNEL", "Kernel")
+
+
+class Kernel(Protocol):
+    """What is compiled; see ``_kernel.c``."""
+
+    def encode(
+        self, features: Any, seed: int, first: int | None, /
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]] | None:
+        """Indices and values of an object's features; None if Python has to look at them."""
+        ...
+
+    def score(
+        self, weights: NDArray[Any], context: tuple[Any, Any], actions: Sequence[tuple[Any, Any]], /
+    ) -> NDArray[np.float64]:
+        """Dot products of a float32 table with the columns of every action, shape (K,)."""
+        ...
+
+
+def _kernel() -> Kernel | None:
+    if os.environ.get("CROUPIER_KERNEL") == "off":
+        return None
+    try:
+        return cast("Kernel", import_module("croupier.policy._kernel"))
+    except ImportError:
+        return None
+
+
+KERNEL: Kernel | None = _kernel()

@@ -1,0 +1,151 @@
+"""The compiled inner loops do what the Python ones do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import mmh3
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from croupier.policy.encoding import EncoderConfig, FeatureEncoder
+from croupier.policy.errors import InvalidInputError
+from croupier.policy.events import Action
+from croupier.policy.kernel import KERNEL
+
+if KERNEL is None:
+    assert os.environ.get("CI") != "true", "the compiled kernel was not built"
+    pytest.skip("the compiled kernel was not built", allow_module_level=True)
+BUILT: Any = KERNEL
+
+CONFIG = EncoderConfig(bits=12)
+COMPILED, PLAIN = FeatureEncoder(CONFIG), FeatureEncoder(CONFIG, compiled=False)
+
+NUMBERS = st.floats(width=64) | st.integers() | st.sampled_from([10**400, 3.4e38, 3.5e38, -0.0])
+TEXT = st.text(max_size=8) | st.text(st.characters(codec=None), max_size=3)
+SCALARS = NUMBERS | TEXT | st.booleans() | st.none()
+FEATURES = st.recursive(
+    st.dictionaries(TEXT, SCALARS, max_size=6),
+    lambda below: st.dictionaries(
+        TEXT,
+        below | SCALARS | st.lists(NUMBERS, max_size=4) | st.lists(SCALARS | below, max_size=4),
+        max_size=6,
+    ),
+    max_leaves=20,
+)
+MILD = st.dictionaries(
+    st.text(max_size=5), st.floats(-100, 100) | st.text(max_size=5) | st.booleans(), max_size=12
+)
+
+
+def encoded(encoder: FeatureEncoder, features: Any) -> tuple[list[int], list[float]] | str:
+    """What comes of features, errors included."""
+    try:
+        found = encoder.encode_context(features)
+    except InvalidInputError as error:
+        return str(error)
+    assert [str(each.dtype) for each in found] == ["uint64", "float32"]
+    return found.indices.tolist(), found.values.tolist()
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(FEATURES)
+def test_features_are_encoded_alike(features: Any) -> None:
+    assert encoded(COMPILED, features) == encoded(PLAIN, features)
+
+
+@pytest.mark.parametrize("levels", range(1, 12))
+@pytest.mark.parametrize("leaf", [1.0, "x", True, None, {}, {"a": 1}, [], [1.0], ["x"], [[1.0]]])
+def test_depth_is_limited_alike(levels: int, leaf: Any) -> None:
+    for _ in range(levels):
+        leaf = {"x": leaf}
+    assert encoded(COMPILED, leaf) == encoded(PLAIN, leaf)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {str(number): 1.0 for number in range(63)},
+        {str(number): 1.0 for number in range(65)},
+        {"k" * 2000: 1.0},
+        {"k": "v" * 2000},
+        {"k" * 600: {"l" * 600: 1.0}},
+        {"v": [0.5] * 1000},
+        {"e": 1, "é": 2, "\U0001f600": 3, "\uffff": 4, "z": 5},
+        {"": {"": {"": 1.0}}},
+        {1: 2.0},
+        {"x": (1.0, 2.0)},
+        {"x": np.float64(2.0)},
+        {"x": object()},
+        {"x": {"y": b"bytes"}},
+        ["not", "an", "object"],
+    ],
+    ids=lambda features: str(features)[:30],
+)
+def test_what_is_unusual_comes_out_alike(features: Any) -> None:
+    try:
+        expected = encoded(PLAIN, features)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
+        with pytest.raises(type(error)):
+            encoded(COMPILED, features)
+    else:
+        assert encoded(COMPILED, features) == expected
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.text(max_size=40), st.integers(0, 2**32 - 1))
+def test_hashes_are_murmurs(name: str, seed: int) -> None:
+    found = BUILT.encode({name: 1.0}, seed, None)
+    assert found is not None
+    assert found[0].tolist() == [mmh3.hash(name.encode(), seed, signed=False)]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(MILD, st.lists(MILD, min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_scores_are_the_same_but_for_rounding(
+    context: dict[str, Any], features: list[dict[str, Any]], seed: int
+) -> None:
+    weights = np.random.default_rng(seed).normal(size=1 << CONFIG.bits).astype(np.float32)
+    actions = [Action(str(place), each) for place, each in enumerate(features)]
+    decision = COMPILED.encode(context, actions)
+    np.testing.assert_allclose(
+        COMPILED.linear_scores(weights, decision),
+        PLAIN.linear_scores(weights, decision),
+        rtol=1e-12,
+        atol=1e-9,
+    )
+
+
+def test_wrong_arguments_are_errors() -> None:
+    pair = (np.zeros(2, dtype=np.uint64), np.zeros(2, dtype=np.float32))
+    weights = np.zeros(1024, dtype=np.float32)
+    for wrong in (
+        (weights.astype(np.float64), pair, [pair]),
+        (weights[::2], pair, [pair]),
+        (weights, pair[:1], [pair]),
+        (weights, pair, [(pair[0], pair[1][:1])]),
+        (weights, pair, (pair,)),
+        (weights, pair, [None]),
+    ):
+        with pytest.raises(TypeError, match="score takes"):
+            BUILT.score(*wrong)
+    with pytest.raises(ValueError, match="power of two"):
+        BUILT.score(weights[:1000], pair, [pair])
+    with pytest.raises(OverflowError):
+        BUILT.encode({}, 2**70, None)
+    with pytest.raises(TypeError):
+        BUILT.encode({})
+
+
+def test_it_can_be_done_without() -> None:
+    code = "from croupier.policy.kernel import KERNEL; print(KERNEL)"
+    environment = os.environ | {"CROUPIER_KERNEL": "off"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "None\n"
