@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvicorn
 
-from croupier.control.app import control_application
-from croupier.control.evaluations import Evaluations
 from croupier.control.job import ControlJob
-from croupier.control.plane import Plane
 from croupier.service.child import end_with_parent, read_job
 from croupier.service.control import socket_address
 from croupier.service.logs import configure_logging
@@ -37,13 +34,18 @@ def main() -> None:
     end_with_parent()
     directory = Path(job.control_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    # Two services of one data directory have one control plane; the other's waits for its turn.
+    # Several workers or services of one data directory have one control plane; others wait for
+    # their turn, and take no memory for it.
     with (directory / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         _serve(job, directory)
 
 
 def _serve(job: ControlJob, directory: Path) -> None:
+    from croupier.control.app import control_application  # noqa: PLC0415
+    from croupier.control.evaluations import Evaluations  # noqa: PLC0415
+    from croupier.control.plane import Plane  # noqa: PLC0415
+
     loops = list(job.loops)
     plane = Plane(job)
     application = control_application(

@@ -843,6 +843,18 @@ def test_it_starts_when_asked_is_replaced_and_never_left_behind(tmp_path: Path) 
         assert not Path(f"/proc/{second}").exists()
 
 
+def test_all_workers_decide_by_what_was_set(tmp_path: Path) -> None:
+    config = CONFIG.replace("[service]", "[service]\nworkers = 2", 1)
+    with running(Server(tmp_path, config)) as server:
+        put = ask(server, "GET", "configurations/service").json | {"explorationPercentage": 0.5}
+        assert ask(server, "PUT", "configurations/service", put).status == 200
+        set_ = [MixComponent("generation:0", 0.5), MixComponent("uniform", 0.5)]
+        wait_until(lambda: all(ranked(server).mix == set_ for _ in range(8)))
+        # Whichever worker is asked, the control plane is the same one.
+        answers = [ask(server, "GET", "configurations/service") for _ in range(8)]
+        assert {answer.json["explorationPercentage"] for answer in answers} == {0.5}
+
+
 def test_while_it_is_away_there_is_a_503_and_decisions_go_on(tmp_path: Path) -> None:
     server = Server(tmp_path, CONFIG)
     # It can't make its directory.
