@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import polars as pl
@@ -17,7 +17,7 @@ from croupier.offline.generations import refresh_realised
 from croupier.offline.imitation import Imitation
 from croupier.offline.join import join
 from croupier.offline.lake import Lake, TableName
-from croupier.offline.nightly import LoopNight
+from croupier.offline.nightly import LoopNight, fidelity_of
 from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retention import forget_again, sink_again
 from croupier.offline.retrain import is_judged, retrain
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from croupier.offline.ope import Estimate
+    from croupier.policy.oracle import Fidelity
 
 __all__ = ("register",)
 
@@ -104,7 +105,7 @@ def retrain_command(
     """Train the next generation and register it as challenger."""
     session = Session.open(config, data_dir, json=json)
     names = session.loops(loop)
-    trained = {}
+    trained: dict[str, dict[str, Any]] = {}
     with session.lake.lock():
         for name in names:
             with session.output.progress(f"{name}: train") as progress:
@@ -117,15 +118,20 @@ def retrain_command(
                 "exploration": generation.exploration.describe(),
                 "training_rows": generation.provenance.training_rows,
                 "parent": generation.provenance.parent,
+                "fidelity": fidelity_of(generation),
             }
-    session.output.result(
-        trained,
-        lambda: session.output.table(
+    columns = ["generation", "exploration", "training_rows", "parent"]
+
+    def show() -> None:
+        session.output.table(
             "Challengers",
-            ["loop", *next(iter(trained.values()))],
-            [[name, *facts.values()] for name, facts in trained.items()],
-        ),
-    )
+            ["loop", *columns],
+            [[name, *(facts[each] for each in columns)] for name, facts in trained.items()],
+        )
+        for name, facts in trained.items():
+            _show_fidelity(session, name, facts["fidelity"])
+
+    session.output.result(trained, show)
 
 
 def evaluate_command(
@@ -384,6 +390,15 @@ def _show_sink(session: Session, report: SinkReport) -> None:
     )
 
 
+def _show_fidelity(session: Session, loop: str, fidelity: Fidelity | None) -> None:
+    if fidelity is not None:
+        session.output.remark(
+            f"{loop}: of {fidelity.rows:,} decisions held out, the table explains "
+            f"{100 * fidelity.r2:.1f} % of the variance of its oracle's estimates, and has the "
+            f"same best action in {100 * fidelity.agreement:.1f} %"
+        )
+
+
 def _show_night(session: Session, night: LoopNight) -> None:
     joined = night.join
     session.output.remark(
@@ -391,6 +406,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
         f"{joined.defaulted:,} by default), {joined.open:,} windows open, "
         f"{joined.late:,} outcomes late, {joined.orphans:,} without a decision"
     )
+    _show_fidelity(session, night.loop, night.fidelity)
     if night.imitation is not None and night.verdict is not None:
         _show_imitation(session, night, night.imitation, night.verdict)
         return

@@ -16,13 +16,15 @@ from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.generation import Generation
 
 if TYPE_CHECKING:
-    from croupier.policy.exploration import Exploration
+    from croupier.policy.loop import LoopConfig
 
 __all__ = ("pack", "unpack")
 
 # Archives of the same generation are the same bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MOST_FILES = 64
+# Read by nothing but JSON's and NumPy's readers, the latter without pickles.
+_OWN_SUFFIXES = frozenset({".json", ".sha256", ".npz"})
 # Of the archive, RuntimeError says that it is encrypted or compressed in an unknown way.
 _UNREADABLE = (
     GenerationError,
@@ -51,7 +53,7 @@ def pack(generation: Generation) -> bytes:
     return content.getvalue()
 
 
-def unpack(content: bytes, *, max_bytes: int, configured: Exploration) -> Generation:
+def unpack(content: bytes, *, max_bytes: int, configured: LoopConfig) -> Generation:
     """The generation that an archive holds, checked file by file against its manifest.
 
     Parameters
@@ -61,7 +63,8 @@ def unpack(content: bytes, *, max_bytes: int, configured: Exploration) -> Genera
     max_bytes
         Most that it may hold, files of arrays unpacked.
     configured
-        The loop's exploration: the only one that may be a class of the user's.
+        Of the loop: its exploration is the only one that may be a class of the user's, and its
+        oracle's kind the only one that may have a model for another program to run.
 
     Raises
     ------
@@ -75,9 +78,9 @@ def unpack(content: bytes, *, max_bytes: int, configured: Exploration) -> Genera
         ):
             directory = Path(staging)
             _extract(archive, directory, max_bytes)
-            known = msgspec.to_builtins(configured)
-            for path in directory.rglob("*.json"):
-                refuse_foreign("body", msgspec.json.decode(path.read_bytes()), known=known)
+            manifest = msgspec.json.decode((directory / "manifest.json").read_bytes())
+            refuse_foreign("body", manifest, known=msgspec.to_builtins(configured.exploration))
+            _refuse_programs(directory, configured)
             return Generation.load(directory)
     except zipfile.BadZipFile as error:
         raise InvalidInputError(
@@ -115,6 +118,27 @@ def _extract(archive: zipfile.ZipFile, directory: Path, max_bytes: int) -> None:
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(found)
+
+
+def _refuse_programs(directory: Path, configured: LoopConfig) -> None:
+    """Refuse models for other programs to run, where the loop has none of the kind."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    if all(path.suffix in _OWN_SUFFIXES for path in files):
+        return
+    saved = msgspec.json.decode((directory / "oracle" / "oracle.json").read_bytes(), type=_Saved)
+    kind = str(configured.oracle.__struct_config__.tag)
+    if saved.config.kind != kind:
+        raise InvalidInputError(
+            "body", f"expected weights, or a model of the loop's kind of oracle, {kind}"
+        )
+
+
+class _Config(msgspec.Struct, frozen=True):
+    kind: str
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    config: _Config
 
 
 def _unpacked(arrays: bytes) -> int:

@@ -64,7 +64,9 @@ _KINDS = ("--squarecb", "--softmax", "--bag", "--cover")
 # The encoder multiplies every feature of the context with every one of the action, which is what
 # these make of the pairs that tell actions apart.
 _PRODUCTS = frozenset({"::", ":a", "a:", "ca", "ac"})
-_ESTIMATOR = re.compile(r"sklearn\.(?:linear_model|svm)\.[A-Z]\w*", re.ASCII)
+_ESTIMATOR = re.compile(
+    r"sklearn\.(?:ensemble|linear_model|neural_network|svm|tree)\.[A-Z]\w*", re.ASCII
+)
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
@@ -125,7 +127,7 @@ def arguments_of(settings: LearningSettings) -> str:
 
 
 def refuse_foreign(field: str, raw: Any, *, known: Any = None) -> None:
-    """Refuse what names code to import, other than the public linear estimators of scikit-learn.
+    """Refuse what names code to import, other than public estimators of scikit-learn.
 
     Who may set a loop over the API must not thereby run programs of theirs on the machine.
 
@@ -154,8 +156,8 @@ def refuse_foreign(field: str, raw: Any, *, known: Any = None) -> None:
         if estimator and not (isinstance(estimator, str) and _ESTIMATOR.fullmatch(estimator)):
             raise InvalidInputError(
                 field,
-                "expected an estimator of sklearn.linear_model or sklearn.svm: only a "
-                "configuration file names another",
+                "expected an estimator of scikit-learn's public modules linear_model, svm, tree, "
+                "ensemble and neural_network: only a configuration file names another",
             )
         for value in raw.values():
             refuse_foreign(field, value, known=known)

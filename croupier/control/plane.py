@@ -205,7 +205,7 @@ class Plane:
             503 if somebody else keeps the lake.
         """
         config = self.config(loop)
-        generation = unpack(content, max_bytes=_LARGEST_MODEL_BYTES, configured=config.exploration)
+        generation = unpack(content, max_bytes=_LARGEST_MODEL_BYTES, configured=config)
         if generation.oracle is None or generation.provenance is None:
             raise InvalidInputError(
                 "body", "expected a trained generation; DELETE goes back to none"

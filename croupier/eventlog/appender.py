@@ -155,7 +155,7 @@ class Appender:
         with self._lock:
             size = len(record.payload)
             if self._closed or self._is_full(1, size):
-                raise self._refusal()
+                raise self._refusal(1)
             self._depth += 1
             self._bytes += size
             batches = self._batches
@@ -193,7 +193,7 @@ class Appender:
         size = self._check(records)
         with self._lock:
             if self._closed or self._is_full(len(records), size):
-                raise self._refusal()
+                raise self._refusal(len(records))
             if not records:
                 return NOTHING_TO_WRITE
             self._depth += len(records)
@@ -278,13 +278,14 @@ class Appender:
             return True
         return bool(self._bytes) and self._bytes + size > self._max_pending_bytes
 
-    def _refusal(self) -> LogUnavailableError:
+    def _refusal(self, records: int) -> LogUnavailableError:
         if self._closed:
             return LogUnavailableError("the log's appender is closed")
-        return LogUnavailableError(
-            f"the log can't keep up: {self._depth} records and {self._bytes} bytes are waiting, "
-            f"at most {self._max_pending} records and {self._max_pending_bytes} bytes may"
-        )
+        if self._depth + records > self._max_pending:
+            waiting = f"{self._depth} records are waiting, at most {self._max_pending}"
+        else:
+            waiting = f"{self._bytes} bytes are waiting, at most {self._max_pending_bytes}"
+        return LogUnavailableError(f"the log can't keep up: {waiting} may")
 
     def _add(self, records: Sequence[Record]) -> _Batch:
         """Put records into the last batch if they fit there, else into a new one."""

@@ -25,6 +25,7 @@ from croupier.policy.errors import (
 )
 from croupier.policy.exploration import Conservative
 from croupier.policy.loop import parse_duration
+from croupier.policy.oracle import DistilledOracle, Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("LoopNight", "Nightly", "NightlyConfig", "NightlyReport")
+__all__ = ("LoopNight", "Nightly", "NightlyConfig", "NightlyReport", "fidelity_of")
 
 
 class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +81,9 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         What was trained and how it was judged; None where there was too little data.
     imitation
         How an apprentice was judged, instead of by an evaluation.
+    fidelity
+        How well the challenger's table stands for the oracle it was distilled from; None of any
+        other kind.
     skipped
         Why nothing was trained, or why what was trained was not judged; None if all was done.
     failed
@@ -93,6 +97,7 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
     imitation: Imitation | None = None
+    fidelity: Fidelity | None = None
     skipped: str | None = None
     failed: str | None = None
 
@@ -220,7 +225,7 @@ class Nightly:
                 "config": msgspec.json.encode(loop).decode(),
                 "judge_share": self.config.judge_share,
             },
-            metrics={"training_rows": provenance.training_rows},
+            metrics={"training_rows": provenance.training_rows} | _fidelity_metrics(generation),
         )
         del origin["created_us"]
         record_generation(
@@ -409,7 +414,9 @@ class Nightly:
                 challenger = self.train(loop, now_us=now_us)
                 self.publish(challenger)
                 progress(1, 1)
-            night = msgspec.structs.replace(night, challenger=challenger.number)
+            night = msgspec.structs.replace(
+                night, challenger=challenger.number, fidelity=fidelity_of(challenger)
+            )
             with steps(f"{loop}: evaluate") as progress:
                 evidence, verdict = self.promote_on_evidence(
                     challenger, now_us=now_us, progress=progress
@@ -446,6 +453,19 @@ class Nightly:
         explained = passed or row.get("override_reason") is not None
         reason = None if explained else "made champion in the registry, not by Croupier"
         record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
+
+
+def fidelity_of(generation: Generation) -> Fidelity | None:
+    """How well a table that was distilled tonight stands for its oracle; None of any other kind."""
+    oracle = generation.oracle
+    return oracle.fidelity_ if isinstance(oracle, DistilledOracle) else None
+
+
+def _fidelity_metrics(generation: Generation) -> dict[str, float]:
+    fidelity = fidelity_of(generation)
+    if fidelity is None:
+        return {}
+    return {f"fidelity_{name}": value for name, value in msgspec.structs.asdict(fidelity).items()}
 
 
 def _evaluation_row(evaluation: Evaluation, kind: EstimatorName) -> dict[str, Any]:

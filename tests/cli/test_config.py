@@ -264,6 +264,18 @@ BAD = [
         '[loops.digits.oracle]\nkind = "vowpal_wabbit"\nencoder = { bits = 99 }',
         "loops.digits.oracle.encoder.bits",
     ),
+    (
+        '[loops.digits.oracle]\nkind = "vowpal_wabbit_model"\narguments = "--nn 5 -f model"',
+        "loops.digits.oracle.arguments",
+    ),
+    (
+        '[loops.digits.oracle]\nkind = "sklearn_onnx"\nmax_columns = 0',
+        "loops.digits.oracle.max_columns",
+    ),
+    (
+        '[loops.digits.oracle]\nkind = "distilled"\nbase = { kind = "sklearn_onnx", threads = 0 }',
+        "loops.digits.oracle.base.threads",
+    ),
     # The fields of one loop are told apart from those of another, whichever come first.
     (
         """

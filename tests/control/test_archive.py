@@ -6,6 +6,7 @@ import io
 import zipfile
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,10 +15,12 @@ from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Action
 from croupier.policy.exploration import Custom, Exploration, Greedy
 from croupier.policy.generation import Generation, cold_start
+from croupier.policy.loop import LoopConfig
+from croupier.policy.oracle import VowpalWabbitModelConfig
 from tests.service.generations import generation
 
 ACTIONS = [Action("a", {"x": 1}), Action("b", {"x": 2})]
-GREEDY: Exploration = Greedy()
+GREEDY = LoopConfig(exploration=Greedy())
 LARGE = 1 << 20
 
 
@@ -106,9 +109,27 @@ class Flat:
 
 def test_only_the_configured_class_of_a_users_is_imported() -> None:
     custom: Exploration = Custom(path=f"{__name__}:Flat")
+    other: Exploration = Custom(path=f"{__name__}:Flat", floor=0.1)
     content = pack(replace(generation("digits", 3), exploration=custom))
-    assert unpack(content, max_bytes=LARGE, configured=custom).exploration == custom
+    assert (
+        unpack(content, max_bytes=LARGE, configured=LoopConfig(exploration=custom)).exploration
+        == custom
+    )
     with pytest.raises(InvalidInputError, match="no exploration of kind custom"):
         unpacked(content)
     with pytest.raises(InvalidInputError, match="no exploration of kind custom"):
-        unpack(content, max_bytes=LARGE, configured=Custom(path=f"{__name__}:Flat", floor=0.1))
+        unpack(content, max_bytes=LARGE, configured=LoopConfig(exploration=other))
+
+
+def test_models_for_other_programs_go_to_loops_that_have_such_a_one() -> None:
+    files = files_of(pack(generation("digits", 3)))
+    saved = msgspec.json.decode(files["oracle/oracle.json"])
+    saved["config"] = {"kind": "vowpal_wabbit_model"}
+    model = {"oracle/oracle.json": msgspec.json.encode(saved), "oracle/model.vw": b"x"}
+    altered = zipped(files | model)
+    with pytest.raises(InvalidInputError, match=r"the loop's kind of oracle, vowpal_wabbit$"):
+        unpacked(altered)
+    own = LoopConfig(exploration=Greedy(), oracle=VowpalWabbitModelConfig())
+    # There it is looked at, and found to be none.
+    with pytest.raises(InvalidInputError, match="altered after it was saved"):
+        unpack(altered, max_bytes=LARGE, configured=own)

@@ -17,8 +17,15 @@ from croupier.offline.registry import Registry
 from croupier.offline.retrain import is_judged, retrain
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.exploration import Conservative, EpsilonGreedy
+from croupier.policy.generation import cold_start
 from croupier.policy.loop import LoopConfig
-from croupier.policy.oracle import SklearnConfig
+from croupier.policy.oracle import (
+    DistilledConfig,
+    OracleConfig,
+    SklearnConfig,
+    SklearnOnnxConfig,
+    VowpalWabbitModelConfig,
+)
 from tests.offline.shop import CONFIG, MINUTE, Shop, no_steps
 from tests.offline.worlds import SECOND, World, random_world
 
@@ -425,6 +432,45 @@ def test_a_conservative_loop_is_conservative_from_its_first_decision(
     provenance = shop.nightly.generation("shop", 1).provenance
     assert provenance is not None
     assert provenance.budget == rows[1]["budget"]
+
+
+@pytest.mark.parametrize(
+    "oracle",
+    [
+        SklearnOnnxConfig(),
+        SklearnOnnxConfig(estimator="sklearn.ensemble.HistGradientBoostingClassifier"),
+        VowpalWabbitModelConfig(arguments="--nn 5 --inpass -q ca", passes=10),
+        DistilledConfig(base=SklearnOnnxConfig(), l2=0.1),
+    ],
+    ids=["trees", "classifier", "network", "distilled"],
+)
+def test_oracles_that_are_not_linear_are_promoted_and_served(
+    tmp_path: Path, world: World, template: Path, oracle: OracleConfig
+) -> None:
+    config = msgspec.structs.replace(CONFIG, oracle=oracle)
+    shop = Shop(tmp_path, world, loops={"shop": config}, template=template)
+    shop.day(700)
+    (night,) = shop.night().loops
+    assert (night.failed, night.champion) == (None, 1)
+    plan = shop.scorer.plan("shop")
+    assert plan is not None
+    assert plan.champion.number == 1
+    assert world.value(plan.champion) > world.value(cold_start("shop")) + 0.1
+    from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
+
+    run = MlflowClient(shop.registry.tracking_uri).get_run(shop.rows()[1]["run_id"])
+    fidelity = {
+        name.removeprefix("fidelity_"): value
+        for name, value in run.data.metrics.items()
+        if name.startswith("fidelity_")
+    }
+    if isinstance(oracle, DistilledConfig):
+        assert night.fidelity is not None
+        assert night.fidelity.r2 > 0.9
+        assert fidelity == msgspec.structs.asdict(night.fidelity)
+    else:
+        assert night.fidelity is None
+        assert fidelity == {}
 
 
 def test_the_baseline_s_log_promotes_nobody(tmp_path: Path, world: World, template: Path) -> None:

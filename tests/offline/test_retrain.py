@@ -22,7 +22,14 @@ from croupier.policy.events import Action
 from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.loop import LoopConfig
-from croupier.policy.oracle import OracleConfig, SklearnConfig, VowpalWabbitConfig
+from croupier.policy.oracle import (
+    DistilledConfig,
+    OracleConfig,
+    SklearnConfig,
+    SklearnOnnxConfig,
+    VowpalWabbitConfig,
+    VowpalWabbitModelConfig,
+)
 from tests.offline.logs import EPOCH_US
 from tests.offline.worlds import World, random_world
 
@@ -37,7 +44,15 @@ ORACLES: dict[str, OracleConfig] = {
     "logistic": SklearnConfig(estimator="sklearn.linear_model.LogisticRegression"),
     # Draws the order of rows at random.
     "sgd": SklearnConfig(estimator="sklearn.linear_model.SGDRegressor", params={"shuffle": True}),
+    "trees": SklearnOnnxConfig(),
+    "forest": SklearnOnnxConfig(
+        estimator="sklearn.ensemble.RandomForestClassifier", params={"n_estimators": 10}
+    ),
+    "network": VowpalWabbitModelConfig(arguments="--nn 5 -q ca", passes=2),
+    "distilled": DistilledConfig(),
 }
+# The rest are tables.
+MODELS = {"trees": "model.onnx", "forest": "model.onnx", "network": "model.vw"}
 
 AGAIN = """
 import sys, pathlib, msgspec
@@ -110,11 +125,12 @@ def test_provenance_is_enough_to_make_it_again(
     provenance = first.provenance
     assert provenance is not None
     original = files(first, tmp_path / "first")
-    assert {"oracle/oracle.json", "oracle/weights.npz"} <= original.keys()
+    model = f"oracle/{MODELS.get(kind, 'weights.npz')}"
+    assert {"oracle/oracle.json", model} <= original.keys()
 
     lake.append("interactions", history[300:])
     grown = files(train(lake, config), tmp_path / "grown")
-    assert grown["oracle/weights.npz"] != original["oracle/weights.npz"]
+    assert grown[model] != original[model]
     again = train(lake, config, seed=provenance.seed, lake_version=provenance.lake_version)
     assert files(again, tmp_path / "again") == original
 

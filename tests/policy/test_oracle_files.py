@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,11 +20,15 @@ from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import (
     BootstrapConfig,
     CoverConfig,
+    DistilledConfig,
+    EncodedOracle,
     OracleConfig,
     RidgeConfig,
     SklearnConfig,
+    SklearnOnnxConfig,
     TableOracle,
     VowpalWabbitConfig,
+    VowpalWabbitModelConfig,
     load_oracle,
     make_oracle,
 )
@@ -48,6 +55,18 @@ CONFIGS: list[OracleConfig] = [
         members=3, base=SklearnConfig(estimator="sklearn.linear_model.LogisticRegression")
     ),
     CoverConfig(members=3, epsilon=0.1),
+    SklearnOnnxConfig(params={"max_iter": 5}),
+    SklearnOnnxConfig(
+        estimator="sklearn.ensemble.RandomForestClassifier",
+        params={"n_estimators": 5},
+        max_columns=12,
+        products=True,
+        encoder=EncoderConfig(bits=12),
+    ),
+    VowpalWabbitModelConfig(arguments="--nn 3 -q ca"),
+    VowpalWabbitModelConfig(arguments="--bootstrap 3", cb_type="dr", passes=2),
+    DistilledConfig(base=SklearnOnnxConfig(params={"max_iter": 5})),
+    DistilledConfig(base=VowpalWabbitModelConfig(arguments="--nn 3")),
 ]
 
 configs = pytest.mark.parametrize(
@@ -55,7 +74,7 @@ configs = pytest.mark.parametrize(
 )
 
 
-def fitted(config: OracleConfig, random_state: int = 3) -> TableOracle:
+def fitted(config: OracleConfig, random_state: int = 3) -> EncodedOracle:
     rows = random_rows(80, reward=lambda _, action: float(action.features["x"] > 0))
     return make_oracle(config, random_state=random_state).fit(rows)
 
@@ -66,15 +85,17 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @configs
 def test_loaded_scores_are_the_saved_ones_bit_for_bit(tmp_path: Path, config: OracleConfig) -> None:
+    saved, again = tmp_path / "saved", tmp_path / "again"
+    saved.mkdir()
+    again.mkdir()
     oracle = fitted(config)
-    oracle.save(tmp_path)
-    loaded = load_oracle(tmp_path)
+    oracle.save(saved)
+    loaded = load_oracle(saved)
     assert type(loaded) is type(oracle)
     assert loaded.config == config
     assert loaded.random_state == oracle.random_state
-    assert loaded.weights_ is not None
-    assert oracle.weights_ is not None
-    assert loaded.weights_.tobytes() == oracle.weights_.tobytes()
+    loaded.save(again)
+    assert contents(again) == contents(saved)
     rng = np.random.default_rng(0)
     for _ in range(20):
         request = random_request(rng)
@@ -220,6 +241,86 @@ def test_damage_ends_in_a_generation_error_or_in_nothing(
     assert refused > 200
 
 
+MODELS: dict[str, OracleConfig] = {
+    "model.onnx": SklearnOnnxConfig(params={"max_iter": 3}),
+    "model.vw": VowpalWabbitModelConfig(arguments="--nn 2"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_damaged_model_reaches_the_library_that_reads_it(tmp_path: Path, name: str) -> None:
+    """Some would end the process: neither ONNX Runtime nor Vowpal Wabbit expects damage."""
+    fitted(MODELS[name]).save(tmp_path)
+    intact = contents(tmp_path)
+    assert set(intact) == {name, f"{name}.sha256", "oracle.json"}
+    rng = np.random.default_rng(0)
+    for part in (name, f"{name}.sha256"):
+        for attempt in range(100):
+            damaged = bytearray(intact[part])
+            at = int(rng.integers(len(damaged)))
+            if attempt % 4 == 0:
+                del damaged[at:]
+            else:
+                damaged[at] ^= 1 << int(rng.integers(8))
+            (tmp_path / part).write_bytes(damaged)
+            with pytest.raises(GenerationError, match=r"altered|can't be read"):
+                load_oracle(tmp_path)
+        (tmp_path / part).write_bytes(intact[part])
+    load_oracle(tmp_path)
+
+
+MEMORY = """
+import pathlib, sys
+from croupier.policy.events import Action
+from croupier.policy.oracle import load_oracle
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def read(times):
+    for _ in range(times):
+        load_oracle(pathlib.Path(sys.argv[1])).score({"x": 1.0}, [Action("a"), Action("b")])
+    return resident()
+
+print(read(30), read(100))
+"""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_are_let_go_take_no_memory(tmp_path: Path, name: str) -> None:
+    """A scorer reads a new one every night; 100 of them after a warm-up, in a process alone."""
+    fitted(MODELS[name]).save(tmp_path)
+    measured = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    warm, after = map(int, measured.stdout.split())
+    # One table of Vowpal Wabbit's is 4 MiB.
+    assert after - warm < 4 << 20
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_that_is_no_model_is_noticed(tmp_path: Path, name: str) -> None:
+    fitted(MODELS[name]).save(tmp_path)
+    for junk in (b"", b"junk", bytes(range(256))):
+        (tmp_path / name).write_bytes(junk)
+        (tmp_path / f"{name}.sha256").write_text(hashlib.sha256(junk).hexdigest())
+        with pytest.raises(GenerationError):
+            load_oracle(tmp_path)
+
+
+def test_a_model_of_something_else_is_noticed(tmp_path: Path) -> None:
+    """Vowpal Wabbit's models hold their arguments: one that plays isn't one that estimates."""
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    fitted(MODELS["model.vw"]).save(tmp_path)
+    for arguments in (["--quiet"], ["--quiet", "--cb_explore_adf"]):
+        model = vw.Workspace(arguments).serialize()
+        (tmp_path / "model.vw").write_bytes(model)
+        (tmp_path / "model.vw.sha256").write_text(hashlib.sha256(model).hexdigest())
+        with pytest.raises(GenerationError, match="predicts a cost for every action"):
+            load_oracle(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("index", "value"),
     [
@@ -260,6 +361,7 @@ def test_a_posterior_that_makes_no_sense_is_noticed(
     tmp_path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> None:
     oracle = fitted(SMALL["ridge"])
+    assert isinstance(oracle, TableOracle)
     oracle.save(tmp_path)
     arrays = dict(oracle.arrays())
     with np.errstate(invalid="ignore"):
@@ -272,6 +374,7 @@ def test_a_posterior_that_makes_no_sense_is_noticed(
 @pytest.mark.parametrize("kind", ["bootstrap", "cover"])
 def test_members_that_are_missing_are_noticed(tmp_path: Path, kind: str) -> None:
     oracle = fitted(SMALL[kind])
+    assert isinstance(oracle, TableOracle)
     oracle.save(tmp_path)
     arrays = oracle.arrays()
     for value in (arrays["value"][:, :2], arrays["value"][:, :1], arrays["value"][:, 0]):

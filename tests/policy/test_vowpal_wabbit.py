@@ -6,18 +6,25 @@ comparisons are to 1e-6.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import functools
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 import pytest
 import vowpal_wabbit_next as vw
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Action
 from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, VowpalWabbitOracle
+from tests.policy.strategies import FEATURES, action_lists
 from tests.policy.training import random_request, random_rows, vw_examples, vw_rewards
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CbType = Literal["mtr", "ips", "dr"]
 CB_TYPES: list[CbType] = ["mtr", "ips", "dr"]
@@ -41,6 +48,52 @@ def trained_workspace(config: VowpalWabbitConfig, rows: list[TrainingRow]) -> An
         for row in rows:
             workspace.learn_one(vw_examples(encoder.encode(row.context, row.actions), row))
     return workspace
+
+
+class TestTable:
+    """Weights set by hand, so that every column of every request has one."""
+
+    @given(FEATURES, action_lists(), st.sampled_from([10, 18]), st.booleans())
+    @settings(deadline=None, max_examples=150)
+    def test_scores_what_vowpal_wabbit_predicts_of_any_request(
+        self, context: dict[str, Any], actions: list[Action], bits: int, action_id: bool
+    ) -> None:
+        """Products included, and columns that share a weight; of all features JSON can hold."""
+        workspace, weights = pinned_workspace(bits)
+        encoder = FeatureEncoder(EncoderConfig(bits=bits, action_id=action_id))
+        decision = encoder.encode(context, actions)
+        costs = -np.array(vw_rewards(workspace, decision))
+        scores = encoder.linear_scores(weights, decision)
+        for score, cost, own in zip(scores, costs, decision.actions, strict=True):
+            columns = encoder.columns(decision.context, own)
+            terms = np.abs(weights[columns.indices].astype(np.float64) * columns.values)
+            # Relative to the size of the terms: Vowpal Wabbit adds them up in float32.
+            assert abs(score - cost) <= 1e-6 * max(1.0, terms.sum())
+
+    @pytest.mark.parametrize("n_actions", [1, 10, 50])
+    def test_of_wide_requests(self, n_actions: int) -> None:
+        """20 context and 20 action features, as benchmarks have them."""
+        workspace, weights = pinned_workspace(18)
+        encoder = FeatureEncoder(EncoderConfig(bits=18))
+        rng = np.random.default_rng(0)
+        context = {"v": rng.normal(size=20).tolist()}
+        actions = [
+            Action(f"a{k}", {f"f{i}": float(rng.normal()) for i in range(20)})
+            for k in range(n_actions)
+        ]
+        decision = encoder.encode(context, actions)
+        costs = -np.array(vw_rewards(workspace, decision))
+        scores = encoder.linear_scores(weights, decision)
+        # 440 terms of size 1 are in each.
+        np.testing.assert_allclose(scores, costs, rtol=1e-6, atol=1e-5)
+
+
+@functools.cache
+def pinned_workspace(bits: int) -> tuple[Any, NDArray[np.float32]]:
+    workspace: Any = vw.Workspace(f"--quiet --cb_adf -q ca --noconstant -b {bits}".split())
+    weights = np.random.default_rng(bits).normal(size=1 << bits).astype(np.float32)
+    workspace.weights()[:, 0, 0] = weights
+    return workspace, weights
 
 
 class TestOracle:

@@ -1,9 +1,12 @@
 """Oracles: regression models of the reward given context and action.
 
-Whoever fits them, all of them end up as tables of weights over the columns of
-:class:`~croupier.policy.encoding.FeatureEncoder`: one table (``vowpal_wabbit``, ``sklearn``), one
-with its exact posterior (``ridge``), or one for every member of an ensemble (``bootstrap``,
-``cover``). Those whose configuration ``learns_online`` can be taught row by row as well.
+All of them see what :class:`~croupier.policy.encoding.FeatureEncoder` makes of a request. Most end
+up as tables of weights over its columns, whoever fits them: one table (``vowpal_wabbit``,
+``sklearn``), one with its exact posterior (``ridge``), or one for every member of an ensemble
+(``bootstrap``, ``cover``). Others are not linear and are scored by a library from its own model
+file: ``sklearn_onnx`` by ONNX Runtime, ``vowpal_wabbit_model`` by Vowpal Wabbit; ``distilled`` is a
+table that was fitted to the estimates of one of these. Those whose configuration ``learns_online``
+can be taught row by row as well.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 from croupier.policy.oracle.base import OnlineOracle, Oracle, TrainingRow
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle, poisson_weights
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
+from croupier.policy.oracle.distilled import DistilledConfig, DistilledOracle, Fidelity
+from croupier.policy.oracle.encoded import EncodedOracle
 from croupier.policy.oracle.kinds import (
     OracleConfig,
     load_oracle,
@@ -19,15 +24,24 @@ from croupier.policy.oracle.kinds import (
 )
 from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
 from croupier.policy.oracle.scikit_learn import SklearnConfig, SklearnOracle
+from croupier.policy.oracle.sklearn_onnx import SklearnOnnxConfig, SklearnOnnxOracle
 from croupier.policy.oracle.tables import EnsembleOracle, LinearOracle, TableOracle
 from croupier.policy.oracle.vowpal_wabbit import VowpalWabbitConfig, VowpalWabbitOracle
+from croupier.policy.oracle.vowpal_wabbit_model import (
+    VowpalWabbitModelConfig,
+    VowpalWabbitModelOracle,
+)
 
 __all__ = (
     "BootstrapConfig",
     "BootstrapOracle",
     "CoverConfig",
     "CoverOracle",
+    "DistilledConfig",
+    "DistilledOracle",
+    "EncodedOracle",
     "EnsembleOracle",
+    "Fidelity",
     "LinearOracle",
     "OnlineOracle",
     "Oracle",
@@ -35,10 +49,14 @@ __all__ = (
     "RidgeConfig",
     "RidgeOracle",
     "SklearnConfig",
+    "SklearnOnnxConfig",
+    "SklearnOnnxOracle",
     "SklearnOracle",
     "TableOracle",
     "TrainingRow",
     "VowpalWabbitConfig",
+    "VowpalWabbitModelConfig",
+    "VowpalWabbitModelOracle",
     "VowpalWabbitOracle",
     "load_oracle",
     "make_online_oracle",

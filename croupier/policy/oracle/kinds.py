@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, TypeAlias, overload
 
 import msgspec
-import numpy as np
 
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
+from croupier.policy.oracle.distilled import DistilledConfig, DistilledOracle
+from croupier.policy.oracle.encoded import CONFIG_FILE, EncodedOracle, SavedOracle
 from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
 from croupier.policy.oracle.scikit_learn import SklearnConfig, SklearnOracle
-from croupier.policy.oracle.tables import CONFIG_FILE, WEIGHTS_FILE, SavedOracle, TableOracle
+from croupier.policy.oracle.sklearn_onnx import SklearnOnnxConfig, SklearnOnnxOracle
 from croupier.policy.oracle.vowpal_wabbit import VowpalWabbitConfig, VowpalWabbitOracle
+from croupier.policy.oracle.vowpal_wabbit_model import (
+    VowpalWabbitModelConfig,
+    VowpalWabbitModelOracle,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +31,18 @@ if TYPE_CHECKING:
 __all__ = ("OracleConfig", "load_oracle", "make_online_oracle", "make_oracle")
 
 OracleConfig: TypeAlias = (
-    VowpalWabbitConfig | SklearnConfig | RidgeConfig | BootstrapConfig | CoverConfig
+    VowpalWabbitConfig
+    | SklearnConfig
+    | RidgeConfig
+    | BootstrapConfig
+    | CoverConfig
+    | SklearnOnnxConfig
+    | VowpalWabbitModelConfig
+    | DistilledConfig
 )
 
+# These have no partial_fit at all; a bootstrap has one that depends on its base.
+_LEARN_AT_ONCE = (SklearnOracle, SklearnOnnxOracle, VowpalWabbitModelOracle, DistilledOracle)
 # Everything that NumPy, zipfile and msgspec were seen to raise on damaged files.
 _UNREADABLE = (
     ArithmeticError,
@@ -57,12 +70,29 @@ def make_oracle(config: RidgeConfig, *, random_state: int = 0) -> RidgeOracle: .
 def make_oracle(config: BootstrapConfig, *, random_state: int = 0) -> BootstrapOracle: ...
 @overload
 def make_oracle(config: CoverConfig, *, random_state: int = 0) -> CoverOracle: ...
+@overload
+def make_oracle(config: SklearnOnnxConfig, *, random_state: int = 0) -> SklearnOnnxOracle: ...
+@overload
+def make_oracle(
+    config: VowpalWabbitModelConfig, *, random_state: int = 0
+) -> VowpalWabbitModelOracle: ...
+@overload
+def make_oracle(config: DistilledConfig, *, random_state: int = 0) -> DistilledOracle: ...
 
 
 # Of a configuration of some kind among several, type checkers find out the union by themselves.
 def make_oracle(
     config: OracleConfig, *, random_state: int = 0
-) -> VowpalWabbitOracle | SklearnOracle | RidgeOracle | BootstrapOracle | CoverOracle:
+) -> (
+    VowpalWabbitOracle
+    | SklearnOracle
+    | RidgeOracle
+    | BootstrapOracle
+    | CoverOracle
+    | SklearnOnnxOracle
+    | VowpalWabbitModelOracle
+    | DistilledOracle
+):
     """An oracle that is not fitted yet, as a loop's configuration asks for it."""
     if isinstance(config, VowpalWabbitConfig):
         return VowpalWabbitOracle(config, random_state=random_state)
@@ -72,7 +102,13 @@ def make_oracle(
         return RidgeOracle(config, random_state=random_state)
     if isinstance(config, BootstrapConfig):
         return BootstrapOracle(config, random_state=random_state)
-    return CoverOracle(config, random_state=random_state)
+    if isinstance(config, CoverConfig):
+        return CoverOracle(config, random_state=random_state)
+    if isinstance(config, SklearnOnnxConfig):
+        return SklearnOnnxOracle(config, random_state=random_state)
+    if isinstance(config, VowpalWabbitModelConfig):
+        return VowpalWabbitModelOracle(config, random_state=random_state)
+    return DistilledOracle(config, random_state=random_state)
 
 
 def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> OnlineOracle:
@@ -84,7 +120,7 @@ def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> Online
         If oracles of this kind don't learn online.
     """
     oracle = make_oracle(config, random_state=random_state)
-    if isinstance(oracle, SklearnOracle) or not config.learns_online:
+    if isinstance(oracle, _LEARN_AT_ONCE) or not config.learns_online:
         base = " of sklearn" if isinstance(config, BootstrapConfig) else ""
         raise InvalidInputError(
             "oracle",
@@ -94,8 +130,8 @@ def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> Online
     return oracle.partial_fit([])
 
 
-def load_oracle(directory: Path) -> TableOracle:
-    """Read back what :meth:`TableOracle.save` wrote.
+def load_oracle(directory: Path) -> EncodedOracle:
+    """Read back what :meth:`EncodedOracle.save` wrote.
 
     Raises
     ------
@@ -106,10 +142,7 @@ def load_oracle(directory: Path) -> TableOracle:
         encoded = (directory / CONFIG_FILE).read_bytes()
         saved = msgspec.json.decode(encoded, type=SavedOracle[OracleConfig])
         oracle = make_oracle(saved.config, random_state=saved.random_state)
-        # Read here: given a path, NumPy leaves damaged files open.
-        stored = io.BytesIO((directory / WEIGHTS_FILE).read_bytes())
-        with np.load(stored, allow_pickle=False) as arrays:
-            oracle.restore(arrays)
+        oracle.read(directory)
     except GenerationError as error:
         raise GenerationError(f"{directory}: {error}") from error
     except _UNREADABLE as error:

@@ -12,7 +12,8 @@ from croupier.policy.errors import GenerationError
 from croupier.policy.estimates import Estimates
 from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
 from croupier.policy.oracle.design import Design, design_of
-from croupier.policy.oracle.tables import TableOracle, not_fitted
+from croupier.policy.oracle.encoded import not_fitted
+from croupier.policy.oracle.tables import TableOracle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError, NotEnoughDataError
 from croupier.policy.oracle.base import OracleConfigBase, check_rows
 from croupier.policy.oracle.design import design_of
-from croupier.policy.oracle.tables import LinearOracle, Link, linked, require_usable
+from croupier.policy.oracle.tables import LinearOracle, linked, require_usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +21,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.policy.oracle.base import TrainingRow
+    from croupier.policy.oracle.encoded import Link
 
-__all__ = ("LinearFit", "SklearnConfig", "SklearnOracle", "fit_linear")
+__all__ = (
+    "LinearFit",
+    "SklearnConfig",
+    "SklearnOracle",
+    "fit_estimator",
+    "fit_linear",
+    "make_estimator",
+)
 
 _CHECKED_ROWS = 1000
 
@@ -115,45 +123,87 @@ def fit_linear(
     """
     from sklearn.base import is_classifier  # noqa: PLC0415
 
-    estimator = _linear_estimator(config, random_state)
-    if is_classifier(estimator):
-        _require_binary(config, rewards)
-    try:
-        estimator.fit(matrix, rewards, sample_weight=weights)
-    except (TypeError, ValueError) as error:
-        raise GenerationError(f"{config.estimator} can't be fitted: {error}") from error
+    # The encoder's constant is the intercept.
+    params = {"fit_intercept": False, **config.params}
+    estimator = make_estimator(config.estimator, params, random_state, "linear scikit-learn")
+    fit_estimator(config.estimator, estimator, matrix, rewards, weights)
     link: Link = "logistic" if is_classifier(estimator) else "identity"
     coefficients = _coefficients(config, estimator, link, matrix[:_CHECKED_ROWS])
     return LinearFit(require_usable(coefficients, config.estimator), link)
 
 
-def _linear_estimator(config: SklearnConfig, random_state: int) -> Any:
-    """Import and build the estimator; the encoder's constant is its intercept."""
-    module_name, _, class_name = config.estimator.rpartition(".")
+def make_estimator(path: str, params: dict[str, Any], random_state: int, what: str) -> Any:
+    """Import and build an estimator, and seed it unless its parameters do.
+
+    Parameters
+    ----------
+    path
+        Dotted path of its class.
+    params
+        Its constructor's arguments.
+    random_state
+        Its seed.
+    what
+        Of which sort it is to be, for the error.
+
+    Raises
+    ------
+    GenerationError
+        If there is no such class, or it doesn't take the arguments.
+    """
+    from sklearn.base import is_classifier  # noqa: PLC0415
+
+    module_name, _, class_name = path.rpartition(".")
     try:
         make = getattr(importlib.import_module(module_name), class_name)
-        estimator = make(**{"fit_intercept": False, **config.params})
+        estimator = make(**params)
         if estimator.get_params().get("random_state", 0) is None:
             estimator.set_params(random_state=random_state)
+        # Whatever isn't one of scikit-learn's kind doesn't say.
+        is_classifier(estimator)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise GenerationError(
-            f"oracle.estimator: expected the dotted path of a linear scikit-learn estimator that "
-            f"takes the given params, got {config.estimator!r}: {error}"
+            f"oracle.estimator: expected the dotted path of a {what} estimator that "
+            f"takes the given params, got {path!r}: {error}"
         ) from error
     return estimator
 
 
-def _require_binary(config: SklearnConfig, rewards: NDArray[np.float64]) -> None:
+def fit_estimator(
+    path: str,
+    estimator: Any,
+    matrix: Any,
+    rewards: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> None:
+    """Fit an estimator, by rows that count by their weights.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If it is a classifier, and the rewards are not of the two kinds 0 and 1.
+    GenerationError
+        If it can't be fitted, or takes no weights.
+    """
+    from sklearn.base import is_classifier  # noqa: PLC0415
+
+    if is_classifier(estimator):
+        _require_binary(path, rewards)
+    try:
+        estimator.fit(matrix, rewards, sample_weight=weights)
+    except (TypeError, ValueError) as error:
+        raise GenerationError(f"{path} can't be fitted: {error}") from error
+
+
+def _require_binary(path: str, rewards: NDArray[np.float64]) -> None:
     kinds = np.unique(rewards)
     if kinds.size != 2:
         raise NotEnoughDataError(
-            f"{config.estimator} classifies, and needs rewards of exactly two kinds; "
-            f"got {kinds.size}"
+            f"{path} classifies, and needs rewards of exactly two kinds; got {kinds.size}"
         )
     if kinds.tolist() != [0.0, 1.0]:
         raise NotEnoughDataError(
-            f"{config.estimator} classifies, and needs rewards 0 and 1; "
-            f"got {kinds[0]:g} and {kinds[1]:g}"
+            f"{path} classifies, and needs rewards 0 and 1; got {kinds[0]:g} and {kinds[1]:g}"
         )
 
 
@@ -162,8 +212,9 @@ def _coefficients(
 ) -> NDArray[np.float64]:
     """The estimator's coefficients, checked to be all there is to its predictions."""
     refusal = (
-        f"oracle.estimator: expected one whose prediction is its coefficients times the "
-        f"columns ({link} link, no intercept), got {config.estimator!r}"
+        f"oracle.estimator: expected one whose prediction is its coefficients times the columns "
+        f"({link} link, no intercept; others can be oracles of kind sklearn_onnx), "
+        f"got {config.estimator!r}"
     )
     try:
         coefficients = np.asarray(estimator.coef_, dtype=np.float64).ravel()

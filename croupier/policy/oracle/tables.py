@@ -5,93 +5,48 @@ A subclass says how the tables are learned.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+import io
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError
-from croupier.policy.estimates import Estimates
+from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
-    from typing import Self
 
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import EncodedDecision, IndexArray
-    from croupier.policy.estimates import Uncertainty
-    from croupier.policy.events import Action, Features
-    from croupier.policy.oracle.base import OracleConfigBase, TrainingRow
+    from croupier.policy.oracle.base import OracleConfigBase
+    from croupier.policy.oracle.encoded import Link
 
-__all__ = (
-    "CONFIG_FILE",
-    "WEIGHTS_FILE",
-    "EnsembleOracle",
-    "LinearOracle",
-    "Link",
-    "SavedOracle",
-    "TableOracle",
-    "linked",
-    "not_fitted",
-    "require_usable",
-)
+__all__ = ("EnsembleOracle", "LinearOracle", "TableOracle", "linked", "require_usable")
 
-Link: TypeAlias = Literal["identity", "logistic"]
-ConfigT = TypeVar("ConfigT")
-
-CONFIG_FILE = "oracle.json"
-WEIGHTS_FILE = "weights.npz"
+_WEIGHTS_FILE = "weights.npz"
 
 
-class SavedOracle(msgspec.Struct, Generic[ConfigT], frozen=True, kw_only=True):
-    """What is saved beside the weights."""
-
-    config: ConfigT
-    link: Link
-    random_state: int
-
-
-class TableOracle(ABC):
+class TableOracle(EncodedOracle):
     """An oracle whose estimates come from tables of weights over the encoder's columns.
-
-    Parameters
-    ----------
-    config
-        The configuration it is fitted under.
-    random_state
-        Seed of everything random in :meth:`fit`.
 
     Attributes
     ----------
     weights_
         The fitted table or tables, the first axis being the 2**bits columns; None before
         :meth:`fit`.
-    link_
-        ``identity``, or ``logistic`` for a model of log-odds.
     """
 
     def __init__(self, config: OracleConfigBase, *, random_state: int = 0) -> None:
-        self.config = config
-        self.random_state = random_state
-        self._encoder = FeatureEncoder(config.encoder)
+        super().__init__(config, random_state=random_state)
         self.weights_: NDArray[Any] | None = None
-        self.link_: Link = "identity"
 
     def do_without_kernel(self) -> None:
         """Encode and score in Python alone from now on, to see what the kernel is worth."""
         self._encoder = FeatureEncoder(self.config.encoder, compiled=False)
-
-    @abstractmethod
-    def fit(self, rows: Sequence[TrainingRow]) -> Self:
-        """Learn from interactions in the given order, forgetting earlier ones."""
-
-    @abstractmethod
-    def score_encoded(self, decision: EncodedDecision) -> NDArray[np.float64]:
-        """As :meth:`score`, for features that are encoded already."""
 
     @abstractmethod
     def arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -109,55 +64,16 @@ class TableOracle(ABC):
             If arrays are missing or don't fit together.
         """
 
-    def score(self, context: Features, actions: Sequence[Action]) -> NDArray[np.float64]:
-        """Reward estimate of every action, shape (K,).
+    def write(self, directory: Path) -> None:
+        """Write the fitted tables."""
+        np.savez(directory / _WEIGHTS_FILE, **dict(self.arrays()))  # type: ignore[arg-type]
 
-        Raises
-        ------
-        GenerationError
-            If the oracle was never fitted.
-        """
-        return self.score_encoded(self._encoder.encode(context, actions))
-
-    def estimate(
-        self, context: Features, actions: Sequence[Action], needs: Uncertainty = frozenset()
-    ) -> Estimates:
-        """Reward estimates with as much of their uncertainty as is needed and offered.
-
-        Parameters
-        ----------
-        context, actions
-            The request.
-        needs
-            Fields of :class:`Estimates` that are wanted beside the mean; what the oracle doesn't
-            offer stays None.
-
-        Raises
-        ------
-        GenerationError
-            If the oracle was never fitted.
-        """
-        return self.estimate_encoded(self._encoder.encode(context, actions), needs)
-
-    def estimate_encoded(
-        self,
-        decision: EncodedDecision,
-        needs: Uncertainty = frozenset(),  # noqa: ARG002
-    ) -> Estimates:
-        """As :meth:`estimate`, for features that are encoded already."""
-        return Estimates(self.score_encoded(decision))
-
-    def save(self, directory: Path) -> None:
-        """Write the configuration and the fitted tables into an existing directory.
-
-        Raises
-        ------
-        GenerationError
-            If the oracle was never fitted.
-        """
-        np.savez(directory / WEIGHTS_FILE, **dict(self.arrays()))  # type: ignore[arg-type]
-        saved = SavedOracle(config=self.config, link=self.link_, random_state=self.random_state)
-        (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(saved))
+    def read(self, directory: Path) -> None:
+        """Take over what :meth:`write` has written."""
+        # Read here: given a path, NumPy leaves damaged files open.
+        stored = io.BytesIO((directory / _WEIGHTS_FILE).read_bytes())
+        with np.load(stored, allow_pickle=False) as arrays:
+            self.restore(arrays)
 
 
 class LinearOracle(TableOracle):
@@ -228,11 +144,6 @@ def linked(linear: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
         # tanh is the logistic function that doesn't overflow.
         return 0.5 * (1.0 + np.tanh(0.5 * linear))
     return linear
-
-
-def not_fitted() -> GenerationError:
-    """The error for an oracle that is asked too early."""
-    return GenerationError("the oracle was not fitted")
 
 
 def require_usable(weights: NDArray[Any], whose: str) -> NDArray[np.float32]:
