@@ -2,9 +2,9 @@
 
 Run with ``make bench-serving`` or ``python -m benchmarks.serving`` (``--json`` for programs,
 ``--quick`` for a first look: one workload, no warm-up). Needs Linux and wrk. Every server is a
-process of its own on one core, the load generator has another; each connection sends its next
-request when it has the answer to the one before. What is reported is the round with the median
-rate. A refusal or a broken connection ends the measurement, and so does a Croupier log that holds
+process of its own on one core, the load generator has another; servers take turns, round by round,
+and each connection sends its next request when it has the answer to the one before. What is reported
+is the round with the median rate. A refusal or a broken connection ends the measurement, and so does a Croupier log that holds
 fewer decisions than were acknowledged. Differences between servers mean nothing where
 rounds of the same one differ as much: see the columns ``spread`` and ``stolen``.
 
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -63,7 +63,7 @@ from croupier.service.server import read_address
 from croupier.service.serving import ServingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from croupier.policy.decision import DecisionRequest
 
@@ -248,8 +248,7 @@ def measure(size: Size = FULL, progress: Callable[[int, int], None] | None = Non
         sync_us = _sync_us(Path(folder))
         for workload in size.workloads:
             files = _prepare(Path(folder) / str(workload.actions), workload, size)
-            for server in SERVERS:
-                rows += meter.measure(server, workload, files)
+            rows += meter.measure(workload, files)
             with pinned({meter.server_core}):
                 in_process.append(_in_process(workload, files))
             if workload == size.workloads[0]:
@@ -370,25 +369,53 @@ class _Meter:
         lines = len(size.workloads) * len(SERVERS) * len(size.connections)
         return lines * (size.rounds + size.warm_up + 1) + 2 * (size.rounds + 1)
 
-    def measure(self, server: ServerName, workload: Workload, files: _Files) -> list[Row]:
-        """Every number of connections, on one process of a server."""
-        rows, acknowledged = [], 1
-        data_dir = files.folder / server
-        with _running(server, files, data_dir, {self.server_core}) as url:
-            _require_answer(url, files)
+    def measure(self, workload: Workload, files: _Files) -> list[Row]:
+        """Every server at every number of connections.
+
+        All of them run from the start, and take turns: what the machine does meanwhile, it does to
+        all alike.
+        """
+        rows = []
+        acknowledged = dict.fromkeys(SERVERS, 1)
+        with ExitStack() as stack:
+            urls = {
+                server: stack.enter_context(
+                    _running(server, files, files.folder / server, {self.server_core})
+                )
+                for server in SERVERS
+            }
+            for url in urls.values():
+                _require_answer(url, files)
             for connections in self.size.connections:
-                if self.size.warm_up:
-                    acknowledged += self._load(url, files, connections, _WARM_UP_S).load.answers
-                rounds = [
-                    self._load(url, files, connections, self.size.seconds)
-                    for _ in range(self.size.rounds)
-                ]
-                half = self._half_load(url, files, connections, rounds)
-                acknowledged += sum(each.load.answers for each in (*rounds, half))
-                rows.append(_row(server, workload.actions, connections, rounds, half))
-        if server.startswith("croupier"):
-            _require_logged(server, data_dir / "data" / "log", acknowledged)
+                rounds = self._rounds(urls, files, connections, acknowledged)
+                for server, measured in rounds.items():
+                    half = self._half_load(urls[server], files, connections, measured)
+                    acknowledged[server] += half.load.answers
+                    rows.append(_row(server, workload.actions, connections, measured, half))
+        for server in SERVERS:
+            if server.startswith("croupier"):
+                directory = files.folder / server / "data" / "log"
+                _require_logged(server, directory, acknowledged[server])
         return rows
+
+    def _rounds(
+        self,
+        urls: Mapping[ServerName, str],
+        files: _Files,
+        connections: int,
+        acknowledged: dict[ServerName, int],
+    ) -> dict[ServerName, list[_Round]]:
+        """The rounds of every server, in turn; counts what was acknowledged."""
+        rounds: dict[ServerName, list[_Round]] = {server: [] for server in urls}
+        for turn in range(self.size.warm_up + self.size.rounds):
+            warm_up = turn < self.size.warm_up
+            for server, url in urls.items():
+                seconds = _WARM_UP_S if warm_up else self.size.seconds
+                found = self._load(url, files, connections, seconds)
+                acknowledged[server] += found.load.answers
+                if not warm_up:
+                    rounds[server].append(found)
+        return rounds
 
     def scaled(self, workers: int, files: _Files, cores: set[int]) -> Scaling:
         """``croupier-commit`` with so many workers, everything on all cores."""

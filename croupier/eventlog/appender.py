@@ -28,7 +28,7 @@ __all__ = ("NOTHING_TO_WRITE", "Appender")
 
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
-_GATHERING_S = 0.005
+_GATHERING_S = 0.01
 
 _NEVER = 2**63
 

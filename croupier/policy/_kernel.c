@@ -1,7 +1,7 @@
-/* The two inner loops of a decision, compiled: encoding an object's features, and scoring.
+/* The inner loops of a decision, compiled: encoding features, scoring, inverse gap weighting.
  *
  * This is croupier/policy/encoding.py over again, for what nearly all requests are, and gives the
- * same indices and values in the same order. Whatever is unusual or wrong is left to Python: encode
+ * same indices and values in the same order; and croupier/policy/exploration/gap_weighting.py. Whatever is unusual or wrong is left to Python: encode
  * returns None for it. tests/policy/test_kernel.py holds the two to be equal.
  */
 
@@ -375,8 +375,47 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     return scores;
 }
 
+PyDoc_STRVAR(gap_weights_doc,
+"gap_weights(scores, gamma, largest)\n--\n\n"
+"Inverse gap weights of finite scores (float64), see croupier.policy.exploration.gap_weighting.");
+
+static PyObject *gap_weights(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    if (nargs != 3 || !is_vector(args[0], NPY_FLOAT64) ||
+        PyArray_SIZE((PyArrayObject *)args[0]) == 0) {
+        PyErr_SetString(PyExc_TypeError, "gap_weights takes float64 scores, gamma, a largest gap");
+        return NULL;
+    }
+    double gamma = PyFloat_AsDouble(args[1]), largest = PyFloat_AsDouble(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    npy_intp count = PyArray_SIZE((PyArrayObject *)args[0]);
+    const double *scores = PyArray_DATA((PyArrayObject *)args[0]);
+    PyObject *pmf = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
+    if (!pmf)
+        return NULL;
+    double *out = PyArray_DATA((PyArrayObject *)pmf), best = scores[0], rest = 0.0;
+    npy_intp ties = 0;
+    for (npy_intp a = 1; a < count; a++)
+        best = scores[a] > best ? scores[a] : best;
+    for (npy_intp a = 0; a < count; a++) {
+        double gap = best - scores[a];
+        out[a] = 1.0 / ((double)count + gamma * (gap < largest ? gap : largest));
+        if (scores[a] == best)
+            ties++;
+        else
+            rest += out[a];
+    }
+    for (npy_intp a = 0; a < count; a++)
+        if (scores[a] == best)
+            out[a] = (1.0 - rest) / (double)ties;
+    return pmf;
+}
+
 static PyMethodDef methods[] = {
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL, encode_doc},
+    {"gap_weights", (PyCFunction)(void (*)(void))gap_weights, METH_FASTCALL, gap_weights_doc},
     {"score", (PyCFunction)(void (*)(void))score, METH_FASTCALL, score_doc},
     {NULL, NULL, 0, NULL},
 };

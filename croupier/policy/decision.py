@@ -14,7 +14,13 @@ import msgspec
 import numpy as np
 
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import MAX_ID_LENGTH, Decision, LearningMode, MixComponent
+from croupier.policy.events import (
+    MAX_ID_LENGTH,
+    Decision,
+    KeptAction,
+    LearningMode,
+    MixComponent,
+)
 from croupier.policy.requests import DecisionRequest
 from croupier.policy.sampling import draw, draw_key
 from croupier.policy.traffic import shadow_of
@@ -47,6 +53,7 @@ __all__ = (
 )
 
 MAX_ACTIONS = 10_000
+_KEPT = frozenset({KeptAction})
 MAX_PLACES = 100
 """Most positions of a ranking, slots of a request or places of a slate."""
 
@@ -84,6 +91,8 @@ def check_actions(actions: Sequence[Action]) -> set[str]:
         )
     ids = [action.id for action in actions]
     seen = set(ids)
+    if len(seen) == len(ids) and _KEPT.issuperset(map(type, actions)):
+        return seen
     lengths = [len(action_id) for action_id in ids]
     plain = min(lengths) > 0 and max(lengths) <= MAX_ID_LENGTH and "".join(ids).isascii()
     if plain and len(seen) == len(ids):

@@ -204,7 +204,7 @@ class FeatureEncoder:
             encoded = [action.__dict__[kept] for action in actions]
         except (AttributeError, KeyError):
             encoded = [self.encode_action(action) for action in actions]
-        products = len(shared.indices) * sum([each.indices.size for each in encoded])
+        products = len(shared.indices) * sum([len(each[0]) for each in encoded])
         if products > MAX_PRODUCTS:
             raise InvalidInputError(
                 "context",

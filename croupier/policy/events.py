@@ -7,6 +7,7 @@ The same bytes go to SQLite, to Kafka and into tests. An event carries the versi
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
@@ -66,8 +67,19 @@ class KeptAction(Action, frozen=True, dict=True, forbid_unknown_fields=True):
     """An action that was read once and is met again in many requests.
 
     Applications choose from a catalogue. What is worked out from an action alone, such as its
-    encoding, is kept with it; so nobody may change its features.
+    encoding, is kept with it; so nobody may change its features. Whoever makes one has checked its
+    id.
     """
+
+    @property
+    def text(self) -> msgspec.Raw:
+        """The action as JSON, worked out once."""
+        kept = self.__dict__
+        try:
+            text: msgspec.Raw = kept["_text"]
+        except KeyError:
+            text = kept["_text"] = msgspec.Raw(_encoder.encode(self))
+        return text
 
 
 class MixComponent(msgspec.Struct, frozen=True):
@@ -251,6 +263,14 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, tag="judgement", tag_
 
 Event: TypeAlias = Decision | Outcome | Activation | Judgement
 
+_FIELDS = Decision.__struct_fields__
+_before = attrgetter(*_FIELDS[: _FIELDS.index("actions")])
+_after = attrgetter(*_FIELDS[_FIELDS.index("actions") + 1 :])
+# A decision whose actions are texts already, field by field like one.
+_SpelledDecision = msgspec.defstruct(
+    "_SpelledDecision", _FIELDS, tag="decision", tag_field="type", frozen=True
+)
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
@@ -278,6 +298,10 @@ def encode_event(event: Event) -> bytes:
     if not math.isfinite(sum(_numbers(event))) and not all(map(math.isfinite, _numbers(event))):
         raise InvalidInputError("event", "expected finite numbers")
     try:
+        if isinstance(event, Decision) and {KeptAction}.issuperset(map(type, event.actions)):
+            # What is known of actions as text is copied; the bytes are the same.
+            texts = [action.text for action in event.actions]  # type: ignore[attr-defined]
+            return _encoder.encode(_SpelledDecision(*_before(event), texts, *_after(event)))
         return _encoder.encode(event)
     except _CODEC_ERRORS as error:
         raise InvalidInputError("event", f"expected JSON values: {error}") from error

@@ -35,6 +35,12 @@ class Kernel(Protocol):
         """Dot products of a float32 table with the columns of every action, shape (K,)."""
         ...
 
+    def gap_weights(
+        self, scores: NDArray[np.float64], gamma: float, largest: float, /
+    ) -> NDArray[np.float64]:
+        """Inverse gap weights of finite scores, shape (K,)."""
+        ...
+
 
 def _kernel() -> Kernel | None:
     if os.environ.get("CROUPIER_KERNEL") == "off":

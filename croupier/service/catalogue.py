@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from croupier.policy.decision import DecisionRequest
+from croupier.policy.decision import DecisionRequest, check_id
+from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Action, Features, KeptAction
 from croupier.service.api import DecideRequest
 from croupier.service.refusals import decode
@@ -56,7 +57,7 @@ class Catalogue:
         try:
             raw = self._raw_decoder.decode(body)
             return _request(raw, self._actions(raw.actions))
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (msgspec.MsgspecError, InvalidInputError, ValueError, RecursionError):
             # Whatever it is, it has to be named as it is in the whole.
             whole: DecideRequest = decode(self._decoder, body)
             return _request(whole, whole.actions)
@@ -73,6 +74,7 @@ class Catalogue:
     def _met(self, text: bytes) -> KeptAction:
         """Read an action, and keep it."""
         action = self._action_decoder.decode(text)
+        check_id("id", action.id)
         room = 3 * len(text) + _OVERHEAD
         if self._bytes + room > self._most_bytes:
             self._known.clear()

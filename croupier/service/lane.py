@@ -253,6 +253,9 @@ class FastLane:
         self, written: Future[None], finish: Callable[[BaseException | None], None]
     ) -> None:
         """Call back in the event loop; all that wait for the same append in one go."""
+        if written is NOTHING_TO_WRITE:
+            finish(None)
+            return
         if written.done():
             finish(written.exception())
             return

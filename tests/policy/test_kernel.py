@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from croupier.policy.decision import Circumstances, DecisionRequest, decide
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Action
+from croupier.policy.events import Action, KeptAction, encode_event
+from croupier.policy.exploration import SquareCB, gap_weighting
+from croupier.policy.generation import cold_start
 from croupier.policy.kernel import KERNEL
+from croupier.policy.traffic import Plan
 
 if KERNEL is None:
     assert os.environ.get("CI") != "true", "the compiled kernel was not built"
@@ -121,6 +125,33 @@ def test_scores_are_the_same_but_for_rounding(
     )
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.floats(-1e308, 1e308) | st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60),
+    st.floats(0.0, 1e308),
+)
+def test_gaps_are_weighted_alike(scores: list[float], gamma: float) -> None:
+    exploration = SquareCB(gamma_scale=gamma, gamma_exponent=0.0)
+    compiled = exploration.pmf(np.array(scores))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gap_weighting, "KERNEL", None)
+        plain = exploration.pmf(np.array(scores))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-12, atol=1e-15)
+    assert abs(compiled.sum() - 1.0) < 1e-12
+
+
+@settings(deadline=None, derandomize=True)
+@given(MILD, st.text(min_size=1, max_size=5))
+def test_an_event_of_kept_actions_has_the_same_bytes(features: dict[str, Any], name: str) -> None:
+    def event(kind: type[Action]) -> bytes:
+        actions: list[Action] = [kind(name, features), kind(f"{name}!", {})]
+        request = DecisionRequest(actions=actions, context=features, decision_id="d")
+        plan, at = Plan(cold_start("loop")), Circumstances("d", 1)
+        return encode_event(decide(request, plan, at))
+
+    assert event(KeptAction) == event(Action)
+
+
 def test_wrong_arguments_are_errors() -> None:
     pair = (np.zeros(2, dtype=np.uint64), np.zeros(2, dtype=np.float32))
     weights = np.zeros(1024, dtype=np.float32)
@@ -136,6 +167,9 @@ def test_wrong_arguments_are_errors() -> None:
             BUILT.score(*wrong)
     with pytest.raises(ValueError, match="power of two"):
         BUILT.score(weights[:1000], pair, [pair])
+    for wrong_scores in (weights, np.zeros(0), [1.0], np.zeros((2, 2))):
+        with pytest.raises(TypeError, match="gap_weights takes"):
+            BUILT.gap_weights(wrong_scores, 1.0, 1.0)
     with pytest.raises(OverflowError):
         BUILT.encode({}, 2**70, None)
     with pytest.raises(TypeError):

@@ -15,13 +15,12 @@ from croupier.policy.exploration.base import (
     require,
     require_range,
 )
+from croupier.policy.kernel import KERNEL
 
 if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates
 
 __all__ = ("Falcon", "FastCB", "SquareCB")
-
-_FEW = 40
 
 
 class SquareCB(ExplorationBase, frozen=True, tag="squarecb"):
@@ -153,32 +152,11 @@ class FastCB(ExplorationBase, frozen=True, tag="fastcb"):
 def _inverse_gap_weights(scores: FloatArray, gamma: float) -> FloatArray:
     """``1 / (K + gamma * gap)`` for all but the best, which share the rest evenly."""
     # An overflow means a probability of 0; only 0 * inf would be wrong, so gaps stay finite.
-    if scores.size <= _FEW:
-        return _weights_of_few(scores.tolist(), gamma)
+    if KERNEL is not None and scores.dtype == np.float64 and scores.flags.c_contiguous:
+        return KERNEL.gap_weights(scores, gamma, LARGEST)
     with np.errstate(over="ignore"):
         gaps = np.minimum(scores.max() - scores, LARGEST)
         pmf = 1.0 / (scores.size + gamma * gaps)
     best = gaps == 0.0
     pmf[best] = (1.0 - pmf[~best].sum()) / np.count_nonzero(best)
     return np.asarray(pmf)
-
-
-def _weights_of_few(scores: list[float], gamma: float) -> FloatArray:
-    """The same without NumPy, whose calls cost more than the numbers of a few actions."""
-    count, best = len(scores), max(scores)
-    if best - min(scores) <= LARGEST:
-        pmf = [1.0 / (count + gamma * (best - score)) for score in scores]
-    else:
-        pmf = [1.0 / (count + gamma * min(best - score, LARGEST)) for score in scores]
-    ties = scores.count(best)
-    if ties == 1:
-        chosen = scores.index(best)
-        pmf[chosen] = 0.0
-        pmf[chosen] = 1.0 - sum(pmf)
-    else:
-        rest = sum(weight for weight, score in zip(pmf, scores, strict=True) if score != best)
-        pmf = [
-            (1.0 - rest) / ties if score == best else weight
-            for weight, score in zip(pmf, scores, strict=True)
-        ]
-    return np.array(pmf)
