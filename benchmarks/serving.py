@@ -3,15 +3,17 @@
 Run with ``make bench-serving`` or ``python -m benchmarks.serving`` (``--json`` for programs,
 ``--quick`` for a first look: one workload, no warm-up). Needs Linux and wrk. Every server is a
 process of its own on one core, the load generator has another; servers take turns, round by round,
-and each connection sends its next request when it has the answer to the one before. What is reported
-is the round with the median rate. A refusal or a broken connection ends the measurement, and so does a Croupier log that holds
-fewer decisions than were acknowledged. Differences between servers mean nothing where
-rounds of the same one differ as much: see the columns ``spread`` and ``stolen``.
+and each connection sends its next request when it has the answer to the one before. What is
+reported is the round with the median rate. A refusal or a broken connection ends the measurement,
+and so does a Croupier log that holds fewer decisions than were acknowledged. Differences between
+servers mean nothing where rounds of the same one differ as much: see the columns ``spread`` and
+``stolen``.
 
 ``noop``, ``noop-lane`` and ``fastapi-vw`` are in :mod:`benchmarks.serving_peers`.
 ``croupier-buffered`` and ``croupier-commit`` are ``croupier serve`` with its defaults but for
-``log.durability``; they serve a trained Vowpal Wabbit generation from their serving directory, and
-log every decision. ``croupier-plain`` is ``croupier-buffered`` without the compiled kernel.
+``log.durability`` and ``service.registry_poll``, since their mirrors share the core with every
+server; they serve a trained Vowpal Wabbit generation from their serving directory, and log every
+decision. ``croupier-plain`` is ``croupier-buffered`` without the compiled kernel.
 
 Candidates come from a catalogue, as they do in most applications, and actions that were met before
 are not read again; what new ones cost is in the figures without a server, under ``fresh``.
@@ -544,8 +546,8 @@ def _croupier(server: ServerName, files: _Files, directory: Path) -> Path:
     config = directory / "croupier.toml"
     durability = "commit" if server == "croupier-commit" else "buffered"
     config.write_text(
-        f'data_dir = "data"\n\n[service]\nport = 0\n\n[log]\ndurability = "{durability}"\n\n'
-        f"[loops.{_LOOP}]\n"
+        f'data_dir = "data"\n\n[service]\nport = 0\nregistry_poll = "1 min"\n\n'
+        f'[log]\ndurability = "{durability}"\n\n[loops.{_LOOP}]\n'
     )
     serving = ServingDirectory(directory / "data" / "serving")
     Generation.load(files.generation).save(serving.generation_path(_LOOP, _NUMBER))
@@ -565,7 +567,12 @@ def _decide_url(server: ServerName, process: subprocess.Popen[bytes], data_dir: 
     if address is None:
         raise BenchmarkError("it says nowhere where it listens")
     deadline = time.monotonic() + _PATIENCE_S
-    while urllib3.request("GET", f"{address.url}/readyz").json()["status"] != "ready":
+    # Once its mirror has looked at the registry, it is done with what takes long.
+    looked = data_dir / "data" / "serving" / "registry.json"
+    while (
+        urllib3.request("GET", f"{address.url}/readyz").json()["status"] != "ready"
+        or not looked.exists()
+    ):
         if time.monotonic() > deadline:
             raise BenchmarkError(f"it is not ready after {_PATIENCE_S:g} s")
         time.sleep(0.05)

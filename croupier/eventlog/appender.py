@@ -129,13 +129,16 @@ class Appender:
         """
         return self._last_error
 
-    def submit(self, record: Record) -> Future[None]:
+    def submit(self, record: Record, *, wake: bool = True) -> Future[None]:
         """Hand over one record.
 
         Parameters
         ----------
         record
             What to append.
+        wake
+            Whether the thread should see to it. Who hands over several one after the other may
+            leave that to :meth:`wake`, so that they get into one append.
 
         Returns
         -------
@@ -166,9 +169,15 @@ class Appender:
                 batch = _Batch((record,))
                 batches.append(batch)
             batch.size += size
-            if self._wanted <= self._depth:
+            if wake and self._wanted <= self._depth:
                 self._changed.notify_all()
         return NOTHING_TO_WRITE if self._durability == "buffered" else batch.future
+
+    def wake(self) -> None:
+        """Have the thread see to what was handed over."""
+        with self._lock:
+            if self._wanted <= self._depth:
+                self._changed.notify_all()
 
     def submit_many(self, records: Sequence[Record]) -> Future[None]:
         """Hand over several records that are written in one append, all or none.

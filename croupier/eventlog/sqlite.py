@@ -70,6 +70,8 @@ _CHECKPOINT_BYTES = 8 * 2**20
 _WAL_LIMIT_BYTES = 64 * 2**20
 # The one being read, and its predecessor for a second reader that is a little behind.
 _OPEN_READERS = 2
+_FIRST_PAUSE_S = 0.0001
+_SHORT_WAIT_S = 0.02
 _LONGEST_PAUSE_S = 0.002
 _LARGEST_INTEGER = 2**63 - 1  # of SQLite's
 
@@ -604,17 +606,20 @@ class _Segments:
 
 def _lock(descriptor: int, deadline: float) -> bool:
     """Take an advisory lock; False if others hold it until the deadline."""
-    pause = 0.0001
+    pause, started = _FIRST_PAUSE_S, time.monotonic()
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= deadline:
                 return False
             # Much shorter than SQLite's own pauses of up to 100 ms, in which a writer would be
             # overtaken again and again by one that commits every other millisecond.
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            # Most hold it for a fraction of a millisecond.
+            if now - started > _SHORT_WAIT_S:
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
         else:
             return True
 

@@ -135,6 +135,7 @@ class FastLane:
         self._calls: dict[bytes, Call] = {}
         self._unwritten: dict[Future[None], list[Callable[[BaseException | None], None]]] = {}
         self._decisions = 0
+        self._waking = False
 
     def find(self, head: bytes) -> Call | None:
         """What a head asks for, its last line break included; None if it isn't known."""
@@ -190,7 +191,7 @@ class FastLane:
             # What a subsampled log doesn't keep needs no log.
             record = Record.of(decision) if self._scorer.keeps(decision) else None
             encoded = time.perf_counter()
-            written = NOTHING_TO_WRITE if record is None else self._appender.submit(record)
+            written = NOTHING_TO_WRITE if record is None else self._submit(record)
         except Exception as error:  # noqa: BLE001 - the slow way meets it again, and says so
             if claim is not None:
                 claim.drop(error)
@@ -245,6 +246,18 @@ class FastLane:
 
         self._when_written(written, finish)
         return True
+
+    def _submit(self, record: Record) -> Future[None]:
+        """Hand a record over; those of all requests that have arrived by now go into one append."""
+        written = self._appender.submit(record, wake=False)
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
+        return written
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._appender.wake()
 
     def _fingerprint(self, body: bytes) -> bytes:
         return fingerprint(self._catalogue.read(body))
