@@ -375,6 +375,62 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     return scores;
 }
 
+PyDoc_STRVAR(count_doc,
+"count(actions)\n--\n\nHow many features the pairs of a list have together.");
+
+static PyObject *count_features(PyObject *module, PyObject *actions)
+{
+    (void)module;
+    Py_ssize_t total = 0;
+    if (!PyList_CheckExact(actions)) {
+        PyErr_SetString(PyExc_TypeError, "count takes a list of pairs");
+        return NULL;
+    }
+    for (Py_ssize_t a = 0; a < PyList_GET_SIZE(actions); a++) {
+        PyObject *pair = PyList_GET_ITEM(actions, a);
+        if (!is_pair(pair)) {
+            PyErr_SetString(PyExc_TypeError, "count takes a list of pairs");
+            return NULL;
+        }
+        total += PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(pair, 0));
+    }
+    return PyLong_FromSsize_t(total);
+}
+
+PyDoc_STRVAR(look_up_doc,
+"look_up(known, texts)\n--\n\n"
+"What a dictionary has for every one of a list of buffers, by its bytes; None for what it lacks.");
+
+static PyObject *look_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    if (nargs != 2 || !PyDict_CheckExact(args[0]) || !PyList_CheckExact(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "look_up takes a dictionary and a list");
+        return NULL;
+    }
+    Py_ssize_t size = PyList_GET_SIZE(args[1]);
+    PyObject *found = PyList_New(size);
+    for (Py_ssize_t i = 0; found && i < size; i++) {
+        Py_buffer text;
+        PyObject *key = NULL, *value = NULL;
+        if (PyObject_GetBuffer(PyList_GET_ITEM(args[1], i), &text, PyBUF_SIMPLE) == 0) {
+            key = PyBytes_FromStringAndSize(text.buf, text.len);
+            PyBuffer_Release(&text);
+        }
+        if (key) {
+            value = PyDict_GetItemWithError(args[0], key);
+            if (!value && !PyErr_Occurred())
+                value = Py_None;
+            Py_DECREF(key);
+        }
+        if (value)
+            PyList_SET_ITEM(found, i, Py_NewRef(value));
+        else
+            Py_CLEAR(found);
+    }
+    return found;
+}
+
 PyDoc_STRVAR(gap_weights_doc,
 "gap_weights(scores, gamma, largest)\n--\n\n"
 "Inverse gap weights of finite scores (float64), see croupier.policy.exploration.gap_weighting.");
@@ -415,6 +471,8 @@ static PyObject *gap_weights(PyObject *module, PyObject *const *args, Py_ssize_t
 
 static PyMethodDef methods[] = {
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL, encode_doc},
+    {"count", count_features, METH_O, count_doc},
+    {"look_up", (PyCFunction)(void (*)(void))look_up, METH_FASTCALL, look_up_doc},
     {"gap_weights", (PyCFunction)(void (*)(void))gap_weights, METH_FASTCALL, gap_weights_doc},
     {"score", (PyCFunction)(void (*)(void))score, METH_FASTCALL, score_doc},
     {NULL, NULL, 0, NULL},

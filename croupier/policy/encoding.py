@@ -204,7 +204,11 @@ class FeatureEncoder:
             encoded = [action.__dict__[kept] for action in actions]
         except (AttributeError, KeyError):
             encoded = [self.encode_action(action) for action in actions]
-        products = len(shared.indices) * sum([len(each[0]) for each in encoded])
+        if self._kernel is not None:
+            own = self._kernel.count(encoded)
+        else:
+            own = sum([len(each.indices) for each in encoded])
+        products = len(shared.indices) * own
         if products > MAX_PRODUCTS:
             raise InvalidInputError(
                 "context",
@@ -218,7 +222,7 @@ class FeatureEncoder:
         if self._kernel is not None:
             found = self._kernel.encode(context, _CONTEXT_SEED, _CONSTANT)
             if found is not None:
-                return EncodedFeatures(*found)
+                return _features(found)
         group = _Group(_CONTEXT_SEED, [_CONSTANT], [1.0])
         try:
             self._walk_object(group, "", context, depth=0)
@@ -242,7 +246,7 @@ class FeatureEncoder:
             if self._kernel is not None:
                 found = self._kernel.encode(action.features, _ACTION_SEED, first)
                 if found is not None:
-                    return EncodedFeatures(*found)
+                    return _features(found)
             group = _Group(_ACTION_SEED, [], [])
             if first is not None:
                 group.add(first, 1.0)
@@ -459,6 +463,11 @@ class FeatureEncoder:
         self._vectors.clear()
         self._shapes.clear()
         self._positions = self._words = 0
+
+
+def _features(found: tuple[IndexArray, ValueArray]) -> EncodedFeatures:
+    # Faster than to call the class, which takes the two apart first.
+    return tuple.__new__(EncodedFeatures, found)
 
 
 def interact(context: IndexArray, action: IndexArray) -> IndexArray:

@@ -16,6 +16,7 @@ from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 __all__ = (
     "EVENT_VERSION",
@@ -37,6 +38,7 @@ __all__ = (
 )
 
 EVENT_VERSION = 1
+_TEXT = "_text"
 MAX_ID_LENGTH = 256
 
 IMPORTED = "imported"
@@ -71,15 +73,10 @@ class KeptAction(Action, frozen=True, dict=True, forbid_unknown_fields=True):
     id.
     """
 
-    @property
-    def text(self) -> msgspec.Raw:
-        """The action as JSON, worked out once."""
-        kept = self.__dict__
-        try:
-            text: msgspec.Raw = kept["_text"]
-        except KeyError:
-            text = kept["_text"] = msgspec.Raw(_encoder.encode(self))
-        return text
+    def spelt(self) -> Self:
+        """Work out its JSON, which events then copy, and return self."""
+        self.__dict__[_TEXT] = msgspec.Raw(_encoder.encode(self))
+        return self
 
 
 class MixComponent(msgspec.Struct, frozen=True):
@@ -298,9 +295,12 @@ def encode_event(event: Event) -> bytes:
     if not math.isfinite(sum(_numbers(event))) and not all(map(math.isfinite, _numbers(event))):
         raise InvalidInputError("event", "expected finite numbers")
     try:
-        if isinstance(event, Decision) and {KeptAction}.issuperset(map(type, event.actions)):
+        if type(event) is Decision:
+            try:
+                texts = [action.__dict__[_TEXT] for action in event.actions]
+            except (AttributeError, KeyError):
+                return _encoder.encode(event)
             # What is known of actions as text is copied; the bytes are the same.
-            texts = [action.text for action in event.actions]  # type: ignore[attr-defined]
             return _encoder.encode(_SpelledDecision(*_before(event), texts, *_after(event)))
         return _encoder.encode(event)
     except _CODEC_ERRORS as error:

@@ -133,8 +133,9 @@ class Generation:
         scores = estimates.mean
         if scores.shape != (len(actions),):
             raise ScoringError(f"expected {len(actions)} scores, got shape {scores.shape}")
-        # Those of excluded actions too: all scores are logged, and JSON has no NaN.
-        if not all_finite(scores):
+        # All scores are logged, and JSON has no NaN; an exploration looks at eligible ones alone.
+        seen = eligible is None and self.exploration.needs_scores
+        if not seen and not all_finite(scores):
             raise ScoringError("the oracle gave a score that is not finite")
         origin = self.provenance
         pmf = self.exploration.pmf(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ("KERNEL", "Kernel")
+
+_T = TypeVar("_T")
 
 
 class Kernel(Protocol):
@@ -33,6 +35,14 @@ class Kernel(Protocol):
         self, weights: NDArray[Any], context: tuple[Any, Any], actions: Sequence[tuple[Any, Any]], /
     ) -> NDArray[np.float64]:
         """Dot products of a float32 table with the columns of every action, shape (K,)."""
+        ...
+
+    def count(self, actions: list[Any], /) -> int:
+        """How many features all actions have together."""
+        ...
+
+    def look_up(self, known: dict[bytes, _T], texts: list[Any], /) -> list[_T | None]:
+        """What a dictionary has for each of some buffers, by their bytes."""
         ...
 
     def gap_weights(

@@ -9,11 +9,12 @@ import msgspec
 from croupier.policy.decision import DecisionRequest, check_id
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Action, Features, KeptAction
+from croupier.policy.kernel import KERNEL
 from croupier.service.api import DecideRequest
 from croupier.service.refusals import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ("Catalogue",)
 
@@ -62,14 +63,18 @@ class Catalogue:
             whole: DecideRequest = decode(self._decoder, body)
             return _request(whole, whole.actions)
 
-    def _actions(self, texts: Iterable[msgspec.Raw]) -> list[Action]:
+    def _actions(self, texts: list[msgspec.Raw]) -> list[Action]:
         known = self._known
-        actions: list[Action] = []
-        for raw in texts:
-            text = bytes(raw)
-            action = known.get(text)
-            actions.append(self._met(text) if action is None else action)
-        return actions
+        if KERNEL is not None:
+            found = KERNEL.look_up(known, texts)
+        else:
+            found = [known.get(bytes(text)) for text in texts]
+        if None not in found:
+            return found  # type: ignore[return-value]  # mypy doesn't see that none is None
+        return [
+            self._met(bytes(text)) if action is None else action
+            for text, action in zip(texts, found, strict=True)
+        ]
 
     def _met(self, text: bytes) -> KeptAction:
         """Read an action, and keep it."""
@@ -80,7 +85,7 @@ class Catalogue:
             self._known.clear()
             self._bytes = 0
         if room <= self._most_bytes:
-            self._known[text] = action
+            self._known[text] = action.spelt()
             self._bytes += room
         return action
 

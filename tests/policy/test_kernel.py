@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import mmh3
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -143,13 +144,35 @@ def test_gaps_are_weighted_alike(scores: list[float], gamma: float) -> None:
 @settings(deadline=None, derandomize=True)
 @given(MILD, st.text(min_size=1, max_size=5))
 def test_an_event_of_kept_actions_has_the_same_bytes(features: dict[str, Any], name: str) -> None:
-    def event(kind: type[Action]) -> bytes:
+    def event(kind: type[Action], *, spelt: bool = False) -> bytes:
         actions: list[Action] = [kind(name, features), kind(f"{name}!", {})]
+        if spelt:
+            actions = [each.spelt() for each in actions if isinstance(each, KeptAction)]
         request = DecisionRequest(actions=actions, context=features, decision_id="d")
         plan, at = Plan(cold_start("loop")), Circumstances("d", 1)
         return encode_event(decide(request, plan, at))
 
-    assert event(KeptAction) == event(Action)
+    assert event(KeptAction) == event(KeptAction, spelt=True) == event(Action)
+
+
+def test_buffers_are_looked_up_by_their_bytes() -> None:
+    known = {b"a": 1, b"bb": 2}
+    texts = [b"bb", msgspec.Raw(b"a"), memoryview(b"abb")[1:], bytearray(b"c")]
+    assert BUILT.look_up(known, texts) == [2, 1, 2, None]
+    assert BUILT.look_up(known, []) == []
+    mistakes: list[tuple[Any, Any]] = [(known, (b"a",)), ([], [b"a"]), (known, ["a"])]
+    for wrong in mistakes:
+        with pytest.raises(TypeError):
+            BUILT.look_up(*wrong)
+
+
+def test_features_are_counted() -> None:
+    actions = [Action("a", {"x": 1, "y": "z"}), Action("b"), Action("c", {"v": [1.0, 2.0, 3.0]})]
+    encoded = COMPILED.encode({}, actions).actions
+    assert BUILT.count(encoded) == 3 + 1 + 4
+    for wrong in ((encoded[0],), [None], [encoded[0][:1]]):
+        with pytest.raises(TypeError, match="list of pairs"):
+            BUILT.count(wrong)
 
 
 def test_wrong_arguments_are_errors() -> None:
