@@ -88,11 +88,20 @@ class ChildProcess:
                     while process.poll() is None and not self._stopping.wait(_LOOK_EVERY_S):
                         pass
             except OSError as error:
-                _log.warning("the %s can't be started: %s", self._name, error)
+                _log.warning(
+                    "the %s can't be started: %s",
+                    self._name,
+                    error,
+                    extra={"event": "child_not_started"},
+                )
             if time.monotonic() - started > _LONGEST_PAUSE_S:
                 pause = _FIRST_PAUSE_S
             if not self._stopping.wait(pause):
-                _log.warning("the %s has ended, another one takes its place", self._name)
+                _log.warning(
+                    "the %s has ended, another one takes its place",
+                    self._name,
+                    extra={"event": "child_replaced"},
+                )
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
@@ -135,9 +144,8 @@ def stop_all(processes: Sequence[ChildProcess]) -> None:
 def read_job() -> bytes:
     """In the child: the job, from the first line of the standard input; nothing if there is none.
 
-    Also sets up logging, and what MLflow would else do by itself.
+    Also keeps MLflow from what it would do by itself.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
     # The next look is the better retry: MLflow's own would hide for minutes that nobody answers.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -6,14 +6,9 @@ latency. One mirror serves all the scorer processes of a machine.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,23 +27,21 @@ from croupier.policy.traffic import (
     Split,
     canary_share,
 )
+from croupier.service.child import ChildProcess, end_with_parent, read_job
 from croupier.service.config import LogFormat
 from croupier.service.ids import now_us
 from croupier.service.logs import configure_logging
 from croupier.service.serving import RegistryState, ServingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-__all__ = ("MirrorJob", "MirrorProcess", "main", "mirror_registry", "registry_is_new")
+__all__ = ("MirrorJob", "main", "mirror_process", "mirror_registry", "registry_is_new")
 
 _log = logging.getLogger(__name__)
 
 _KEPT_GENERATIONS = 5
 _LEFTOVER_AFTER_S = 3600.0
-_LOOK_EVERY_S = 0.5
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0
 
 
 class MirrorJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,95 +68,20 @@ class MirrorJob(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "auto"
 
 
-class MirrorProcess:
-    """Runs a mirror beside the service, and starts another one should it die.
-
-    The job goes to the child's standard input, since command lines can be read by everybody on the
-    machine and an address may hold a password. The same pipe tells the child, by its end, that the
-    service is gone, whichever way it went.
-    """
-
-    def __init__(self, job: MirrorJob) -> None:
-        self._job = job
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="registry-mirror", daemon=True)
-
-    def start(self) -> None:
-        """Start the process in the background."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the process, and wait until it has."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        pause = _FIRST_PAUSE_S
-        while not self._stopping.is_set():
-            started = time.monotonic()
-            try:
-                with self._started() as process:
-                    while process.poll() is None and not self._stopping.wait(_LOOK_EVERY_S):
-                        pass
-            except OSError as error:
-                _log.warning(
-                    "the registry mirror can't be started: %s",
-                    error,
-                    extra={"event": "mirror_not_started"},
-                )
-            if time.monotonic() - started > _LONGEST_PAUSE_S:
-                pause = _FIRST_PAUSE_S
-            if not self._stopping.wait(pause):
-                _log.warning(
-                    "the registry mirror has ended, another one takes its place",
-                    extra={"event": "mirror_replaced"},
-                )
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-    @contextlib.contextmanager
-    def _started(self) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            # -P, or a module in the working directory could take the place of one of ours.
-            [sys.executable, "-P", "-m", __name__],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            # A terminal's Ctrl-C is for the service, which ends its mirror itself.
-            process_group=0,
-        )
-        assert process.stdin is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(msgspec.json.encode(self._job) + b"\n")
-                process.stdin.flush()
-            yield process
-        finally:
-            process.kill()
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            process.wait()
+def mirror_process(job: MirrorJob) -> ChildProcess:
+    """A mirror beside the service, which takes another one's place should that die."""
+    return ChildProcess("registry mirror", __name__, msgspec.json.encode(job))
 
 
 def main() -> None:
     """Mirror as the job on the first line of the standard input says, until that input ends."""
-    # The next look is the better retry: MLflow's own would hide for minutes that nobody answers.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    line = sys.stdin.buffer.readline()
+    line = read_job()
     if not line:
         return
     job = msgspec.json.decode(line, type=MirrorJob)
     configure_logging(job.log_format)
-    threading.Thread(target=_end_with_service, name="watch", daemon=True).start()
+    end_with_parent()
     mirror_registry(job)
-
-
-def _end_with_service() -> None:
-    # Unbuffered: a thread inside of Python's own reader would trip over the interpreter's end.
-    while os.read(0, 1):
-        pass
-    os._exit(0)
 
 
 def mirror_registry(job: MirrorJob) -> None:

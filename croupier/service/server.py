@@ -226,9 +226,10 @@ def _supervise(
             # As uvicorn does by itself: an interrupted service has ended in order.
             pass
         finally:
-            # Who connects now is to be refused, and not to wait for workers that are ending.
+            # Who connects from now on is to be refused, by all of them at the same time: one that
+            # reaches a worker just before that one's end would never get an answer.
             for listener in listeners:
-                listener.close()
+                listener.shutdown(socket.SHUT_RDWR)
             stop_all(workers)
 
 

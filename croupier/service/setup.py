@@ -22,7 +22,7 @@ from croupier.service.control import ControlSetup
 from croupier.service.follower import Follower
 from croupier.service.limits import FeatureLimits
 from croupier.service.metrics import Metrics
-from croupier.service.mirror import MirrorJob, MirrorProcess, registry_is_new
+from croupier.service.mirror import MirrorJob, mirror_process, registry_is_new
 from croupier.service.scorer import Scorer
 from croupier.service.secret import kept_secret, parse_secret
 from croupier.service.serving import ServingDirectory
@@ -159,7 +159,7 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
 @contextmanager
 def running_mirror(setup: ServiceSetup) -> Iterator[None]:
     """Have the registry's mirror run beside the block."""
-    mirror = MirrorProcess(
+    mirror = mirror_process(
         MirrorJob(
             tracking_uri=setup.tracking_uri,
             loops=list(setup.loops),
