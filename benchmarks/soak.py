@@ -5,7 +5,8 @@ One process does what the service does for each request but HTTP: it decodes a b
 encodes the event and the answer; the event goes to a log through the appender. Every so often it
 loads another generation from disk and swaps it in. Segments of the log are released on the way, so
 that the disk holds two of them at most. One feature of the context is a user's name, of many users,
-so that what is cached by name fills up.
+and one action of every request is new,
+so that what is cached fills up.
 
 What is compared is the resident memory after the warm-up and at the end; the exit code is 1 if it
 grew by more than ``--limit`` per cent. The largest of the samples in between is reported too.
@@ -34,7 +35,8 @@ from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
 from croupier.policy.traffic import Plan
-from croupier.service.api import DecideRequest, DecideResponse
+from croupier.service.api import DecideResponse
+from croupier.service.catalogue import Catalogue
 from croupier.service.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -168,26 +170,21 @@ class _Worker:
         self._appender = appender
         self._requests = requests
         self._rng = random.Random(0)
-        self._decoder = msgspec.json.Decoder(DecideRequest)
+        self._serial = 0
+        self._catalogue = Catalogue()
         self._encoder = msgspec.json.Encoder()
         self._waiting: deque[Future[None]] = deque()
 
     def decide(self) -> None:
+        self._serial += 1
         user = b'{"context":{"user":"u%d",' % self._rng.randrange(_USERS)
+        # One of its actions was never met before, and will not be again.
+        fresh = b'"features":{"serial":%d,' % self._serial
         body = self._rng.choice(self._requests).replace(b'{"context":{', user, 1)
-        decision = self._scorer.decide(_LOOP, self._decoder.decode(body))
+        body = body.replace(b'"features":{', fresh, 1)
+        decision = self._scorer.decide(_LOOP, self._catalogue.read(body))
         self._waiting.append(self._appender.submit(Record.of(decision)))
-        self._encoder.encode(
-            DecideResponse(
-                decision_id=decision.decision_id,
-                loop=decision.loop,
-                generation=decision.generation,
-                action=decision.actions[decision.chosen].id,
-                index=decision.chosen,
-                propensity=decision.propensity,
-                pmf=decision.pmf,
-            )
-        )
+        self._encoder.encode(DecideResponse.of(decision))
         if len(self._waiting) > _WAITING:
             self._waiting.popleft().result()
 
