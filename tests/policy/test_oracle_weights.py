@@ -13,11 +13,14 @@ from croupier.policy.events import Action
 from croupier.policy.oracle import (
     BootstrapConfig,
     CoverConfig,
+    DistilledConfig,
     OracleConfig,
     RidgeConfig,
     SklearnConfig,
+    SklearnOnnxConfig,
     TrainingRow,
     VowpalWabbitConfig,
+    VowpalWabbitModelConfig,
     make_oracle,
     poisson_weights,
 )
@@ -31,11 +34,18 @@ LOGISTIC = "sklearn.linear_model.LogisticRegression"
 
 # Exact: what is minimised is a sum over rows.
 RIDGE = SklearnConfig(params={"alpha": 1.0, "solver": "cholesky"}, encoder=ENCODER)
+TREE = SklearnOnnxConfig(
+    estimator="sklearn.tree.DecisionTreeRegressor", params={"max_depth": 3}, encoder=ENCODER
+)
 SUMS: dict[str, OracleConfig] = {
     "ridge": RidgeConfig(l2=1.0, encoder=ENCODER),
     "sklearn": RIDGE,
     "sklearn logistic": SklearnConfig(
         estimator=LOGISTIC, params={"tol": 1e-10, "max_iter": 5000}, encoder=ENCODER
+    ),
+    # A tree finds such rewards whatever the weights are.
+    "sklearn_onnx": SklearnOnnxConfig(
+        estimator="sklearn.linear_model.Ridge", params=RIDGE.params, encoder=ENCODER
     ),
 }
 # In the limit of many passes: gradient steps whose size hangs on what came before.
@@ -45,6 +55,10 @@ STEPS: dict[str, OracleConfig] = {
     "vowpal_wabbit dr": VowpalWabbitConfig(cb_type="dr", passes=20, encoder=ENCODER),
     "cover": CoverConfig(members=3, psi=0.0, encoder=ENCODER),
     "bootstrap": BootstrapConfig(base=VowpalWabbitConfig(passes=20, encoder=ENCODER), members=20),
+    "vowpal_wabbit_model": VowpalWabbitModelConfig(
+        arguments="-q ca", passes=20, encoder=EncoderConfig(bits=16)
+    ),
+    "distilled": DistilledConfig(base=TREE),
 }
 
 
