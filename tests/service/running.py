@@ -129,8 +129,6 @@ class Server:
                 [*self._prefix, *self._command("serve", *self._arguments)],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                # A group of its own, so that it can be ended with all of its workers.
-                start_new_session=True,
             )
         try:
             wait_until(self._announced)
@@ -147,17 +145,20 @@ class Server:
 
     def kill(self) -> None:
         """End it and its workers as a power failure would, as far as processes go."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in (*self.workers(), self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(timeout=PATIENCE_S)
 
     def workers(self) -> list[int]:
-        """Processes that it has started in its group; the registry's mirror is in its own."""
-        listed = subprocess.run(
-            ["ps", "-e", "-o", "pid=,pgid="], capture_output=True, text=True, check=True
-        )
-        pairs = [map(int, line.split()) for line in listed.stdout.splitlines()]
-        return [pid for pid, group in pairs if group == self.process.pid != pid]
+        """Process ids of its workers, if it has several."""
+        return self.children("croupier.service.worker")
+
+    def children(self, module: str) -> list[int]:
+        """Process ids of those of its children that run a module."""
+        files = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for file in files for pid in file.read_text().split()]
+        return [pid for pid in pids if module in _command_line(pid)]
 
     def run(self, command: str, *arguments: str) -> Any:
         """Run another command on its data, and give its JSON."""
@@ -261,3 +262,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)
+
+
+def _command_line(pid: int) -> list[str]:
+    """A process's arguments; none if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []

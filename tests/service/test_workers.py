@@ -31,14 +31,6 @@ DECIDE = {"actions": [{"id": "a"}, {"id": "b"}]}
 MODULES = {"croupier.service.worker": 3, "croupier.service.mirror": 1}
 
 
-def children(server: Server, module: str) -> list[int]:
-    """Process ids of the service's children that run a module."""
-    parent = server.process.pid
-    found = Path(f"/proc/{parent}/task").glob("*/children")
-    pids = [int(pid) for file in found for pid in file.read_text().split()]
-    return [pid for pid in pids if module in Path(f"/proc/{pid}/cmdline").read_text()]
-
-
 def total(server: Server, name: str) -> float:
     text = server.get("/metrics").body.decode()
     return sum(float(value) for value in re.findall(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE))
@@ -47,7 +39,7 @@ def total(server: Server, name: str) -> float:
 @pytest.fixture
 def served(serve: Serve) -> Server:
     server = serve(CONFIG)
-    wait_until(lambda: all(len(children(server, m)) == n for m, n in MODULES.items()))
+    wait_until(lambda: all(len(server.children(m)) == n for m, n in MODULES.items()))
     return server
 
 
@@ -76,9 +68,9 @@ def test_one_that_dies_is_replaced_and_still_counts(served: Server) -> None:
     for _ in range(30):
         assert served.post("digits/decide", DECIDE).status == 200
     wait_until(lambda: total(served, "croupier_decisions_total") == 30.0)
-    workers = children(served, "croupier.service.worker")
+    workers = served.workers()
     os.kill(workers[0], signal.SIGKILL)
-    wait_until(lambda: len(children(served, "croupier.service.worker")) == 3)
+    wait_until(lambda: len(served.workers()) == 3)
     for _ in range(30):
         assert served.post("digits/decide", DECIDE).status == 200
     wait_until(lambda: total(served, "croupier_decisions_total") == 60.0)
@@ -87,7 +79,7 @@ def test_one_that_dies_is_replaced_and_still_counts(served: Server) -> None:
 def test_sigterm_answers_what_is_in_flight_and_leaves_nobody_behind(served: Server) -> None:
     with Load(served, clients=8) as load:
         load.wait_for(decisions=300)
-        workers = children(served, "croupier.service.worker")
+        workers = served.workers()
         assert served.stop() == 0
         load.join()
     assert (load.told.refused, load.told.unanswered) == ([], [])
@@ -99,8 +91,8 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nobody_behind(served: Serv
 
 
 def test_workers_end_with_their_parent(served: Server) -> None:
-    workers = children(served, "croupier.service.worker")
-    served.kill()
+    workers = served.workers()
+    served.process.kill()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
