@@ -18,9 +18,8 @@ __all__ = ("ChildProcess", "end_with_parent", "read_job", "stop_all")
 
 _log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0
+_LOOK_EVERY_S = 0.1
+_FIRST_PAUSE_S = 0.5
 
 
 class ChildProcess:
@@ -43,6 +42,8 @@ class ChildProcess:
     grace_s
         How long it may take to end by itself when it is asked to, in seconds; without any it is not
         asked.
+    longest_pause_s
+        Before it is started again, in seconds; one that keeps dying soon is given ever more.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class ChildProcess:
         *,
         descriptors: Sequence[int] = (),
         grace_s: float = 0.0,
+        longest_pause_s: float = 60.0,
     ) -> None:
         self._name = name
         self._module = module
         self._job = job
         self._descriptors = descriptors
         self._grace_s = grace_s
+        self._longest_pause_s = longest_pause_s
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -94,7 +97,7 @@ class ChildProcess:
                     error,
                     extra={"event": "child_not_started"},
                 )
-            if time.monotonic() - started > _LONGEST_PAUSE_S:
+            if time.monotonic() - started > self._longest_pause_s:
                 pause = _FIRST_PAUSE_S
             if not self._stopping.wait(pause):
                 _log.warning(
@@ -102,7 +105,7 @@ class ChildProcess:
                     self._name,
                     extra={"event": "child_replaced"},
                 )
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                pause = min(2 * pause, self._longest_pause_s)
 
     @contextlib.contextmanager
     def _started(self) -> Iterator[subprocess.Popen[bytes]]:

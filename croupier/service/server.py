@@ -213,6 +213,8 @@ def _supervise(
             descriptors=[listener.fileno()],
             # Beyond what it takes to drain, it writes out the log.
             grace_s=2 * DRAIN_S + 1.0,
+            # Meanwhile its connections wait.
+            longest_pause_s=2.0,
         )
         for number, listener in enumerate(listeners, 1)
     ]
