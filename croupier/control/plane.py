@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from croupier.control.job import ControlJob
-    from croupier.eventlog.log import EventLog
+    from croupier.eventlog.log import LogPartition
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
@@ -315,7 +315,7 @@ class Plane:
                 log.append(records[start : start + _RECORDS_AT_ONCE])
         return len(records)
 
-    def _unsunk_times(self, log: EventLog, loop: str) -> list[int]:
+    def _unsunk_times(self, log: LogPartition, loop: str) -> list[int]:
         first = max(sunk_position(self.lake) or 0, log.start())
         end = log.end()
         late = max(first, end - _LOOKED_THROUGH)

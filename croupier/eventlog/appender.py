@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from logging import getLogger
 from typing import TYPE_CHECKING
 
-from croupier.eventlog.log import Durability, EventLog, LogConfig, Record
+from croupier.eventlog.log import Durability, LogConfig, LogWriter, Record
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Appender:
 
     def __init__(
         self,
-        log: EventLog,
+        log: LogWriter,
         *,
         max_batch: int,
         max_pending: int,
@@ -104,7 +104,7 @@ class Appender:
         self._thread.start()
 
     @classmethod
-    def open(cls, log: EventLog, config: LogConfig | None = None) -> Self:
+    def open(cls, log: LogWriter, config: LogConfig | None = None) -> Self:
         """Start an appender the way a configuration says."""
         config = config or LogConfig()
         return cls(

@@ -1,8 +1,9 @@
 """What every event log keeps to, whatever it stores its records in.
 
-A log is a sequence of records. Each has a *position*: the first is 1, the next is 2, without gaps
-and for as long as the log lives. Whoever reads keeps the position of the next record and asks
-again; whoever has copied everything below a position somewhere safe may release it.
+A log is one or several partitions, each a sequence of records. A record has a *position* in its
+partition, for as long as the log lives, and positions grow. Whoever reads keeps the position after
+the last record that it got and asks again; whoever has copied everything below a position somewhere
+safe may release it. Records of one key are always in one partition.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from croupier.eventlog.kafka.config import KafkaConfig
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Event, Judgement, encode_event
 
@@ -20,12 +22,25 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ("FIRST_POSITION", "Durability", "EventLog", "LogConfig", "LogEntry", "Record")
+__all__ = (
+    "FIRST_POSITION",
+    "Backend",
+    "Durability",
+    "EventLog",
+    "LogConfig",
+    "LogEntry",
+    "LogPartition",
+    "LogWriter",
+    "Record",
+)
 
 FIRST_POSITION = 1
 
 Durability: TypeAlias = Literal["commit", "buffered"]
 """``commit``: acknowledged once it is on disk; ``buffered``: once it is in memory."""
+
+Backend: TypeAlias = Literal["sqlite", "kafka"]
+"""``sqlite``: a folder of this machine; ``kafka``: a cluster that any number of machines share."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -89,8 +104,8 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-class EventLog(ABC):
-    """An append-only sequence of records that several processes write and read at once.
+class LogWriter(ABC):
+    """Where records are appended to.
 
     Every method may be called from any thread. A log that was opened before a ``fork`` must not be
     used in the child: open another one there.
@@ -102,8 +117,8 @@ class EventLog(ABC):
         """The largest payload that this log accepts, in bytes."""
 
     @abstractmethod
-    def append(self, records: Sequence[Record]) -> int:
-        """Append records next to each other, all of them or none.
+    def append(self, records: Sequence[Record]) -> int | None:
+        """Append records in this order.
 
         They are durable when this returns, to the degree that the log was opened for. Without any
         records nothing is written, but it is still an error if the log can't be written now.
@@ -111,30 +126,56 @@ class EventLog(ABC):
         Parameters
         ----------
         records
-            What to append, in this order.
+            What to append.
 
         Returns
         -------
-        int
-            The position after the last of them.
+        int or None
+            The position after the last of them, where the log is one sequence.
 
         Raises
         ------
         LogUnavailableError
-            If they can't be written now. Nobody has read or will read a part of them. If the
-            device failed while they were being committed *and* the machine crashed right after,
-            all of them may be found afterwards; readers drop such repeats by id.
+            If they can't be written now. A log on one machine then has none of them; of one that
+            is shared some or all may be found afterwards. Readers drop such repeats by id.
         InvalidInputError
             If a payload is larger than `max_payload_bytes`. Nothing was written.
         """
 
     @abstractmethod
+    def close(self) -> None:
+        """Give back files and connections. Closing twice is harmless; using it after is not."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LogPartition(ABC):
+    """A sequence of records that is read by position.
+
+    Every method may be called from any thread.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What tells it from the log's other partitions, for as long as the log lives."""
+
+    @abstractmethod
     def read(self, position: int, *, limit: int) -> list[LogEntry]:
         """Read what stands at a position and after it, in order.
 
-        Positions are continuous: the first entry is at `position`, and an entry that becomes
-        visible later never has a smaller position than one that was already read. So a reader
-        that continues after the last entry it got misses nothing.
+        An entry that becomes visible later never has a smaller position than one that was already
+        read, or than the :meth:`end` that was told before. So a reader that continues after the
+        last entry it got misses nothing.
 
         Parameters
         ----------
@@ -146,12 +187,13 @@ class EventLog(ABC):
         Returns
         -------
         list of LogEntry
-            Up to `limit` entries; fewer, or none, where the log ends.
+            Up to `limit` entries; none only if nothing stood from `position` up to the end as it
+            was when this was called.
 
         Raises
         ------
         InvalidInputError
-            If `position` was released already or is below 1, or if `limit` is below 1.
+            If `position` was released already or is below the first, or if `limit` is below 1.
         LogUnavailableError
             If the log can't be read now.
         """
@@ -168,7 +210,7 @@ class EventLog(ABC):
 
     @abstractmethod
     def end(self) -> int:
-        """Position that the next record will get.
+        """Position that no record that can be read now has or comes after.
 
         Raises
         ------
@@ -199,20 +241,19 @@ class EventLog(ABC):
             If segments can't be removed now.
         """
 
+
+class EventLog(LogWriter):
+    """An append-only log that several processes write and read at once."""
+
     @abstractmethod
-    def close(self) -> None:
-        """Give back files and connections. Closing twice is harmless; using it after is not."""
+    def partitions(self) -> Sequence[LogPartition]:
+        """What it consists of, always in the same order; more may be added at the end.
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        Raises
+        ------
+        LogUnavailableError
+            If the log can't be read now.
+        """
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -233,6 +274,10 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Most records that may wait to be written; beyond that the log is unavailable.
     max_pending_bytes
         Likewise, of their payloads; a single append may have more if nothing else waits.
+    backend
+        Where the log is kept.
+    kafka
+        How, with the backend ``kafka``.
     """
 
     durability: Durability = "commit"
@@ -241,6 +286,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_batch: int = 512
     max_pending: int = 8192
     max_pending_bytes: int = 134_217_728
+    backend: Backend = "sqlite"
+    kafka: KafkaConfig = KafkaConfig()
 
     def __post_init__(self) -> None:
         if self.segment_rows < 1:

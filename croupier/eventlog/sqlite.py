@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
-from croupier.eventlog.log import FIRST_POSITION, EventLog, LogConfig, LogEntry
+from croupier.eventlog.log import FIRST_POSITION, EventLog, LogConfig, LogEntry, LogPartition
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ _decoder = msgspec.msgpack.Decoder(list[tuple[str, str, str, bytes]])
 _logger = getLogger(__name__)
 
 
-class SqliteEventLog(EventLog):
+class SqliteEventLog(EventLog, LogPartition):
     """An event log in a folder of SQLite files.
 
     Several processes may open the same folder, to write and to read. Threads may share one
@@ -177,7 +177,17 @@ class SqliteEventLog(EventLog):
         """The largest payload that this log accepts, in bytes."""
         return MAX_PAYLOAD_BYTES
 
-    def append(self, records: Sequence[Record]) -> int:  # noqa: D102 - see EventLog
+    @property
+    def name(self) -> str:
+        """Its own name, since it is the only partition."""
+        return "log"
+
+    def partitions(self) -> Sequence[LogPartition]:
+        """The log itself: one sequence, whose positions are continuous from 1."""
+        return (self,)
+
+    def append(self, records: Sequence[Record]) -> int:
+        """Append records next to each other, all of them or none; see LogWriter."""
         sizes = [len(record.payload) for record in records]
         if sizes and max(sizes) > MAX_PAYLOAD_BYTES:
             raise InvalidInputError(
@@ -193,7 +203,7 @@ class SqliteEventLog(EventLog):
             writer.count(sum(sizes))
         return position
 
-    def read(self, position: int, *, limit: int) -> list[LogEntry]:  # noqa: D102 - see EventLog
+    def read(self, position: int, *, limit: int) -> list[LogEntry]:  # noqa: D102 - see LogPartition
         if limit < 1:
             raise InvalidInputError("limit", f"expected at least 1, got {limit}")
         limit = min(limit, _LARGEST_INTEGER)
@@ -210,12 +220,12 @@ class SqliteEventLog(EventLog):
                 with suppress(_SegmentGoneError):
                     return self._collect(bases, position, limit)
 
-    def start(self) -> int:  # noqa: D102 - see EventLog
+    def start(self) -> int:  # noqa: D102 - see LogPartition
         with self._reading("reading the log's start"):
             bases = self._current_bases()
             return bases[0] if bases else FIRST_POSITION
 
-    def end(self) -> int:  # noqa: D102 - see EventLog
+    def end(self) -> int:  # noqa: D102 - see LogPartition
         with self._reading("reading the log's end"):
             while True:
                 bases = self._current_bases()
@@ -225,7 +235,7 @@ class SqliteEventLog(EventLog):
                     _, state = self._read_segment(bases[-1], bases[-1], 0)
                     return state.end
 
-    def release(self, position: int) -> int:  # noqa: D102 - see EventLog
+    def release(self, position: int) -> int:  # noqa: D102 - see LogPartition
         removed = 0
         with self._writing("releasing segments"):
             # The last segment is never in question: it is nobody's predecessor.
@@ -241,7 +251,7 @@ class SqliteEventLog(EventLog):
             self._segments.sweep()
         return removed
 
-    def close(self) -> None:  # noqa: D102 - see EventLog
+    def close(self) -> None:  # noqa: D102 - see LogPartition
         self._closed = True
         if os.getpid() != self._pid:
             # A child's copies: the locks may be held by threads that it doesn't have.

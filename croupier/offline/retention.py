@@ -22,7 +22,7 @@ from croupier.policy.events import decode_event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from croupier.eventlog.log import EventLog
+    from croupier.eventlog.log import LogPartition
     from croupier.offline.lake import Lake, TableName
     from croupier.offline.sink import SinkReport
     from croupier.policy.loop import LoopConfig
@@ -54,7 +54,7 @@ class RetentionReport:
 
 
 def retain(
-    lake: Lake, log: EventLog, loops: Mapping[str, LoopConfig], *, now_us: int
+    lake: Lake, log: LogPartition, loops: Mapping[str, LoopConfig], *, now_us: int
 ) -> RetentionReport:
     """Forget what is older than its loop's `log_retention`.
 
@@ -94,7 +94,7 @@ def retain(
     return RetentionReport(forgotten, _release(lake, log) if due else 0)
 
 
-def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
+def forget_all(lake: Lake, log: LogPartition, loop: str) -> RetentionReport:
     """Forget everything of a loop that is in the lake, joined or not.
 
     Parameters
@@ -113,7 +113,7 @@ def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
 
 
 def sink_again(
-    log: EventLog,
+    log: LogPartition,
     fresh: Lake,
     lake: Lake,
     loops: Iterable[str],
@@ -176,7 +176,7 @@ def _forget(lake: Lake, gone: pl.Expr, predicate: str, mark: str, progress: int)
     return removed
 
 
-def _first_unsunk(lake: Lake, log: EventLog) -> int | None:
+def _first_unsunk(lake: Lake, log: LogPartition) -> int | None:
     """Time of the first event that isn't in the lake; None if all are."""
     position = max(sunk_position(lake) or 0, log.start())
     entries = log.read(position, limit=1) if position < log.end() else []
@@ -207,7 +207,7 @@ def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
     return first
 
 
-def _release(lake: Lake, log: EventLog) -> int:
+def _release(lake: Lake, log: LogPartition) -> int:
     """Let the log go of what the lake has had and no longer has."""
     position = sunk_position(lake)
     if position is None:

@@ -22,7 +22,7 @@ from croupier.policy.events import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from croupier.eventlog.log import EventLog, LogEntry
+    from croupier.eventlog.log import LogEntry, LogPartition
     from croupier.policy.events import Event
 
     Progress: TypeAlias = Callable[[int, int], None]
@@ -63,7 +63,7 @@ class SinkReport:
 
 
 def sink(
-    log: EventLog,
+    log: LogPartition,
     lake: Lake,
     progress: Progress | None = None,
     *,

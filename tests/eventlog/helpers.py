@@ -13,7 +13,7 @@ from croupier.eventlog.log import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from croupier.eventlog.log import EventLog, LogEntry
+    from croupier.eventlog.log import LogEntry, LogPartition
 
 SCRIPTS = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def keys(entries: list[LogEntry]) -> list[str]:
     return [entry.key for entry in entries]
 
 
-def read_all(log: EventLog, limit: int = 1000) -> list[LogEntry]:
+def read_all(log: LogPartition, limit: int = 1000) -> list[LogEntry]:
     """Read from the start to the end, and check that the positions have no gap."""
     entries: list[LogEntry] = []
     position = start = log.start()

@@ -13,16 +13,16 @@ from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from tests.eventlog.helpers import keys, read_all, record, records
 
 if TYPE_CHECKING:
-    from croupier.eventlog.log import EventLog
+    from croupier.eventlog.sqlite import SqliteEventLog
 
 
-def test_an_empty_log_starts_and_ends_at_the_first_position(log: EventLog) -> None:
+def test_an_empty_log_starts_and_ends_at_the_first_position(log: SqliteEventLog) -> None:
     assert (log.start(), log.end()) == (FIRST_POSITION, FIRST_POSITION)
     assert log.read(FIRST_POSITION, limit=10) == []
     assert log.release(100) == 0
 
 
-def test_what_is_appended_is_read_back(log: EventLog) -> None:
+def test_what_is_appended_is_read_back(log: SqliteEventLog) -> None:
     payload = bytes(range(256))
     assert log.append([Record("caf\u00e9", "outcome", "k\x00\U0001f3b2", payload)]) == 2
     assert log.read(1, limit=10) == [
@@ -31,7 +31,7 @@ def test_what_is_appended_is_read_back(log: EventLog) -> None:
     assert log.end() == 2
 
 
-def test_positions_continue_from_append_to_append(log: EventLog) -> None:
+def test_positions_continue_from_append_to_append(log: SqliteEventLog) -> None:
     assert log.append(records(0, 3)) == 4
     assert log.append(records(3, 1)) == 5
     assert log.append(records(4, 17)) == 22
@@ -40,14 +40,14 @@ def test_positions_continue_from_append_to_append(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 7, 100, 2**80])
-def test_any_limit_reads_the_same(log: EventLog, limit: int) -> None:
+def test_any_limit_reads_the_same(log: SqliteEventLog, limit: int) -> None:
     for first in range(0, 24, 2):
         log.append(records(first, 2))
     assert len(log.read(1, limit=limit)) == min(limit, 24)
     assert keys(read_all(log, limit)) == [f"d{number}" for number in range(24)]
 
 
-def test_reading_begins_where_it_is_told(log: EventLog) -> None:
+def test_reading_begins_where_it_is_told(log: SqliteEventLog) -> None:
     for number in range(12):
         log.append([record(number)])
     for position in range(1, 13):
@@ -59,26 +59,28 @@ def test_reading_begins_where_it_is_told(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("position", [0, -1])
-def test_positions_begin_at_1(log: EventLog, position: int) -> None:
+def test_positions_begin_at_1(log: SqliteEventLog, position: int) -> None:
     with pytest.raises(InvalidInputError) as caught:
         log.read(position, limit=1)
     assert caught.value.field == "position"
 
 
-def test_a_limit_is_at_least_1(log: EventLog) -> None:
+def test_a_limit_is_at_least_1(log: SqliteEventLog) -> None:
     with pytest.raises(InvalidInputError) as caught:
         log.read(1, limit=0)
     assert caught.value.field == "limit"
 
 
-def test_appending_nothing_writes_nothing(log: EventLog) -> None:
+def test_appending_nothing_writes_nothing(log: SqliteEventLog) -> None:
     assert log.append([]) == 1
     log.append(records(0, 2))
     assert log.append([]) == 3
     assert log.end() == 3
 
 
-def test_a_payload_beyond_the_limit_is_refused_with_all_that_came_along(log: EventLog) -> None:
+def test_a_payload_beyond_the_limit_is_refused_with_all_that_came_along(
+    log: SqliteEventLog,
+) -> None:
     oversized = Record("checkout", "decision", "big", bytes(log.max_payload_bytes + 1))
     with pytest.raises(InvalidInputError, match="at most"):
         log.append([record(0), oversized])
@@ -87,7 +89,7 @@ def test_a_payload_beyond_the_limit_is_refused_with_all_that_came_along(log: Eve
     assert keys(read_all(log)) == ["d1"]
 
 
-def test_large_payloads_and_large_batches(log: EventLog) -> None:
+def test_large_payloads_and_large_batches(log: SqliteEventLog) -> None:
     large = Record("checkout", "decision", "large", b"\x00\xff" * 8_000_000)
     batch = [record(number, 1500) for number in range(10_000)]
     log.append([large])
@@ -97,7 +99,7 @@ def test_large_payloads_and_large_batches(log: EventLog) -> None:
     assert [entry.payload for entry in entries[1:]] == [record.payload for record in batch]
 
 
-def test_release_lets_go_of_whole_segments_only(log: EventLog) -> None:
+def test_release_lets_go_of_whole_segments_only(log: SqliteEventLog) -> None:
     for number in range(23):
         log.append([record(number)])
     assert log.release(1) == 0
@@ -108,7 +110,7 @@ def test_release_lets_go_of_whole_segments_only(log: EventLog) -> None:
     assert keys(read_all(log)) == [f"d{number}" for number in range(10, 23)]
 
 
-def test_released_positions_cannot_be_read(log: EventLog) -> None:
+def test_released_positions_cannot_be_read(log: SqliteEventLog) -> None:
     for number in range(12):
         log.append([record(number)])
     assert log.read(3, limit=1)
@@ -121,7 +123,7 @@ def test_released_positions_cannot_be_read(log: EventLog) -> None:
     assert keys(log.read(6, limit=1)) == ["d5"]
 
 
-def test_the_end_is_never_released(log: EventLog) -> None:
+def test_the_end_is_never_released(log: SqliteEventLog) -> None:
     for number in range(12):
         log.append([record(number)])
     log.release(2**80)
@@ -130,7 +132,7 @@ def test_the_end_is_never_released(log: EventLog) -> None:
     assert log.append([record(12)]) == 14
 
 
-def test_a_full_last_segment_is_kept_until_it_has_a_successor(log: EventLog) -> None:
+def test_a_full_last_segment_is_kept_until_it_has_a_successor(log: SqliteEventLog) -> None:
     log.append(records(0, 5))
     assert log.release(100) == 0
     assert log.end() == 6
@@ -139,7 +141,7 @@ def test_a_full_last_segment_is_kept_until_it_has_a_successor(log: EventLog) -> 
     assert log.start() == 6
 
 
-def test_a_closed_log_says_so(log: EventLog) -> None:
+def test_a_closed_log_says_so(log: SqliteEventLog) -> None:
     log.append([record(0)])
     log.close()
     log.close()
@@ -154,7 +156,7 @@ def test_a_closed_log_says_so(log: EventLog) -> None:
             use()
 
 
-def test_threads_share_a_log(log: EventLog) -> None:
+def test_threads_share_a_log(log: SqliteEventLog) -> None:
     """Writers keep their order, nothing is lost, and a reader sees a prefix at all times."""
     writers, appends = 4, 40
     done = threading.Event()

@@ -1,0 +1,120 @@
+"""How a Kafka cluster is reached, and what its topics are made with."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+__all__ = ("Compression", "KafkaConfig", "KafkaSecurity", "SecurityProtocol")
+
+SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Compression: TypeAlias = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+
+_SASL = ("SASL_PLAINTEXT", "SASL_SSL")
+
+
+class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a client proves who it is, and the brokers who they are.
+
+    Attributes
+    ----------
+    protocol
+        As Kafka names it.
+    ca_file, cert_file, key_file
+        PEM files: whom to trust, and the client's own certificate and key where brokers ask for it.
+    check_hostname
+        Whether a broker's certificate must bear its name.
+    sasl_mechanism, username, password
+        With a SASL protocol. The password is best given by the environment:
+        ``CROUPIER_LOG__KAFKA__SECURITY__PASSWORD``.
+    """
+
+    protocol: SecurityProtocol = "PLAINTEXT"
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    check_hostname: bool = True
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str | None = None
+    password: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol in _SASL and (not self.username or not self.password):
+            raise ValueError(f"username and password must be given with {self.protocol}")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file must be given together")
+
+
+class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cluster that a log is kept in.
+
+    Attributes
+    ----------
+    bootstrap_servers
+        ``host:port`` of brokers to ask first.
+    security
+        How to get in.
+    topic_prefix
+        What the names of all topics begin with.
+    partitions, replication, min_insync, retention_s
+        What topics are made with where they are missing: partitions, copies of each, how many
+        copies must have a record before it is acknowledged, and how long records are kept, in
+        seconds (None keeps them for ever). Decisions and outcomes of a loop must have the same
+        number of partitions.
+    client
+        Whose code talks to the brokers; ``confluent-kafka`` has to be installed.
+    compression, linger_ms, batch_bytes
+        How records are put together on their way.
+    delivery_timeout_s
+        How long a record may take to be acknowledged by the cluster before it is taken to be
+        away, in seconds.
+    """
+
+    bootstrap_servers: tuple[str, ...] = ("127.0.0.1:9092",)
+    security: KafkaSecurity = KafkaSecurity()
+    topic_prefix: str = "croupier"
+    partitions: int = 6
+    replication: int = 1
+    min_insync: int = 1
+    retention_s: int | None = None
+    client: Literal["kafka-python", "confluent-kafka"] = "kafka-python"
+    compression: Compression = "none"
+    linger_ms: int = 0
+    batch_bytes: int = 262_144
+    delivery_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.bootstrap_servers or not all(self.bootstrap_servers):
+            raise ValueError("bootstrap_servers must name at least one host:port")
+        if not valid_topic_part(self.topic_prefix):
+            raise ValueError(
+                "topic_prefix must be 1 to 100 letters, digits, dots, hyphens and underscores, "
+                f"got {self.topic_prefix!r}"
+            )
+        if self.partitions < 1:
+            raise ValueError(f"partitions must be at least 1, got {self.partitions}")
+        if self.replication < 1:
+            raise ValueError(f"replication must be at least 1, got {self.replication}")
+        if not 1 <= self.min_insync <= self.replication:
+            raise ValueError(
+                f"min_insync must be between 1 and replication ({self.replication}), "
+                f"got {self.min_insync}"
+            )
+        if self.retention_s is not None and self.retention_s < 1:
+            raise ValueError(f"retention_s must be at least 1, got {self.retention_s}")
+        if not 0 <= self.linger_ms <= 10_000:
+            raise ValueError(f"linger_ms must be in [0, 10000], got {self.linger_ms}")
+        if self.batch_bytes < 1:
+            raise ValueError(f"batch_bytes must be at least 1, got {self.batch_bytes}")
+        if not 0 < self.delivery_timeout_s <= 3600:
+            raise ValueError(
+                f"delivery_timeout_s must be in (0, 3600], got {self.delivery_timeout_s}"
+            )
+
+
+def valid_topic_part(text: str) -> bool:
+    """Whether Kafka takes it as a part of a topic's name."""
+    return 0 < len(text) <= 100 and all(
+        each.isascii() and (each.isalnum() or each in "._-") for each in text
+    )
