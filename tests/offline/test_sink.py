@@ -134,7 +134,7 @@ def expected_row(event: Event, offset: int) -> tuple[TableName, Key, dict[str, A
     """Table, key and row of an event, written down a second time."""
     moment = UNIX + timedelta(microseconds=event.ts)
     fields = {name: getattr(event, name) for name in event.__struct_fields__ if name != "version"}
-    row = fields | {"ts": moment, "date": moment.date(), "offset": offset}
+    row = fields | {"ts": moment, "date": moment.date(), "offset": offset, "partition": None}
     match event:
         case Decision():
             row |= {
