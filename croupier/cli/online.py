@@ -19,7 +19,8 @@ from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
 from croupier.eventlog.spilling import SpillState, spill_state
-from croupier.policy.errors import InvalidInputError
+from croupier.offline.sink import partition_states
+from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from croupier.service.control import ControlSetup
 from croupier.service.logs import configure_logging
 from croupier.service.server import read_address, run_service
@@ -214,12 +215,19 @@ def _service(paths: DataPaths) -> dict[str, Any]:
         return {"running": False, "url": address.url, "error": str(error)}
 
 
-def _log_state(session: Session) -> dict[str, int] | None:
-    if not session.paths.log.is_dir():
-        return None
-    sunk = session.lake.progress("decisions", "croupier-sink") or 1
-    with session.log() as log:
-        return {"start": log.start(), "end": log.end(), "not_in_lake": log.end() - sunk}
+def _log_state(session: Session) -> dict[str, Any] | None:
+    if session.config.log.backend == "sqlite":
+        if not session.paths.log.is_dir():
+            return None
+        with session.log() as log:
+            (state,) = partition_states(log, session.lake)
+        return {"start": state.start, "end": state.end, "not_in_lake": state.lag}
+    try:
+        with session.log() as log:
+            states = partition_states(log, session.lake)
+    except LogUnavailableError as error:
+        return {"error": str(error)}
+    return {"partitions": len(states), "not_in_lake": sum(state.lag for state in states)}
 
 
 def _loop_states(session: Session) -> list[LoopState]:
@@ -289,9 +297,12 @@ def _spill_line(spill: SpillState) -> str:
     return f"{spill.records:,} records wait for the cluster since {since}"
 
 
-def _log_line(log: dict[str, int] | None) -> str:
+def _log_line(log: dict[str, Any] | None) -> str:
     if log is None:
         return "none yet"
-    return (
-        f"positions {log['start']:,} to {log['end'] - 1:,}, {log['not_in_lake']:,} not in the lake"
-    )
+    if "error" in log:
+        return f"can't be read: {log['error']}"
+    waiting = f"{log['not_in_lake']:,} not in the lake"
+    if "partitions" in log:
+        return f"{log['partitions']:,} partitions, {waiting}"
+    return f"positions {log['start']:,} to {log['end'] - 1:,}, {waiting}"
