@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.kafka.config import Compression
 
+# kafka-python leaves a socket that finds nobody to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 CLIENTS = ("kafka-python", "confluent-kafka")
 LOOPS = ("checkout", "banner")
 KINDS = ("decision", "outcome")
@@ -56,11 +58,8 @@ class Found(NamedTuple):
 @pytest.fixture(autouse=True)
 def _patient_for_a_second(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("croupier.eventlog.kafka.connection._SHORTEST_WAIT_S", 1.0)
-    with warnings.catch_warnings():
-        # kafka-python leaves a socket that finds nobody to the garbage collector.
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(params=CLIENTS)

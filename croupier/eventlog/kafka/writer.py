@@ -156,6 +156,11 @@ class KafkaWriter(LogWriter):
         self._pid = os.getpid()
 
     @property
+    def config(self) -> KafkaConfig:
+        """The cluster, and how it is written to."""
+        return self._config
+
+    @property
     def max_payload_bytes(self) -> int:
         """The largest payload that fits into a message."""
         return self._max_payload_bytes
