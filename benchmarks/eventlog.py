@@ -19,7 +19,6 @@ is the rate at which ``croupier sink`` brings over what is there already.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
 import statistics
@@ -173,12 +172,12 @@ class VisibleRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SinkRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows per second that sinks bring into the lake together."""
+    """Rows per second that sinks bring into the lake together; None if they came all at once."""
 
     log: LogName
     partitions: int
     processes: int
-    per_second: float
+    per_second: float | None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -423,7 +422,7 @@ class _Bench:
                 sink(log, lake, batch=_SINK_ROWS)
             return self._size.sunk / (time.perf_counter() - began)
 
-    def _sink_in_group(self, partitions: int, processes: int) -> float:
+    def _sink_in_group(self, partitions: int, processes: int) -> float | None:
         """From the first rows in the lake to the last, so that nobody's start counts."""
         folder = self._folder / f"group-{uuid.uuid4().hex}"
         folder.mkdir()
@@ -436,19 +435,24 @@ class _Bench:
             *(sys.executable, "-m", "croupier", "sink", "--group", "--config", str(file)),
             *("--batch-rows", str(_SINK_ROWS), "--batch-seconds", "0"),
         ]
-        running = [
-            subprocess.Popen(  # noqa: S603 - ours
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            for _ in range(processes)
-        ]
+        said = folder / "stderr.txt"
+        with said.open("wb") as stderr:
+            running = [
+                subprocess.Popen(  # noqa: S603
+                    command, stdout=subprocess.DEVNULL, stderr=stderr
+                )
+                for _ in range(processes)
+            ]
         try:
-            return _rate(lake, self._size.sunk)
+            rate = _rate(lake, self._size.sunk)
+            if any(process.poll() is not None for process in running):
+                raise LogUnavailableError(f"a sink has ended: {said.read_text()}")
         finally:
             for process in running:
                 process.terminate()
             for process in running:
                 process.wait()
+        return rate
 
     def _tick(self) -> None:
         self._done += 1
@@ -570,7 +574,7 @@ partitions = {kafka.partitions}
 """
 
 
-def _rate(lake: Lake, rows: int) -> float:
+def _rate(lake: Lake, rows: int) -> float | None:
     """Rows per second between the first that are seen and the last."""
     deadline = time.monotonic() + _PATIENCE_S
     first: tuple[float, int] | None = None
@@ -581,7 +585,7 @@ def _rate(lake: Lake, rows: int) -> float:
             first = (now, seen)
         if seen >= rows:
             assert first is not None
-            return (rows - first[1]) / (now - first[0]) if now > first[0] else math.nan
+            return (rows - first[1]) / (now - first[0]) if now > first[0] else None
         time.sleep(_LOOK_EVERY_S)
     raise LogUnavailableError(f"the sink didn't get {rows} rows in {_PATIENCE_S} s")
 
@@ -663,7 +667,15 @@ def _show(report: Report, size: Size, output: Output) -> None:
     output.table(
         f"Sinks, over {size.sunk:,} events of {size.event_bytes[0]} bytes",
         ["log", "partitions", "processes", "rows per second"],
-        [[row.log, row.partitions, row.processes, round(row.per_second)] for row in report.sinks],
+        [
+            [
+                row.log,
+                row.partitions,
+                row.processes,
+                None if row.per_second is None else round(row.per_second),
+            ]
+            for row in report.sinks
+        ],
     )
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     output.remark(f"{report.cores} cores, shared with the broker. {versions}.")
