@@ -433,3 +433,15 @@ def test_killed_processes_lose_nothing(home: AwayableLog, spill: Path) -> None:
     for writer_name in {key[:2] for key in acknowledged}:
         numbers = [int(key[3:]) for key in found if key[:2] == writer_name]
         assert numbers == sorted(numbers)
+
+
+def test_a_crash_at_any_line_loses_nothing(memory_directory: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.eventlog.spill_crashes", str(memory_directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=SCRIPTS.parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 120
