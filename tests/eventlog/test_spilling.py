@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from croupier.eventlog import spilling
 from croupier.eventlog.appender import Appender
-from croupier.eventlog.spilling import SpillingWriter, SpillState, spill_state
+from croupier.eventlog.spilling import SpillingWriter, SpillState, spill_state, spilling_since
 from croupier.eventlog.sqlite import MAX_PAYLOAD_BYTES, SqliteEventLog
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from tests.eventlog.helpers import MEMORY, SCRIPTS, keys, read_all, record, records, wait_until
@@ -170,11 +170,13 @@ def test_while_the_log_is_away_records_are_on_disk(
     wait_until(lambda: writer.state.records == 5)
     assert writer.state.error == "the log is away"
     assert spill_state(spill).records == 5
+    assert spilling_since(spill) == state.since
     assert stored(home) == []
     home.away = False
     settle(writer)
     assert stored(home) == names(5)
     assert spill_state(spill) == SpillState() == writer.state
+    assert spilling_since(spill) is None
     assert not [path for path in spill.iterdir() if path.is_dir()]
 
 
@@ -354,6 +356,7 @@ def test_a_fault_of_the_forwarder_is_told_and_survived(
 
 def test_state_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert spill_state(tmp_path / "spill") == SpillState()
+    assert spilling_since(tmp_path / "spill") is None
     assert not (tmp_path / "spill").exists()
 
 
