@@ -308,7 +308,7 @@ def test_a_broker_that_goes_away_and_comes_back(
             writer.append([decision(number) for number in range(first, first + 50)])
             acknowledged.extend(range(first, first + 50))
 
-        append(0)
+        until_it_works(lambda: append(0))
         with outage(fragile, away):
             for _ in range(2):
                 began = time.monotonic()
@@ -316,7 +316,7 @@ def test_a_broker_that_goes_away_and_comes_back(
                     append(50)
                 assert time.monotonic() - began < 5.0
         until_it_works(lambda: append(100))
-        append(150)
+        until_it_works(lambda: append(150))
     found = read_topic(config, "decisions")
     assert {int(each.key[1:]) for each in found} >= set(acknowledged)
     wait_until(lambda: threads() == before)
@@ -331,7 +331,7 @@ def test_closing_does_not_wait_for_a_broker_that_stalls(
         delivery_timeout_s=3.0,
     )
     writer = KafkaWriter(config, LOOPS)
-    writer.append([decision(0)])
+    until_it_works(lambda: writer.append([decision(0)]))
     with outage(fragile, "suspended"), ThreadPoolExecutor(1) as pool:
         pending = pool.submit(writer.append, [decision(1)])
         time.sleep(0.2)
