@@ -18,7 +18,7 @@ from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
-from croupier.eventlog.spilling import SpillState, spill_state
+from croupier.eventlog.spilling import SpillState, spill_state, spilling_since
 from croupier.offline.sink import partition_states
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from croupier.service.control import ControlSetup
@@ -145,7 +145,7 @@ def status(
     """Show what a data directory holds and whether its scorer answers."""
     session = Session.open(config, data_dir, json=json)
     service, log, loops = _service(session.paths), _log_state(session), _loop_states(session)
-    spill = spill_state(session.paths.spill)
+    spill = _spill(session.paths)
 
     def show() -> None:
         session.output.table(
@@ -292,7 +292,16 @@ def _service_line(service: dict[str, Any]) -> str:
     return f"not answering at {service['url']}" if "url" in service else "not running"
 
 
+def _spill(paths: DataPaths) -> SpillState:
+    try:
+        return spill_state(paths.spill)
+    except LogUnavailableError as error:
+        return SpillState(spilling=True, since=spilling_since(paths.spill), error=str(error))
+
+
 def _spill_line(spill: SpillState) -> str:
+    if spill.error is not None:
+        return f"can't be read: {spill.error}"
     since = datetime.fromtimestamp(spill.since or 0.0, tz=UTC).isoformat(timespec="seconds")
     return f"{spill.records:,} records wait for the cluster since {since}"
 
