@@ -502,9 +502,9 @@ def _append_for(
     taken: list[float] = []
     began, computed = time.perf_counter(), time.process_time()
     appender = Appender(log, max_batch=_MAX_BATCH, max_pending=_MAX_PENDING, durability=durability)
-    with appender:
-        submit = _committed if durability == "commit" else _buffered
-        submit(appender, records, taken, began + seconds)
+    submit = _committed if durability == "commit" else _buffered
+    submit(appender, records, taken, began + seconds)
+    appender.close(_PATIENCE_S)
     elapsed = time.perf_counter() - began
     taken.sort()
     return _Round(
