@@ -146,7 +146,7 @@ def test_what_was_released_is_gone_and_said_to_be(log: KafkaLog) -> None:
     assert part.release(4) == 1
     assert part.release(4) == part.release(3) == 0
     assert (part.start(), part.end()) == (4, 10)
-    with pytest.raises(InvalidInputError, match="position: expected at least 4.*got 3"):
+    with pytest.raises(InvalidInputError, match=r"position: expected at least 4.*got 3"):
         part.read(3, limit=10)
     assert [entry.position for entry in part.read(4, limit=100)] == [4, 5, 6, 7, 8, 9]
     assert part.release(10) == 1
