@@ -68,7 +68,7 @@ def test_from_the_scorer_to_the_lake(
         assert "wrong" not in ready["spill"]["error"]
     monkeypatch.setenv(PASSWORD, secure_kafka.passwords[SCORER])
     with running(server):
-        wait_until(lambda: server.readiness()["spill"] is None)
+        wait_until(lambda: "spill" not in server.readiness())
         decide(server, "written")
     monkeypatch.setenv(PASSWORD, secure_kafka.passwords[SINK])
     folder = tmp_path / "sink"
