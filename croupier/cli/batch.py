@@ -96,7 +96,7 @@ def _sink_in_group(session: Session, name: str, rows: int, seconds: float) -> Si
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
     with KafkaLog(session.config.log.kafka, session.config.loops) as log:
-        session.output.remark(f"sinking in group {name}; stop with SIGTERM or SIGINT")
+        session.output.errors.print(f"sinking in group {name}; stop with SIGTERM or SIGINT")
         return GroupSink(log, session.lake, name, batching=batching).run(stop.is_set)
 
 
