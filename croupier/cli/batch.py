@@ -433,9 +433,11 @@ def _same(table: TableName, one: Lake, other: Lake, loop: str, reached: pl.Expr)
     return first.equals(second)
 
 
-def _reached(table: TableName, loop: str, until: int | dict[str, int], log: EventLog) -> pl.Expr:
+def _reached(
+    table: TableName, loop: str, until: int | dict[str, int] | None, log: EventLog
+) -> pl.Expr:
     """Which rows of a loop in a table stand below positions of the log."""
-    if isinstance(until, int):
+    if not isinstance(until, dict):
         return pl.lit(value=True)
     source = "decisions" if table == "interactions" else table
     below = [
