@@ -7,6 +7,7 @@ fail.
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from contextlib import closing
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "SecureKafka",
+    "collected",
     "kafka",
     "kafka_config",
     "kafka_runtime",
@@ -169,3 +171,13 @@ def secure_kafka(
     cluster.start()
     yield SecureKafka(cluster, certificates, passwords)
     cluster.kill()
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Sockets of kafka-python's that found nobody are left to the garbage collector: here it is.
+
+    A test that uses it has to let ResourceWarnings pass.
+    """
+    yield
+    gc.collect()

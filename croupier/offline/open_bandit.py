@@ -137,6 +137,7 @@ def read_open_bandit(
             audit=pl.lit("{}"),
             slate_size=pl.lit(None),
             shadow=pl.lit(None),
+            partition=pl.lit(None),
             reward_source=pl.lit("observed"),
             outcomes=pl.lit(1),
             delay_s=pl.lit(None),
