@@ -19,6 +19,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from croupier.eventlog.kafka.broker import KAFKA_VERSION, Cluster, Runtime
 from croupier.eventlog.kafka.broker.runtime import FILES
 from croupier.policy.errors import ConfigError, LogUnavailableError
+from tests.service.running import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,9 +105,10 @@ def test_a_stalled_node_can_go_on_and_can_be_stopped(own: Cluster) -> None:
     own.start()
     (node,) = own.nodes
     node.suspend()
-    assert states(own) == ["suspended"]
+    # A signal takes a moment on a busy machine.
+    wait_until(lambda: states(own) == ["suspended"])
     node.resume()
-    assert states(own) == ["running"]
+    wait_until(lambda: states(own) == ["running"])
     node.suspend()
     node.stop()
     assert states(own) == ["stopped"]
