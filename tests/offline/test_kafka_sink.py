@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from croupier.eventlog.kafka.config import KafkaConfig
+    from croupier.eventlog.kafka.topics import Stream
     from croupier.offline.lake import TableName
     from croupier.policy.events import Event
 
@@ -181,7 +182,7 @@ def test_a_partition_that_somebody_else_brings_over_is_left_to_him(
     assert len(rows(lake.root, "decisions")) == 60
 
 
-BAD: list[tuple[str, bytes | None, bytes | None, list[tuple[str, bytes]], str]] = [
+BAD: list[tuple[Stream, bytes | None, bytes | None, list[tuple[str, bytes]], str]] = [
     ("decisions", b"k", b"not json", [], "event: expected a Croupier event"),
     ("decisions", b"k", b"\xff\xfe", [], "event: expected a Croupier event"),
     ("decisions", b"k", None, [], "record: expected a value"),
