@@ -6,6 +6,7 @@ went well.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections import Counter
@@ -44,6 +45,12 @@ def fragile(kafka: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     cluster.start()
     yield cluster
     cluster.kill()
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -152,6 +159,8 @@ def test_decisions_go_on_while_the_broker_is_away(
 
 
 def check_that_it_is_told(server: Server) -> None:
+    # Buffered, they may have been acknowledged before the first of them is spilled.
+    wait_until(lambda: bool(server.readiness()["spill"]["records"] > 0))
     ready = server.get("/readyz")
     assert (ready.status, ready.json["status"]) == (200, "degraded")
     assert ready.json["log"] != "ok"
