@@ -357,7 +357,7 @@ class LoopReport(TypedDict):
     error: str | None
 
 
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What ``/readyz`` says.
 
     Attributes
@@ -369,12 +369,21 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
         ``ok``, or what is wrong.
     loops
         What every loop serves.
+    stream
+        Of requests that come by Kafka: ``ok``, or what is wrong; None if none do.
     """
 
     status: str
     log: str
     registry: str
     loops: dict[str, LoopReport]
+    stream: str | None = None
+
+    def with_stream(self, error: Exception | None) -> Readiness:
+        """The same with why requests from Kafka can't be answered, if they can't."""
+        status = "degraded" if error is not None and self.status == "ready" else self.status
+        said = "ok" if error is None else f"{type(error).__name__}: {error}"
+        return msgspec.structs.replace(self, status=status, stream=said)
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
