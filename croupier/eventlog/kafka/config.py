@@ -11,6 +11,10 @@ __all__ = ("Compression", "KafkaConfig", "KafkaSecurity", "SecurityProtocol")
 SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Compression: TypeAlias = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
+_SMALLEST_MESSAGE = 65_536
+# A broker takes requests of 100 MiB, unless it is told otherwise.
+_LARGEST_MESSAGE = 67_108_864
+
 _SASL = ("SASL_PLAINTEXT", "SASL_SSL")
 
 
@@ -66,6 +70,9 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Whose code talks to the brokers; ``confluent-kafka`` has to be installed.
     compression, linger_ms, batch_bytes
         How records are put together on their way.
+    max_message_bytes
+        Largest message, its key and headers included, and likewise largest request to a broker.
+        Topics are made to take it; one that doesn't is refused at the start.
     delivery_timeout_s
         How long a record may take to be acknowledged by the cluster before it is taken to be
         away, in seconds.
@@ -82,6 +89,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     compression: Compression = "none"
     linger_ms: int = 0
     batch_bytes: int = 262_144
+    max_message_bytes: int = 16_777_216
     delivery_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -107,9 +115,19 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"linger_ms must be in [0, 10000], got {self.linger_ms}")
         if self.batch_bytes < 1:
             raise ValueError(f"batch_bytes must be at least 1, got {self.batch_bytes}")
+        if not _SMALLEST_MESSAGE <= self.max_message_bytes <= _LARGEST_MESSAGE:
+            raise ValueError(
+                f"max_message_bytes must be in [{_SMALLEST_MESSAGE}, {_LARGEST_MESSAGE}], "
+                f"got {self.max_message_bytes}"
+            )
         if not 0 < self.delivery_timeout_s <= 3600:
             raise ValueError(
                 f"delivery_timeout_s must be in (0, 3600], got {self.delivery_timeout_s}"
+            )
+        if self.linger_ms >= 1000 * self.delivery_timeout_s:
+            raise ValueError(
+                f"linger_ms must be below delivery_timeout_s ({self.delivery_timeout_s} s), "
+                f"got {self.linger_ms}"
             )
 
 
