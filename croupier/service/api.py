@@ -382,7 +382,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def with_stream(self, error: Exception | None) -> Readiness:
         """The same with why requests from Kafka can't be answered, if they can't."""
         status = "degraded" if error is not None and self.status == "ready" else self.status
-        said = "ok" if error is None else f"{type(error).__name__}: {error}"
+        said = "ok" if error is None else str(error)
         return msgspec.structs.replace(self, status=status, stream=said)
 
 

@@ -22,17 +22,16 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import CommitFailedError, KafkaError, MessageSizeTooLargeError
 
-from croupier.eventlog.kafka.connection import client_settings, ensure_topics
-from croupier.eventlog.kafka.topics import (
-    KIND_HEADER,
-    LOGGED,
-    REPLIES,
-    REQUESTS,
-    SCHEMA_HEADER,
-    SCHEMA_VERSION,
-    stream_of,
-    topic,
+from croupier.eventlog.kafka.connection import (
+    client_settings,
+    ensure_topics,
+    milliseconds,
+    open_client,
+    reason,
 )
+from croupier.eventlog.kafka.topics import KIND_HEADER, LOGGED, REPLIES, REQUESTS, topic
+from croupier.eventlog.kafka.writer import KafkaWriter, message_of
+from croupier.policy.errors import LogUnavailableError
 from croupier.policy.events import Activation, Decision
 from croupier.service.desk import DECIDE, Desk, Reply
 from croupier.service.refusals import Refusal
@@ -46,10 +45,10 @@ if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
 
     from croupier.eventlog.kafka.config import KafkaConfig
-    from croupier.service.config import StreamConfig
     from croupier.service.logs import RequestLog
     from croupier.service.metrics import Metrics
     from croupier.service.setup import ServiceParts, ServiceSetup
+    from croupier.service.stream_config import StreamConfig
 
 __all__ = ("STATUS_HEADER", "RequestStream", "running_stream")
 
@@ -66,9 +65,6 @@ _LOOK_TIMEOUT_MS = 2000
 _RETRY_BACKOFF_MS = 5
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 5.0
-# Room for the key, the headers and what a batch of one adds.
-_OVERHEAD_BYTES = 4096
-_MAX_MESSAGE_BYTES = 1_048_576
 
 
 class _Answered(NamedTuple):
@@ -114,6 +110,7 @@ class RequestStream:
         self._metrics = metrics
         self._requests = requests
         self._last_error: Exception | None = None
+        self._asked: float | None = None
         self._looked = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request-stream", daemon=True)
@@ -121,6 +118,11 @@ class RequestStream:
     @property
     def last_error(self) -> Exception | None:
         """Why requests can't be answered at the moment; None if they can."""
+        asked = self._asked
+        waited_s = 0.0 if asked is None else time.monotonic() - asked
+        if waited_s > self._kafka.delivery_timeout_s:
+            # A transaction that was begun is ended, however long the brokers are away.
+            return LogUnavailableError(f"Kafka has not answered for {waited_s:.0f} s")
         return self._last_error
 
     def start(self) -> None:
@@ -163,21 +165,23 @@ class RequestStream:
     def _answer(self, exchange: _Exchange, batch: Sequence[ConsumerRecord]) -> None:
         started = time.perf_counter()
         answered = [_Answered(message, self._reply(message)) for message in batch]
+        self._asked = time.monotonic()
         try:
             exchange.commit(answered)
         except MessageSizeTooLargeError:
-            self._desk.forget()
             exchange.abort()
             self._answer_singly(exchange, answered)
         except KafkaError as error:
             # Nothing of it is seen. Whoever has the partitions now answers anew.
-            self._desk.forget()
             self._note(error)
             exchange.abort()
             exchange.rewind()
         else:
             self._desk.settle()
             self._count(answered, time.perf_counter() - started)
+        finally:
+            self._desk.forget()
+            self._asked = None
 
     def _answer_singly(self, exchange: _Exchange, answered: Sequence[_Answered]) -> None:
         """Find out which of them a topic has no room for, and refuse it."""
@@ -238,9 +242,8 @@ class RequestStream:
     def _note(self, error: Exception) -> None:
         if self._last_error is None or str(self._last_error) != str(error):
             _log.warning(
-                "requests can't be answered, trying again: %s: %s",
-                type(error).__name__,
-                error,
+                "requests can't be answered, trying again: %s",
+                reason(error),
                 extra={"event": "stream_interrupted"},
             )
         self._last_error = error
@@ -344,36 +347,35 @@ class _Exchange:
 
     def _send(self, answered: _Answered) -> Iterator[Any]:
         message, reply = answered
-        prefix = self._kafka.topic_prefix
         for record in reply.records:
-            yield self._producer.send(
-                topic(prefix, record.loop, stream_of(record.kind)),
-                key=record.key.encode(),
-                value=record.payload,
-                headers=[(SCHEMA_HEADER, SCHEMA_VERSION), (KIND_HEADER, record.kind.encode())],
-            )
+            logged = message_of(record, self._kafka.topic_prefix)
+            yield self._producer.send(logged.topic, logged.value, logged.key, logged.headers)
         replies = message.topic.removesuffix(REQUESTS) + REPLIES
-        known = self._producer.partitions_for(replies)
-        yield self._producer.send(
-            replies,
-            key=message.key,
-            value=reply.body,
-            headers=[(STATUS_HEADER, b"%d" % reply.status)],
-            # Whoever asks from one partition listens to one. There may be fewer of them.
-            partition=message.partition if message.partition in known else None,
-        )
+        status = [(STATUS_HEADER, b"%d" % reply.status)]
+        # Whoever asks in one partition listens to one. There may be fewer of them.
+        same = message.partition in self._producer.partitions_for(replies)
+        partition = message.partition if same else None
+        yield self._producer.send(replies, reply.body, message.key, status, partition)
 
     def _new_producer(self) -> KafkaProducer:
-        producer = KafkaProducer(
-            **client_settings(self._kafka),
+        kafka, config = self._kafka, self._config
+        delivery_ms = milliseconds(kafka.delivery_timeout_s)
+        producer = open_client(
+            KafkaProducer,
             transactional_id=self._transactional_id,
-            transaction_timeout_ms=self._config.session_timeout_ms,
-            compression_type=_compression(self._kafka),
-            linger_ms=self._kafka.linger_ms,
-            batch_size=self._kafka.batch_bytes,
-            max_request_size=_MAX_MESSAGE_BYTES,
-            retry_backoff_ms=_RETRY_BACKOFF_MS,
+            transaction_timeout_ms=config.session_timeout_ms,
             allow_auto_create_topics=False,
+            bootstrap_timeout_ms=delivery_ms,
+            max_block_ms=delivery_ms,
+            delivery_timeout_ms=delivery_ms,
+            request_timeout_ms=max(1, delivery_ms - kafka.linger_ms),
+            retry_backoff_ms=_RETRY_BACKOFF_MS,
+            linger_ms=kafka.linger_ms,
+            batch_size=kafka.batch_bytes,
+            max_request_size=kafka.max_message_bytes,
+            compression_type=None if kafka.compression == "none" else kafka.compression,
+            metrics_enabled=False,
+            **client_settings(kafka),
         )
         try:
             # Ends what an earlier process of this id has left behind.
@@ -384,16 +386,20 @@ class _Exchange:
         return producer
 
     def _new_consumer(self, topics: Iterable[str]) -> KafkaConsumer:
-        consumer = KafkaConsumer(
-            **client_settings(self._kafka),
-            group_id=self._config.group,
+        config = self._config
+        consumer = open_client(
+            KafkaConsumer,
+            group_id=config.group or f"{self._kafka.topic_prefix}-stream",
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             partition_assignment_strategy=(CooperativeStickyAssignor,),
-            session_timeout_ms=self._config.session_timeout_ms,
-            heartbeat_interval_ms=self._config.session_timeout_ms // 5,
+            session_timeout_ms=config.session_timeout_ms,
+            heartbeat_interval_ms=config.session_timeout_ms // 5,
             allow_auto_create_topics=False,
+            bootstrap_timeout_ms=milliseconds(self._kafka.delivery_timeout_s),
+            metrics_enabled=False,
+            **client_settings(self._kafka),
         )
         consumer.subscribe(list(topics))
         return consumer
@@ -417,7 +423,7 @@ def running_stream(
         parts.scorer,
         parts.features,
         max_body_bytes=service.max_body_bytes,
-        max_payload_bytes=_MAX_MESSAGE_BYTES - _OVERHEAD_BYTES,
+        max_payload_bytes=KafkaWriter(kafka, setup.loops).max_payload_bytes,
         remembered=service.remembered_decisions,
     )
     with _own_id(setup.stream_dir) as own:
@@ -426,7 +432,7 @@ def running_stream(
             kafka,
             service.stream,
             loops=setup.loops,
-            transactional_id=f"{service.stream.group}-{socket.gethostname()}-{own}",
+            transactional_id=f"{kafka.topic_prefix}-stream-{socket.gethostname()}-{own}",
             metrics=parts.metrics,
             requests=requests,
         )
@@ -469,10 +475,6 @@ def _offsets(answered: Sequence[_Answered]) -> dict[TopicPartition, OffsetAndMet
         )
         for message, _ in answered
     }
-
-
-def _compression(kafka: KafkaConfig) -> str | None:
-    return None if kafka.compression == "none" else kafka.compression
 
 
 def _header(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
