@@ -1,4 +1,7 @@
-"""Builds the compiled inner loops when Croupier is installed; without them it is only slower."""
+"""Builds the compiled inner loops when Croupier is installed; without them it is only slower.
+
+Puts what ``croupier dev kafka`` needs into the wheel.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,21 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _FOLDER = Path("croupier") / "policy"
+_BROKER = Path("docker") / "kafka"
+_BROKER_IN_WHEEL = "croupier/eventlog/kafka/broker/files"
 _FLAGS = ["-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra"]
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Compiles ``_kernel.c`` into the tree, and puts it into the wheel."""
+    """Compiles ``_kernel.c`` into the tree, and puts it and the broker's files into the wheel."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build before everything else."""
+        if version != "editable":
+            # An editable installation finds them where they are.
+            for path in (Path(self.root) / _BROKER).iterdir():
+                if path.suffix != ".md":
+                    build_data["force_include"][str(path)] = f"{_BROKER_IN_WHEEL}/{path.name}"
         name = f"_kernel{sysconfig.get_config_var('EXT_SUFFIX')}"
         try:
             _compile(Path(self.root) / _FOLDER / "_kernel.c", Path(self.root) / _FOLDER / name)

@@ -109,6 +109,7 @@ class DataPaths:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.log = root / "log"
+        self.spill = root / "spill"
         self.lake = root / "lake"
         self.serving = root / "serving"
         self.artifacts = root / "mlartifacts"
@@ -186,6 +187,7 @@ def service_setup(config: CroupierConfig, paths: DataPaths) -> ServiceSetup:
         log=config.log,
         loops=config.loops,
         log_dir=paths.log,
+        spill_dir=paths.spill,
         serving_dir=paths.serving,
         address_file=paths.address,
         secret_file=paths.secret,

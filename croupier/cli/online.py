@@ -121,6 +121,7 @@ def _control(session: Session) -> ControlSetup:
         artifacts=str(session.paths.artifacts),
         lake_dir=str(session.paths.lake),
         log_dir=str(session.paths.log),
+        spill_dir=str(session.paths.spill),
         settings_dir=str(session.paths.settings),
         control_dir=str(session.paths.control),
     )

@@ -26,7 +26,7 @@ class ControlJob(msgspec.Struct, frozen=True, kw_only=True):
         Configuration.
     tracking_uri, artifacts
         Of the registry.
-    lake_dir, log_dir, settings_dir
+    lake_dir, log_dir, spill_dir, settings_dir
         Where these are kept.
     control_dir
         Where the control plane keeps what is its own: its socket and the evaluations.
@@ -42,6 +42,7 @@ class ControlJob(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: str
     lake_dir: str
     log_dir: str
+    spill_dir: str
     settings_dir: str
     control_dir: str
 

@@ -25,6 +25,7 @@ from croupier.control.contracts import (
 from croupier.control.dsjson import read_interactions, read_observations
 from croupier.control.learning import LearningSettings, arguments_of, read_arguments
 from croupier.eventlog.log import Record
+from croupier.eventlog.opening import open_writer
 from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.offline.lake import Lake, LakeLockedError
 from croupier.offline.nightly import Nightly
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from croupier.control.job import ControlJob
-    from croupier.eventlog.log import LogPartition
+    from croupier.eventlog.log import LogPartition, LogWriter
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
@@ -310,7 +311,7 @@ class Plane:
 
     def _log(self, events: Sequence[Event]) -> int:
         records = [Record.of(event) for event in events]
-        with self.log() as log:
+        with self._writer() as log:
             for start in range(0, len(records), _RECORDS_AT_ONCE):
                 log.append(records[start : start + _RECORDS_AT_ONCE])
         return len(records)
@@ -342,6 +343,15 @@ class Plane:
     def log(self) -> SqliteEventLog:
         """Open the event log; the caller closes it."""
         return SqliteEventLog.open(Path(self._job.log_dir), self._job.log)
+
+    def _writer(self) -> LogWriter:
+        """Open the event log to append to it; the caller closes it."""
+        return open_writer(
+            self._job.log,
+            log_dir=Path(self._job.log_dir),
+            spill_dir=Path(self._job.spill_dir),
+            loops=self._job.loops,
+        )
 
     def bring_up_to_date(self, loop: str) -> None:
         """Sink and join, so that the lake has what was logged and is due."""

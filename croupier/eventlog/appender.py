@@ -20,7 +20,7 @@ from croupier.eventlog.log import Durability, LogConfig, LogWriter, Record
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -56,6 +56,8 @@ class Appender:
         ``commit``: a future resolves when its records are durable, and gets the error if they
         couldn't be written. ``buffered``: it is resolved from the start, and records that couldn't
         be written are tried again until they are, or until the appender is closed.
+    observe
+        Told how long an append took, in seconds, if it worked.
 
     Raises
     ------
@@ -71,6 +73,7 @@ class Appender:
         max_pending: int,
         durability: Durability,
         max_pending_bytes: int = LogConfig().max_pending_bytes,
+        observe: Callable[[float], None] = lambda _: None,
     ) -> None:
         if max_batch < 1:
             raise InvalidInputError("max_batch", f"expected at least 1, got {max_batch}")
@@ -88,6 +91,7 @@ class Appender:
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
         self._durability: Durability = durability
+        self._observe = observe
         # Guards everything below, and wakes the thread.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -104,7 +108,13 @@ class Appender:
         self._thread.start()
 
     @classmethod
-    def open(cls, log: LogWriter, config: LogConfig | None = None) -> Self:
+    def open(
+        cls,
+        log: LogWriter,
+        config: LogConfig | None = None,
+        *,
+        observe: Callable[[float], None] = lambda _: None,
+    ) -> Self:
         """Start an appender the way a configuration says."""
         config = config or LogConfig()
         return cls(
@@ -113,6 +123,7 @@ class Appender:
             max_pending=config.max_pending,
             max_pending_bytes=config.max_pending_bytes,
             durability=config.durability,
+            observe=observe,
         )
 
     @property
@@ -369,8 +380,10 @@ class Appender:
             return False
 
     def _append(self, records: Sequence[Record]) -> LogUnavailableError | None:
+        began = time.perf_counter()
         try:
             self._log.append(records)
+            self._observe(time.perf_counter() - began)
         except LogUnavailableError as error:
             if self._last_error is None:
                 _logger.warning(

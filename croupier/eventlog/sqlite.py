@@ -24,7 +24,6 @@ It needs a local POSIX file system: neither SQLite's write-ahead log nor the loc
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sqlite3
@@ -39,11 +38,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
+from croupier.eventlog.files import exclusive, sync_directory
 from croupier.eventlog.log import FIRST_POSITION, EventLog, LogConfig, LogEntry, LogPartition
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from croupier.eventlog.log import Record
@@ -70,9 +71,6 @@ _CHECKPOINT_BYTES = 8 * 2**20
 _WAL_LIMIT_BYTES = 64 * 2**20
 # The one being read, and its predecessor for a second reader that is a little behind.
 _OPEN_READERS = 2
-_FIRST_PAUSE_S = 0.0001
-_SHORT_WAIT_S = 0.02
-_LONGEST_PAUSE_S = 0.002
 _LARGEST_INTEGER = 2**63 - 1  # of SQLite's
 
 _LOCK_NAME = "writer.lock"
@@ -514,7 +512,7 @@ class _Segments:
         missing = [path for path in (self._directory, *above) if not path.exists()]
         self._directory.mkdir(parents=True, exist_ok=True)
         for path in reversed(missing):
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
     def path(self, base: int) -> Path:
         """Where the segment with that first position is, or would be."""
@@ -548,19 +546,9 @@ class _Segments:
         path = self._sidecar(base, "wal")
         return path.stat().st_size if path.exists() else 0
 
-    @contextmanager
-    def exclusive(self, deadline: float) -> Iterator[bool]:
-        """Keep out every other writer of this and other processes; yields False if that fails.
-
-        The file is opened anew each time: a child that is forked off meanwhile then shares the
-        lock only for as long as this lasts, instead of keeping it alive after its parent's death.
-        """
-        path = self._directory / _LOCK_NAME
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            yield _lock(descriptor, deadline)
-        finally:
-            os.close(descriptor)
+    def exclusive(self, deadline: float) -> AbstractContextManager[bool]:
+        """Keep out every other writer of this and other processes; yields False if that fails."""
+        return exclusive(self._directory / _LOCK_NAME, deadline)
 
     def create(self, base: int) -> None:
         """Put an empty segment into place, complete or not at all. Only under the lock."""
@@ -607,39 +595,11 @@ class _Segments:
 
     def sync(self) -> None:
         """Make the names of the files durable."""
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
 
     def _sidecar(self, base: int, suffix: str) -> Path:
         path = self.path(base)
         return path.with_name(f"{path.name}-{suffix}")
-
-
-def _lock(descriptor: int, deadline: float) -> bool:
-    """Take an advisory lock; False if others hold it until the deadline."""
-    pause, started = _FIRST_PAUSE_S, time.monotonic()
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            now = time.monotonic()
-            if now >= deadline:
-                return False
-            # Much shorter than SQLite's own pauses of up to 100 ms, in which a writer would be
-            # overtaken again and again by one that commits every other millisecond.
-            time.sleep(pause)
-            # Most hold it for a fraction of a millisecond.
-            if now - started > _SHORT_WAIT_S:
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-        else:
-            return True
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_layout(connection: sqlite3.Connection, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, ClassVar, TypedDict
 
 import msgspec
@@ -35,6 +36,7 @@ __all__ = (
     "SlateMember",
     "SlateResponse",
     "SlotsResponse",
+    "SpillReport",
 )
 
 
@@ -357,6 +359,24 @@ class LoopReport(TypedDict):
     error: str | None
 
 
+class SpillReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``/readyz`` says while the log is away and records go to this machine's disk.
+
+    Attributes
+    ----------
+    since
+        Since when, in UTC.
+    records
+        How many of them the log doesn't have yet.
+    error
+        Why the log couldn't be written the last time; None if another process has tried it.
+    """
+
+    since: datetime
+    records: int
+    error: str | None
+
+
 class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What ``/readyz`` says.
 
@@ -364,19 +384,22 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ----------
     status
         ``ready``; ``degraded`` if decisions are made and logged, but not as the registry would have
-        it; ``unavailable`` if they can't be logged.
+        it, or not where they are to be logged; ``unavailable`` if they can't be logged.
     log, registry
         ``ok``, or what is wrong.
     loops
         What every loop serves.
+    spill
+        What is kept on this machine's disk while the log is away; not there if it isn't.
     stream
-        Of requests that come by Kafka: ``ok``, or what is wrong; None if none do.
+        Of requests that come by Kafka: ``ok``, or what is wrong; not there if none do.
     """
 
     status: str
     log: str
     registry: str
     loops: dict[str, LoopReport]
+    spill: SpillReport | None = None
     stream: str | None = None
 
     def with_stream(self, error: Exception | None) -> Readiness:

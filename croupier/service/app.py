@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from croupier.policy.ranking import RankRequest
     from croupier.policy.slots import SlotsRequest
     from croupier.service.answers import Decided
+    from croupier.service.api import Readiness
     from croupier.service.auth import KeyRing
     from croupier.service.config import KeyScope
     from croupier.service.control import ControlPlane
-    from croupier.service.follower import Follower
     from croupier.service.limits import BodyRoom, FeatureLimits
     from croupier.service.logs import RequestLog
     from croupier.service.metrics import Metrics
@@ -88,8 +88,8 @@ class Application:
         Says who may use which loop.
     metrics
         Counts.
-    follower
-        Says how fresh the registry's word is, for ``/readyz``.
+    readiness
+        Says what ``/readyz`` does.
     max_body_bytes
         Largest request body.
     remembered_decisions
@@ -119,7 +119,7 @@ class Application:
         appender: Appender,
         keys: KeyRing,
         metrics: Metrics,
-        follower: Follower,
+        readiness: Callable[[], Readiness],
         *,
         max_body_bytes: int,
         remembered_decisions: int,
@@ -139,7 +139,7 @@ class Application:
         self._appender = appender
         self._keys = keys
         self._metrics = metrics
-        self._follower = follower
+        self._readiness = readiness
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
         self._reader = BodyReader(features)
@@ -390,13 +390,12 @@ class Application:
         await _send(send, refusal.status, headers, refusal.body())
 
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
-        log_error = self._appender.last_error
-        readiness = self._follower.report().readiness(log_error)
+        readiness = self._readiness()
         if self.stream is not None:
             readiness = readiness.with_stream(self.stream.last_error)
         return Response(
             self._encoder.encode(readiness),
-            status_code=200 if log_error is None else 503,
+            status_code=503 if readiness.status == "unavailable" else 200,
             media_type="application/json",
         )
 

@@ -123,7 +123,7 @@ class EmbeddedScorer:
 
     def readiness(self) -> Readiness:
         """Whether decisions can be made and logged, as ``/readyz`` says it."""
-        return _readiness(self._parts)
+        return self._parts.readiness()
 
     def close(self) -> None:
         """Write out what waits for the log, and stop. Closing twice is harmless.
@@ -189,7 +189,7 @@ class EmbeddedLoop:
 
     def readiness(self) -> Readiness:
         """Whether decisions can be made and logged, as ``/readyz`` says it."""
-        return _readiness(self._parts)
+        return self._parts.readiness()
 
     def _answered(self, call: Call[_T]) -> _T:
         nothing = calls.receipt_of_nothing(call)
@@ -244,10 +244,6 @@ class EmbeddedLoop:
     def _log(self, events: Sequence[Event]) -> None:
         """Log what belongs together, all or none, and wait as long as the durability says."""
         self._parts.appender.submit_many([Record.of(event) for event in events]).result()
-
-
-def _readiness(parts: ServiceParts) -> Readiness:
-    return parts.follower.report().readiness(parts.appender.last_error)
 
 
 @dataclass(frozen=True, slots=True)

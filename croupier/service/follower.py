@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,11 +13,12 @@ import msgspec
 from croupier.policy.errors import CroupierError, GenerationError
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.traffic import Plan
-from croupier.service.api import LoopReport, Readiness
+from croupier.service.api import LoopReport, Readiness, SpillReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from croupier.eventlog.spilling import SpillState
     from croupier.policy.traffic import Split
     from croupier.service.metrics import Metrics
     from croupier.service.scorer import Scorer
@@ -41,13 +43,18 @@ class FollowerReport:
     registry_age_s: float | None
     loops: dict[str, LoopReport]
 
-    def readiness(self, log_error: Exception | None) -> Readiness:
-        """The whole of it, given why the log can't be written, if it can't."""
+    def readiness(self, log_error: Exception | None, spill: SpillState) -> Readiness:
+        """The whole of it, given why the log can't be written, if it can't, or isn't."""
+        report = None
+        status, log = self.status, _OK
+        if spill.since is not None:
+            since = datetime.fromtimestamp(spill.since, tz=UTC)
+            report = SpillReport(since=since, records=spill.records, error=spill.error)
+            status, log = "degraded", "away: records are kept on this machine's disk"
+        if log_error is not None:
+            status, log = "unavailable", str(log_error)
         return Readiness(
-            status=self.status if log_error is None else "unavailable",
-            log=_OK if log_error is None else str(log_error),
-            registry=self.registry,
-            loops=self.loops,
+            status=status, log=log, registry=self.registry, loops=self.loops, spill=report
         )
 
 

@@ -74,6 +74,8 @@ def configure_logging(style: LogFormat) -> None:
     handler.setFormatter(logging.Formatter(_TEXT) if plain else JsonFormatter())
     logging.basicConfig(handlers=[handler], level="WARNING", force=True)
     logging.getLogger("croupier").setLevel("INFO")
+    # While a cluster is away, clients say so many times a second. We do, once.
+    logging.getLogger("kafka").setLevel("CRITICAL")
     # What it says of requests that are none, at their rate, is in our own refusals.
     logging.getLogger("uvicorn.error").setLevel("ERROR")
 

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("STAGES", "Distribution", "LoopCounts", "Metrics")
 
 _LATENCY_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0)
+_APPEND_BUCKETS = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0, 5.0)
 _STAGE_BUCKETS = (2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1)
 _PROPENSITY_BUCKETS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0)
 
@@ -131,6 +132,22 @@ class Metrics:
         )
         self.stream_lag = Gauge(
             "croupier_stream_lag", "Requests waiting in Kafka for an answer", registry=self.registry
+        )
+        self.append_seconds = Histogram(
+            "croupier_log_append_seconds",
+            "Time that the log takes for an append, of one record or of many",
+            buckets=_APPEND_BUCKETS,
+            registry=self.registry,
+        )
+        self.log_spilling = Gauge(
+            "croupier_log_spilling",
+            "1 while the log is away and records go to this machine's disk",
+            registry=self.registry,
+        )
+        self.log_spilled = Gauge(
+            "croupier_log_spilled_records",
+            "Records on this machine's disk that the log doesn't have yet",
+            registry=self.registry,
         )
         self.registry_age = Gauge(
             "croupier_registry_age_seconds",

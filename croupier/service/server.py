@@ -151,7 +151,7 @@ def serve_on(
         parts.appender,
         keys,
         parts.metrics,
-        parts.follower,
+        parts.readiness,
         max_body_bytes=service.max_body_bytes,
         remembered_decisions=service.remembered_decisions,
         features=parts.features,

@@ -15,7 +15,8 @@ import msgspec
 
 from croupier.eventlog.appender import Appender
 from croupier.eventlog.log import LogConfig
-from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.eventlog.opening import open_writer
+from croupier.eventlog.spilling import SpillingWriter, SpillState
 from croupier.policy.loop import LoopConfig
 from croupier.service.config import ServiceConfig
 from croupier.service.control import ControlSetup
@@ -31,6 +32,9 @@ from croupier.service.settings import SettingsDirectory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from croupier.eventlog.log import LogWriter
+    from croupier.service.api import Readiness
+
 __all__ = ("DRAIN_S", "ServiceParts", "ServiceSetup", "running_mirror", "running_parts")
 
 DRAIN_S = 10
@@ -44,9 +48,9 @@ class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     service, log, loops
         Configuration.
-    log_dir, serving_dir, address_file, secret_file
-        Where the event log, the mirrored generations, the service's address and the secret of its
-        draws are kept.
+    log_dir, spill_dir, serving_dir, address_file, secret_file
+        Where the event log, what it can't take while it is away, the mirrored generations, the
+        service's address and the secret of its draws are kept.
     settings_dir
         Where what was set over Personalizer's API is kept.
     tracking_uri
@@ -61,6 +65,7 @@ class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
     log: LogConfig
     loops: dict[str, LoopConfig]
     log_dir: Path
+    spill_dir: Path
     serving_dir: Path
     address_file: Path
     secret_file: Path
@@ -111,10 +116,19 @@ class ServiceParts:
     """What decides, what logs, what counts, what follows the registry, what features may hold."""
 
     scorer: Scorer
+    log: LogWriter
     appender: Appender
     metrics: Metrics
     follower: Follower
     features: FeatureLimits
+
+    def readiness(self) -> Readiness:
+        """Whether decisions can be made and logged."""
+        return self.follower.report().readiness(self.appender.last_error, self.spill())
+
+    def spill(self) -> SpillState:
+        """Whether records go to this machine's disk, the log being away."""
+        return self.log.state if isinstance(self.log, SpillingWriter) else SpillState()
 
 
 @contextmanager
@@ -134,13 +148,18 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
     LogUnavailableError
         If the log can't be opened, or at the end not be written.
     ConfigError
-        If the secret of the draws can't be kept.
+        If the secret of the draws can't be kept, or if a cluster's topics don't fit the
+        configuration.
     """
     with ExitStack() as stack:
-        log = stack.enter_context(SqliteEventLog.open(setup.log_dir, setup.log))
-        appender = Appender.open(log, setup.log)
-        stack.callback(appender.close, timeout=DRAIN_S)
+        log = stack.enter_context(
+            open_writer(
+                setup.log, log_dir=setup.log_dir, spill_dir=setup.spill_dir, loops=setup.loops
+            )
+        )
         metrics = Metrics()
+        appender = Appender.open(log, setup.log, observe=metrics.append_seconds.observe)
+        stack.callback(appender.close, timeout=DRAIN_S)
         scorer = Scorer(
             setup.loops,
             on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
@@ -161,7 +180,10 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
         metrics.log_depth.set_function(lambda: appender.depth)
         metrics.registry_age.set_function(lambda: _age(follower))
         features = FeatureLimits(setup.service.max_features, setup.service.max_object_features)
-        yield ServiceParts(scorer, appender, metrics, follower, features)
+        parts = ServiceParts(scorer, log, appender, metrics, follower, features)
+        metrics.log_spilling.set_function(lambda: parts.spill().spilling)
+        metrics.log_spilled.set_function(lambda: parts.spill().records)
+        yield parts
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from croupier.eventlog.kafka.connection import (
     reason,
 )
 from croupier.eventlog.kafka.topics import KIND_HEADER, LOGGED, REPLIES, REQUESTS, topic
-from croupier.eventlog.kafka.writer import KafkaWriter, message_of
+from croupier.eventlog.kafka.writer import message_of
 from croupier.policy.errors import LogUnavailableError
 from croupier.policy.events import Activation, Decision
 from croupier.service.desk import DECIDE, Desk, Reply
@@ -423,7 +423,7 @@ def running_stream(
         parts.scorer,
         parts.features,
         max_body_bytes=service.max_body_bytes,
-        max_payload_bytes=KafkaWriter(kafka, setup.loops).max_payload_bytes,
+        max_payload_bytes=parts.log.max_payload_bytes,
         remembered=service.remembered_decisions,
     )
     with _own_id(setup.stream_dir) as own:

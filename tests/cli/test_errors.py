@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from croupier.cli.main import main
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    Complain = Callable[..., str]
+    from tests.cli.conftest import Complain
 
 
 @pytest.fixture
@@ -33,25 +31,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("CROUPIER_"):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def complain(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Complain:
-    """Runs the command line here, and gives the one line that it says."""
-
-    def run_here(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["croupier", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capfd.readouterr()
-        assert ended.value.code == 2
-        assert said.out == ""
-        assert said.err.endswith("\n")
-        (line,) = said.err.splitlines()
-        assert line.startswith("error: ")
-        return line.removeprefix("error: ")
-
-    return run_here
 
 
 MISTAKES = [

@@ -31,17 +31,17 @@ DECIDE = {
 }
 
 
-def stream_config(kafka: KafkaConfig, *, loop: str = "", service: str = "") -> str:
+def stream_config(kafka: KafkaConfig, *, loop: str = "", stream: str = "") -> str:
     """Configuration of a scorer with one loop, over a test's own topics."""
     servers = json.dumps(list(kafka.bootstrap_servers))
     return f"""
 [service]
 port = 0
 draw_secret = "{SECRET}"
-{service}
 
 [service.stream]
 session_timeout = "6 s"
+{stream}
 
 [log]
 backend = "kafka"

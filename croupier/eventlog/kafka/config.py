@@ -14,6 +14,7 @@ Compression: TypeAlias = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 _SMALLEST_MESSAGE = 65_536
 # A broker takes requests of 100 MiB, unless it is told otherwise.
 _LARGEST_MESSAGE = 67_108_864
+_SMALLEST_SPILL = 1_048_576
 
 _SASL = ("SASL_PLAINTEXT", "SASL_SSL")
 
@@ -75,7 +76,11 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Topics are made to take it; one that doesn't is refused at the start.
     delivery_timeout_s
         How long a record may take to be acknowledged by the cluster before it is taken to be
-        away, in seconds.
+        away, in seconds. So long at most those who wait for an append are kept waiting when it goes
+        away; what comes after is written to the spill, the folder ``spill`` of the data directory,
+        at once. Until then records pile up: ``log.max_pending`` has to have room for them.
+    spill_max_bytes
+        How large the spill may become, about. Beyond it the log is unavailable.
     """
 
     bootstrap_servers: tuple[str, ...] = ("127.0.0.1:9092",)
@@ -90,7 +95,8 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     linger_ms: int = 0
     batch_bytes: int = 262_144
     max_message_bytes: int = 16_777_216
-    delivery_timeout_s: float = 5.0
+    delivery_timeout_s: float = 2.0
+    spill_max_bytes: int = 4_294_967_296
 
     def __post_init__(self) -> None:
         if not self.bootstrap_servers or not all(self.bootstrap_servers):
@@ -111,6 +117,18 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if self.retention_s is not None and self.retention_s < 1:
             raise ValueError(f"retention_s must be at least 1, got {self.retention_s}")
+        self._require_sizes()
+        if not 0 < self.delivery_timeout_s <= 3600:
+            raise ValueError(
+                f"delivery_timeout_s must be in (0, 3600], got {self.delivery_timeout_s}"
+            )
+        if self.linger_ms >= 1000 * self.delivery_timeout_s:
+            raise ValueError(
+                f"linger_ms must be below delivery_timeout_s ({self.delivery_timeout_s} s), "
+                f"got {self.linger_ms}"
+            )
+
+    def _require_sizes(self) -> None:
         if not 0 <= self.linger_ms <= 10_000:
             raise ValueError(f"linger_ms must be in [0, 10000], got {self.linger_ms}")
         if self.batch_bytes < 1:
@@ -120,14 +138,9 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"max_message_bytes must be in [{_SMALLEST_MESSAGE}, {_LARGEST_MESSAGE}], "
                 f"got {self.max_message_bytes}"
             )
-        if not 0 < self.delivery_timeout_s <= 3600:
+        if self.spill_max_bytes < _SMALLEST_SPILL:
             raise ValueError(
-                f"delivery_timeout_s must be in (0, 3600], got {self.delivery_timeout_s}"
-            )
-        if self.linger_ms >= 1000 * self.delivery_timeout_s:
-            raise ValueError(
-                f"linger_ms must be below delivery_timeout_s ({self.delivery_timeout_s} s), "
-                f"got {self.linger_ms}"
+                f"spill_max_bytes must be at least {_SMALLEST_SPILL}, got {self.spill_max_bytes}"
             )
 
 

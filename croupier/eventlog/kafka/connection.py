@@ -37,7 +37,10 @@ __all__ = (
 _RECONNECT_AT_LEAST_MS = 50
 _RECONNECT_AT_MOST_MS = 1000
 
-_CREATED = 0
+# Nobody waits for the answer to a request meanwhile.
+_SHORTEST_WAIT_S = 5.0
+
+_FINE = 0
 _UNKNOWN_TOPIC = 3
 
 _LARGEST_MESSAGE = "max.message.bytes"
@@ -109,9 +112,9 @@ def admin(config: KafkaConfig) -> KafkaAdminClient:
     ConfigError
         If a file of certificates or keys isn't there.
     LogUnavailableError
-        If the cluster doesn't answer within ``delivery_timeout_s``.
+        If the cluster doesn't answer within ``delivery_timeout_s``, and five seconds.
     """
-    timeout_ms = milliseconds(config.delivery_timeout_s)
+    timeout_ms = milliseconds(max(config.delivery_timeout_s, _SHORTEST_WAIT_S))
     return open_client(
         KafkaAdminClient,
         bootstrap_timeout_ms=timeout_ms,
@@ -201,7 +204,7 @@ def _partitions(
     names = [topic(config.topic_prefix, loop, stream) for loop in loops for stream in streams]
     found: dict[str, int | None] = {}
     for each in client.describe_topics(names) if names else ():
-        if each["error_code"] not in {_CREATED, _UNKNOWN_TOPIC}:
+        if each["error_code"] not in {_FINE, _UNKNOWN_TOPIC}:
             raise for_code(each["error_code"])(each["name"])
         found[each["name"]] = len(each["partitions"]) or None
     return found

@@ -294,10 +294,11 @@ class Node:
 
     def _complaint(self) -> str:
         """The end of a sentence: its first complaint, and where there is more."""
-        lines = self._said().splitlines()
-        complaint = next((line for line in lines if " ERROR " in line or " FATAL " in line), None)
-        found = complaint or next((line for line in reversed(lines) if line.strip()), "nothing")
-        return f"; it says: {found.strip()} (more in {self._log})"
+        lines = [line.strip() for line in self._said().splitlines() if line.strip()]
+        first = next((number for number, line in enumerate(lines) if " ERROR " in line), None)
+        # The line below it names the exception.
+        found = lines[-1:] if first is None else lines[first : first + 2]
+        return f"; it says: {' '.join(found) or 'nothing'} (more in {self._log})"
 
 
 class Cluster:
