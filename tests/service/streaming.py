@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SECRET = "000102030405060708090a0b0c0d0e0f"
 LOOP = "digits"
 DECIDE = {
-    "context": {"hour": 9, "user": "somebody"},
-    "actions": [{"id": name, "features": {"price": place}} for place, name in enumerate("abcd")],
+    "context": {"hour": "nine"},
+    "actions": [{"id": name, "features": {"colour": name}} for name in "abcd"],
 }
 
 

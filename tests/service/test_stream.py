@@ -251,6 +251,7 @@ def test_each_request_once_whatever_becomes_of_the_scorers(
         replies = by_key(asker.replies(len(ids)))
     decisions = by_key(asker.committed("decisions"))
     assert replies.keys() == decisions.keys() == set(ids)
+    (tmp_path / "reference").mkdir()
     reference = Server(tmp_path / "reference", _OVER_HTTP)
     reference.serve(generation(LOOP, 1))
     with running(reference):
