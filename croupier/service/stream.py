@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import CommitFailedError, KafkaError, MessageSizeTooLargeError
 
 from croupier.eventlog.kafka.connection import (
@@ -288,7 +288,13 @@ class _Exchange:
     def poll(self, limit: int) -> list[ConsumerRecord]:
         """Messages that have come, partition by partition; perhaps none, after a while."""
         found = self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit)
-        self._membership = self._consumer.group_metadata()
+        before, now = self._membership, self._consumer.group_metadata()
+        self._membership = now
+        if before is None or _place(before) != _place(now):
+            # The client may go on where it was before others had its partitions for a while, as
+            # after it was suspended. Brokers wouldn't refuse what it does in its new place.
+            self.rewind()
+            return []
         return [message for messages in found.values() for message in messages]
 
     def commit(self, answered: Sequence[_Answered]) -> None:
@@ -393,7 +399,9 @@ class _Exchange:
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,
-            partition_assignment_strategy=(CooperativeStickyAssignor,),
+            # Every rebalance begins with nobody having anything. Nobody can keep a partition that
+            # is another one's by then, which a commit would not be refused for.
+            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=config.session_timeout_ms // 5,
             allow_auto_create_topics=False,
@@ -465,6 +473,11 @@ def _own_id(directory: Path) -> Iterator[str]:
                 file.flush()
             yield own
             return
+
+
+def _place(membership: ConsumerGroupMetadata) -> tuple[int, str]:
+    """Which member of which of the group's generations it is."""
+    return membership.generation_id, membership.member_id
 
 
 def _offsets(answered: Sequence[_Answered]) -> dict[TopicPartition, OffsetAndMetadata]:

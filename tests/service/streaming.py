@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from croupier.eventlog.kafka.connection import client_settings
-from croupier.eventlog.kafka.topics import KIND_HEADER, topic
+from croupier.eventlog.kafka.connection import client_settings, ensure_topics
+from croupier.eventlog.kafka.topics import KIND_HEADER, LOGGED, REPLIES, REQUESTS, topic
 from croupier.policy.events import Decision, decode_event
 from croupier.service.stream import STATUS_HEADER
 from tests.service.running import PATIENCE_S
@@ -62,7 +62,11 @@ class Asker:
     def __init__(self, kafka: KafkaConfig, loop: str = LOOP) -> None:
         self._kafka = kafka
         self._loop = loop
-        self._producer = KafkaProducer(**client_settings(kafka), linger_ms=2)
+        ensure_topics(kafka, [loop], (*LOGGED, REQUESTS, REPLIES))
+        self._producer = KafkaProducer(
+            **client_settings(kafka), linger_ms=2, max_request_size=kafka.max_message_bytes
+        )
+        self._futures: list[Any] = []
 
     def __enter__(self) -> Asker:
         return self
@@ -80,17 +84,20 @@ class Asker:
     ) -> None:
         """Send a request; bytes and None go as they are."""
         value = request if isinstance(request, bytes | None) else json.dumps(request).encode()
-        self._producer.send(
+        future = self._producer.send(
             self.topic("requests"),
             value,
             key.encode() if isinstance(key, str) else key,
             [] if kind is None else [(KIND_HEADER, kind.encode())],
             partition,
         )
+        self._futures.append(future)
 
     def sent(self) -> None:
         """Wait until the brokers have everything."""
-        self._producer.flush(timeout=PATIENCE_S)
+        for future in self._futures:
+            future.get(PATIENCE_S)
+        self._futures.clear()
 
     def topic(self, stream: Stream) -> str:
         return topic(self._kafka.topic_prefix, self._loop, stream)

@@ -238,7 +238,7 @@ def test_each_request_once_whatever_becomes_of_the_scorers(
     chance = random.Random(seed)
     config = stream_config(kafka_config, stream="max_batch = 20")
     servers = [scorer(tmp_path / name, config) for name in ("one", "two", "three")]
-    ids = [f"id-{number}" for number in range(3000)]
+    ids = [f"id-{number}" for number in range(4000)]
     with ExitStack() as stack:
         for server in servers[:2]:
             stack.callback(_end, server)
@@ -269,26 +269,27 @@ def _ask_steadily(asker: Asker, ids: list[str]) -> None:
     for start in range(0, len(ids), 10):
         for name in ids[start : start + 10]:
             asker.ask(name)
-        time.sleep(0.08)
+        time.sleep(0.1)
     asker.sent()
 
 
 def _kill_and_replace(servers: list[Server], chance: random.Random) -> None:
     first, second, third = servers
     time.sleep(2.0)
-    # In the middle of whatever it does, and back at once.
-    for _ in range(3):
+    for _ in range(2):
+        # In the middle of whatever it does, and back at once.
         first.kill()
         first.start()
-        time.sleep(chance.uniform(0.5, 2.0))
-    # A third one comes, and the second one only seems dead: its place is taken meanwhile.
-    third.start()
-    second.process.send_signal(signal.SIGSTOP)
-    time.sleep(9.0)
-    second.process.send_signal(signal.SIGCONT)
-    time.sleep(chance.uniform(0.5, 2.0))
-    # One leaves in order, another one for good.
-    assert third.stop() == 0
+        # Another one comes, and one only seems dead: its place is taken, and it comes back.
+        third.start()
+        time.sleep(chance.uniform(0.0, 1.0))
+        second.process.send_signal(signal.SIGSTOP)
+        time.sleep(chance.uniform(7.0, 9.0))
+        second.process.send_signal(signal.SIGCONT)
+        time.sleep(chance.uniform(0.0, 1.0))
+        # One leaves in order.
+        assert third.stop() == 0
+    # And another one for good.
     first.kill()
 
 

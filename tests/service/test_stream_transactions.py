@@ -10,8 +10,6 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import CommitFailedError
 
-from croupier.eventlog.kafka.connection import ensure_topics
-from croupier.eventlog.kafka.topics import LOGGED, REPLIES, REQUESTS
 from croupier.eventlog.log import Record
 from croupier.service.desk import Reply
 from croupier.service.stream import _Answered, _Exchange, _offsets
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def asker(kafka_config: KafkaConfig) -> Iterator[Asker]:
-    ensure_topics(kafka_config, [LOOP], (*LOGGED, REQUESTS, REPLIES))
     with Asker(kafka_config) as asker:
         for number in range(30):
             asker.ask(f"id-{number}")
@@ -75,8 +72,8 @@ def test_who_has_lost_its_place_can_not_commit(kafka_config: KafkaConfig, asker:
             deadline = time.monotonic() + PATIENCE_S
             while not second._consumer.assignment():
                 assert time.monotonic() < deadline
-                first.poll(1)
-                second.poll(1)
+                first._consumer.poll(100)
+                second._consumer.poll(100)
             # As if all this had happened since it has polled.
             first._membership = before
             with pytest.raises(CommitFailedError, match="IllegalGeneration"):
