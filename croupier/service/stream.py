@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from kafka.errors import CommitFailedError, KafkaError, MessageSizeTooLargeError
+from kafka.errors import (
+    CommitFailedError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+)
 
 from croupier.eventlog.kafka.connection import (
     client_settings,
@@ -63,6 +68,7 @@ _LOOK_EVERY_S = 5.0
 _LOOK_TIMEOUT_MS = 2000
 # The brokers are asked again this soon whether they have finished the transaction before.
 _RETRY_BACKOFF_MS = 5
+_METADATA_MAX_AGE_MS = 5000
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 5.0
 
@@ -289,11 +295,10 @@ class _Exchange:
         """Messages that have come, partition by partition; perhaps none, after a while."""
         found = self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit)
         before, now = self._membership, self._consumer.group_metadata()
-        self._membership = now
         if before is None or _place(before) != _place(now):
             # The client may go on where it was before others had its partitions for a while, as
             # after it was suspended. Brokers wouldn't refuse what it does in its new place.
-            self.rewind()
+            self._membership = now if self.rewind() else None
             return []
         return [message for messages in found.values() for message in messages]
 
@@ -327,15 +332,26 @@ class _Exchange:
             self._producer.close(timeout=0)
             self._producer = self._new_producer()
 
-    def rewind(self) -> None:
-        """Go back to what the group has done: the next poll gives again what was not committed."""
+    def rewind(self) -> bool:
+        """Go back to what the group has done: the next poll gives again what was not committed.
+
+        Returns
+        -------
+        bool
+            Whether that is known. Until a transaction that somebody else has begun is ended, it
+            isn't, and :meth:`poll` gives nothing.
+        """
+        self._membership = None
         for partition in self._consumer.assignment():
-            # Waits until transactions that are about to be committed are.
-            done = self._consumer.committed(partition, timeout_ms=self._config.session_timeout_ms)
+            try:
+                done = self._consumer.committed(partition, timeout_ms=_LOOK_TIMEOUT_MS)
+            except KafkaTimeoutError:
+                return False
             if done is None:
                 self._consumer.seek_to_beginning(partition)
             else:
                 self._consumer.seek(partition, done)
+        return True
 
     def lag(self) -> int:
         """How many messages wait in the partitions that this member has."""
@@ -405,10 +421,15 @@ class _Exchange:
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=config.session_timeout_ms // 5,
             allow_auto_create_topics=False,
+            # What a member doesn't know of when it shares partitions out, such as those of a topic
+            # that was made just now, nobody gets before it looks again.
+            metadata_max_age_ms=_METADATA_MAX_AGE_MS,
             bootstrap_timeout_ms=milliseconds(self._kafka.delivery_timeout_s),
             metrics_enabled=False,
             **client_settings(self._kafka),
         )
+        for name in topics:
+            consumer.partitions_for_topic(name)
         consumer.subscribe(list(topics))
         return consumer
 

@@ -45,7 +45,7 @@ ORACLES: dict[str, OracleConfig] = {
     "cover": CoverConfig(encoder=BITS, members=3),
 }
 JUDGES = 0.3
-DAY_US = 86_400_000_000
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
 
 
 def config_of(kind: str = "vowpal_wabbit", **others: object) -> LoopConfig:
