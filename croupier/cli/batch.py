@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,24 +18,27 @@ from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
 from croupier.offline.imitation import Imitation
 from croupier.offline.join import join
-from croupier.offline.lake import Lake, TableName
+from croupier.offline.lake import SCHEMAS, Lake, TableName
 from croupier.offline.nightly import LoopNight, fidelity_of
 from croupier.offline.open_bandit import import_open_bandit
-from croupier.offline.retention import forget_again, sink_again
+from croupier.offline.retention import forget_again, sink_again, sunk_positions
 from croupier.offline.retrain import is_judged, retrain
-from croupier.offline.sink import SinkReport, sink
-from croupier.policy.errors import InvalidInputError
+from croupier.offline.sink import SinkReport, sink, tables_of
+from croupier.policy.errors import ConfigError, InvalidInputError
 from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from croupier.eventlog.log import EventLog
     from croupier.offline.ope import Estimate
     from croupier.policy.oracle import Fidelity
 
 __all__ = ("register",)
 
+# What tells the rows of a loop apart.
+_ORDER = ("partition", "offset", "decision_id", "slot")
 _REPLAYED: tuple[TableName, ...] = ("decisions", "outcomes", "audits", "interactions")
 
 
@@ -50,13 +55,49 @@ def register(app: typer.Typer) -> None:
 
 
 def sink_command(
-    config: ConfigOption = None, data_dir: DataDirOption = None, json: JsonOption = False
+    name: Annotated[
+        str, typer.Argument(help="Name of the group; a lake has one of its own.")
+    ] = "croupier-sink",
+    group: Annotated[
+        bool, typer.Option("--group", help="Go on until stopped, sharing partitions in a group.")
+    ] = False,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, help="In a group: most records that are committed at once.")
+    ] = 20_000,
+    batch_seconds: Annotated[
+        float, typer.Option(min=0.0, help="In a group: longest that fewer wait for more.")
+    ] = 5.0,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Bring what the event log holds into the lake."""
+    """Bring what the event log holds into the lake, once or for as long as this runs."""
     session = Session.open(config, data_dir, json=json)
-    with session.log() as log, session.lake.lock(), session.output.progress("sink") as progress:
-        report = sink(log, session.lake, progress)
+    if group:
+        report = _sink_in_group(session, name, batch_rows, batch_seconds)
+    else:
+        with session.log() as log, session.lake.lock(), session.output.progress("sink") as progress:
+            report = sink(log, session.lake, progress)
     session.output.result(report, lambda: _show_sink(session, report))
+
+
+def _sink_in_group(session: Session, name: str, rows: int, seconds: float) -> SinkReport:
+    """Sink until SIGTERM or SIGINT."""
+    # Other commands are spared the time that Kafka's client takes to load.
+    from croupier.eventlog.kafka.reading import KafkaLog  # noqa: PLC0415
+    from croupier.offline.group import Batching, GroupSink  # noqa: PLC0415
+
+    batching = Batching(rows, seconds)
+    if session.config.log.backend != "kafka":
+        raise ConfigError("log.backend", "expected kafka: a log on one machine has no groups")
+    session.loops(None)
+    session.lake.check()
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    with KafkaLog(session.config.log.kafka, session.config.loops) as log:
+        session.output.remark(f"sinking in group {name}; stop with SIGTERM or SIGINT")
+        return GroupSink(log, session.lake, name, batching=batching).run(stop.is_set)
 
 
 def join_command(
@@ -268,17 +309,22 @@ def replay(
     names = session.loops(None)
     reports = []
     with session.log() as log, fresh.lock():
+        # Others may go on sinking meanwhile.
+        until = sunk_positions(session.lake, log.partitions())
         with session.output.progress("replay") as progress:
-            reports += sink_again(log, fresh, session.lake, names, progress)
+            reports += sink_again(log, fresh, session.lake, names, progress, until=until)
         for name in names:
             _join_as_far(fresh, session.lake, name, session.config.loop(name))
             forget_again(fresh, session.lake, name)
         tables = {
-            name: {table: _same(table, session.lake, fresh, name) for table in _REPLAYED}
+            name: {
+                table: _same(table, session.lake, fresh, name, _reached(table, name, until, log))
+                for table in _REPLAYED
+            }
             for name in names
         }
         with session.output.progress("rest of the log") as progress:
-            reports.append(sink(log, fresh, progress))
+            reports.append(sink(log, fresh, progress, again=True))
     equal = {name: all(same.values()) for name, same in tables.items()}
     decisions, outcomes = (
         sum(getattr(report, kind) for report in reports) for kind in ("decisions", "outcomes")
@@ -378,16 +424,43 @@ def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig) -> N
         join(fresh, loop, config, until + config.attribution_window_us + 1)
 
 
-def _same(table: TableName, one: Lake, other: Lake, loop: str) -> bool:
-    first, second = (lake.scan(table, loop).sort("offset").collect() for lake in (one, other))
+def _same(table: TableName, one: Lake, other: Lake, loop: str, reached: pl.Expr) -> bool:
+    """Whether two lakes have the same rows of a loop, as far as one of them has come."""
+    order = [name for name in _ORDER if name in SCHEMAS[table]]
+    first, second = (
+        lake.scan(table, loop).filter(reached).sort(order).collect() for lake in (one, other)
+    )
     return first.equals(second)
+
+
+def _reached(table: TableName, loop: str, until: int | dict[str, int], log: EventLog) -> pl.Expr:
+    """Which rows of a loop in a table stand below positions of the log."""
+    if isinstance(until, int):
+        return pl.lit(value=True)
+    source = "decisions" if table == "interactions" else table
+    below = [
+        (pl.col("partition") == part.number) & (pl.col("offset") < until[part.name])
+        for part in log.partitions()
+        if part.loop == loop and source in tables_of(part)
+    ]
+    return pl.any_horizontal(pl.col("partition").is_null(), *below)
 
 
 def _show_sink(session: Session, report: SinkReport) -> None:
     session.output.remark(
         f"sink: {report.decisions:,} decisions and {report.outcomes:,} outcomes added, "
-        f"{report.duplicates:,} records were there already; log position {report.position:,}"
+        f"{report.duplicates:,} records were there already; {_places(report)}"
     )
+    if report.set_aside:
+        session.output.warn(f"{report.set_aside:,} records can't be read and were set aside")
+    if report.missed:
+        session.output.warn(f"{report.missed:,} positions were gone from the log before the sink")
+
+
+def _places(report: SinkReport) -> str:
+    if isinstance(report.position, int):
+        return f"log position {report.position:,}"
+    return f"{len(report.position):,} partitions of the log"
 
 
 def _show_fidelity(session: Session, loop: str, fidelity: Fidelity | None) -> None:

@@ -18,7 +18,8 @@ from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
-from croupier.policy.errors import ConfigError, InvalidInputError
+from croupier.offline.sink import partition_states
+from croupier.policy.errors import ConfigError, InvalidInputError, LogUnavailableError
 from croupier.service.control import ControlSetup
 from croupier.service.logs import configure_logging
 from croupier.service.server import read_address, run_service
@@ -210,12 +211,19 @@ def _service(paths: DataPaths) -> dict[str, Any]:
         return {"running": False, "url": address.url, "error": str(error)}
 
 
-def _log_state(session: Session) -> dict[str, int] | None:
-    if not session.paths.log.is_dir():
-        return None
-    sunk = session.lake.progress("decisions", "croupier-sink") or 1
-    with session.log() as log:
-        return {"start": log.start(), "end": log.end(), "not_in_lake": log.end() - sunk}
+def _log_state(session: Session) -> dict[str, Any] | None:
+    if session.config.log.backend == "sqlite":
+        if not session.paths.log.is_dir():
+            return None
+        with session.log() as log:
+            (state,) = partition_states(log, session.lake)
+        return {"start": state.start, "end": state.end, "not_in_lake": state.lag}
+    try:
+        with session.log() as log:
+            states = partition_states(log, session.lake)
+    except LogUnavailableError as error:
+        return {"error": str(error)}
+    return {"partitions": len(states), "not_in_lake": sum(state.lag for state in states)}
 
 
 def _loop_states(session: Session) -> list[LoopState]:
@@ -280,9 +288,12 @@ def _service_line(service: dict[str, Any]) -> str:
     return f"not answering at {service['url']}" if "url" in service else "not running"
 
 
-def _log_line(log: dict[str, int] | None) -> str:
+def _log_line(log: dict[str, Any] | None) -> str:
     if log is None:
         return "none yet"
-    return (
-        f"positions {log['start']:,} to {log['end'] - 1:,}, {log['not_in_lake']:,} not in the lake"
-    )
+    if "error" in log:
+        return f"can't be read: {log['error']}"
+    waiting = f"{log['not_in_lake']:,} not in the lake"
+    if "partitions" in log:
+        return f"{log['partitions']:,} partitions, {waiting}"
+    return f"positions {log['start']:,} to {log['end'] - 1:,}, {waiting}"

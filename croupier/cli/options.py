@@ -11,7 +11,7 @@ import typer
 
 from croupier.cli.config import CroupierConfig, DataPaths, load_config, with_settings
 from croupier.cli.output import Output
-from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.eventlog.opening import open_log
 from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
@@ -19,6 +19,8 @@ from croupier.policy.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from croupier.eventlog.log import EventLog
 
 __all__ = ("ConfigOption", "DataDirOption", "JsonOption", "LoopOption", "Session")
 
@@ -98,9 +100,9 @@ class Session:
             kind = self.config.loops[name].exploration.__struct_config__.tag
             self.output.warn(f"loop {name}: {kind}: {caution}")
 
-    def log(self) -> SqliteEventLog:
+    def log(self) -> EventLog:
         """Open the event log; the caller closes it."""
-        return SqliteEventLog.open(self.paths.log, self.config.log)
+        return open_log(self.config.log, log_dir=self.paths.log, loops=self.config.loops)
 
     def loops(self, only: str | None) -> list[str]:
         """Names of the configured loops, or the one that was asked for.

@@ -25,15 +25,14 @@ from croupier.control.contracts import (
 from croupier.control.dsjson import read_interactions, read_observations
 from croupier.control.learning import LearningSettings, arguments_of, read_arguments
 from croupier.eventlog.log import Record
-from croupier.eventlog.opening import open_writer
-from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.eventlog.opening import open_log, open_writer
 from croupier.offline.lake import Lake, LakeLockedError
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
 from croupier.offline.retention import forget_all
 from croupier.offline.sink import sink, sunk_position
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Decision, decode_event
+from croupier.policy.events import decode_event
 from croupier.service.ids import now_us
 from croupier.service.refusals import Refusal
 from croupier.service.settings import LoopSettings, SettingsDirectory
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from croupier.control.job import ControlJob
-    from croupier.eventlog.log import LogPartition, LogWriter
+    from croupier.eventlog.log import EventLog, LogPartition, LogWriter
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
@@ -282,7 +281,9 @@ class Plane:
         )
         times = [each for each in ends.collect().row(0) if each is not None]
         with self.log() as log:
-            times += self._unsunk_times(log, loop)
+            for part in log.partitions():
+                if part.loop in {None, loop} and part.stream in {None, "decisions"}:
+                    times += self._unsunk_times(part, loop)
         if not times:
             raise Refusal(
                 404, "nothing was logged yet", target="logs", code="LogsPropertiesNotFound"
@@ -316,17 +317,16 @@ class Plane:
                 log.append(records[start : start + _RECORDS_AT_ONCE])
         return len(records)
 
-    def _unsunk_times(self, log: LogPartition, loop: str) -> list[int]:
-        first = max(sunk_position(self.lake) or 0, log.start())
-        end = log.end()
+    def _unsunk_times(self, part: LogPartition, loop: str) -> list[int]:
+        first = max(sunk_position(self.lake, part) or 0, part.start())
+        end = part.end()
         late = max(first, end - _LOOKED_THROUGH)
         found = []
         for position in {first, late}:
-            for entry in log.read(position, limit=_LOOKED_THROUGH) if position < end else ():
-                if entry.loop == loop and entry.kind == "decision":
-                    event = decode_event(entry.payload)
-                    assert isinstance(event, Decision)
-                    found.append(event.ts)
+            for entry in part.read(position, limit=_LOOKED_THROUGH) if position < end else ():
+                if entry.loop == loop and entry.kind == "decision" and entry.flaw is None:
+                    with contextlib.suppress(InvalidInputError):
+                        found.append(decode_event(entry.payload).ts)
         return found
 
     # What everything above and the evaluations work with.
@@ -340,9 +340,9 @@ class Plane:
         """Share of the decisions that judge and never train."""
         return self._job.nightly.judge_share
 
-    def log(self) -> SqliteEventLog:
+    def log(self) -> EventLog:
         """Open the event log; the caller closes it."""
-        return SqliteEventLog.open(Path(self._job.log_dir), self._job.log)
+        return open_log(self._job.log, log_dir=Path(self._job.log_dir), loops=self._job.loops)
 
     def _writer(self) -> LogWriter:
         """Open the event log to append to it; the caller closes it."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from croupier.eventlog.kafka.topics import Stream
+
 __all__ = (
     "FIRST_POSITION",
     "Backend",
@@ -92,9 +94,11 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     Attributes
     ----------
     position
-        Its place in the log, from 1.
+        Its place in its partition.
     loop, kind, key, payload
         See :class:`Record`.
+    flaw
+        Why it can't be taken for a record, as far as the log can tell; None if nothing is wrong.
     """
 
     position: int
@@ -102,6 +106,7 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     kind: str
     key: str
     payload: bytes
+    flaw: str | None = None
 
 
 class LogWriter(ABC):
@@ -169,6 +174,26 @@ class LogPartition(ABC):
     def name(self) -> str:
         """What tells it from the log's other partitions, for as long as the log lives."""
 
+    @property
+    def loop(self) -> str | None:
+        """The loop that all its records belong to; None if it has those of any loop."""
+        return None
+
+    @property
+    def stream(self) -> Stream | None:
+        """What all its records are; None if it has records of every kind."""
+        return None
+
+    @property
+    def number(self) -> int | None:
+        """Its number, which is the same for all streams of a key; None if the log has no others."""
+        return None
+
+    @property
+    def expires(self) -> bool:
+        """Whether records may go by themselves after a time, released or not."""
+        return False
+
     @abstractmethod
     def read(self, position: int, *, limit: int) -> list[LogEntry]:
         """Read what stands at a position and after it, in order.
@@ -187,8 +212,8 @@ class LogPartition(ABC):
         Returns
         -------
         list of LogEntry
-            Up to `limit` entries; none only if nothing stood from `position` up to the end as it
-            was when this was called.
+            Up to `limit` entries; fewer only if nothing more stood up to the end as it was when
+            this was called.
 
         Raises
         ------
@@ -217,6 +242,28 @@ class LogPartition(ABC):
         LogUnavailableError
             If the log can't be read now.
         """
+
+    def set_aside(self, entries: Sequence[tuple[LogEntry, InvalidInputError]]) -> None:
+        """Keep entries that can't be read where somebody will find them, so that others go on.
+
+        They are kept for good when this returns. Unless a log has a place for them, it refuses.
+
+        Parameters
+        ----------
+        entries
+            As they were read, and what is wrong with each.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such place.
+        LogUnavailableError
+            If they can't be kept now. Some may have been; their origins tell repeats.
+        """
+        for entry, error in entries:
+            raise InvalidInputError(
+                f"log position {entry.position}: {error.field}", error.expected
+            ) from error
 
     @abstractmethod
     def release(self, position: int) -> int:

@@ -12,9 +12,36 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from croupier.eventlog.log import LogConfig, LogWriter
+    from croupier.eventlog.log import EventLog, LogConfig, LogWriter
 
-__all__ = ("open_writer",)
+__all__ = ("open_log", "open_writer")
+
+
+def open_log(config: LogConfig, *, log_dir: Path, loops: Collection[str]) -> EventLog:
+    """Open the log to read it.
+
+    Parameters
+    ----------
+    config
+        Which log.
+    log_dir
+        Of a log on this machine.
+    loops
+        Whose events there are; a log that is shared has topics for each.
+
+    Raises
+    ------
+    LogUnavailableError
+        If the folder can't be made. A cluster is only asked once something is read.
+    ConfigError
+        If the configured client isn't installed or doesn't find its files.
+    """
+    if config.backend == "sqlite":
+        return SqliteEventLog.open(log_dir, config)
+    # Those who don't need it are spared the time that it takes to load.
+    from croupier.eventlog.kafka.reading import KafkaLog  # noqa: PLC0415
+
+    return KafkaLog(config.kafka, loops)
 
 
 def open_writer(

@@ -123,7 +123,7 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
             .otherwise(pl.lit("observed")),
             outcomes=pl.col("outcomes").fill_null(0),
         )
-        .sort("offset")
+        .sort("partition", "offset")
         .collect()
     )
     folds = pl.Series("fold", [fold_of(each) for each in rows["decision_id"]], dtype=pl.Int64)

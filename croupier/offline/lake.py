@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import fcntl
+import random
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote
 
 import msgspec
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from croupier.policy.errors import CroupierError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ("SCHEMAS", "ForgottenError", "Lake", "LakeLockedError", "TableName")
+__all__ = (
+    "SCHEMAS",
+    "ForgottenError",
+    "Lake",
+    "LakeConflictError",
+    "LakeLockedError",
+    "ProgressError",
+    "TableName",
+)
 
 TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generations", "audits"]
 
@@ -55,6 +66,9 @@ _DECISION: _Columns = {
     "shadow": _SHADOW,
 }
 
+# Where in a log with several partitions a row comes from; null if its log is one sequence.
+_PARTITION: _Columns = {"partition": pl.Int64}
+
 _OUTCOME: _Columns = {
     "loop": pl.String,
     "date": pl.Date,
@@ -66,6 +80,7 @@ _OUTCOME: _Columns = {
     "reward": pl.Float64,
     "guardrails": pl.String,
     "ts": _TIME,
+    **_PARTITION,
 }
 
 _INTERACTION: _Columns = {
@@ -75,6 +90,7 @@ _INTERACTION: _Columns = {
     "outcomes": pl.Int64,
     "delay_s": pl.Float64,
     "fold": pl.Int64,
+    **_PARTITION,
 }
 
 _GENERATION: _Columns = {
@@ -129,10 +145,11 @@ _AUDIT: _Columns = {
     "auditor": pl.String,
     "distance": pl.Float64,
     "ts": _TIME,
+    **_PARTITION,
 }
 
 SCHEMAS: dict[TableName, pl.Schema] = {
-    "decisions": pl.Schema(_DECISION),
+    "decisions": pl.Schema(_DECISION | _PARTITION),
     "outcomes": pl.Schema(_OUTCOME),
     "interactions": pl.Schema(_INTERACTION),
     "generations": pl.Schema(_GENERATION),
@@ -141,8 +158,10 @@ SCHEMAS: dict[TableName, pl.Schema] = {
 """Columns of every table. JSON stands in `context`, `actions`, `audit` and `guardrails`; `pmf` and
 `scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
 [0, 1000), in the division of rows between learner and judge. `slot` is null for a decision that has
-none, `slate_size` for all but slates, `shadow` where none was asked. Of a generation, `decisions`
-are those that were logged, and `decisions_made` estimates all of them by `Σ 1 / keep_prob`.
+none, `slate_size` for all but slates, `shadow` where none was asked. `offset` is a row's position
+in its `partition` of the log, which is null where the log is one sequence. Of a generation,
+`decisions` are those that were logged, and `decisions_made` estimates all of them by
+`Σ 1 / keep_prob`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 
@@ -160,6 +179,12 @@ _PARTITIONS: dict[TableName, list[str]] = {
 _ALL_VERSIONS: tuple[TableName, ...] = ("interactions", "generations")
 _KEEP_VERSIONS = {"delta.enableExpiredLogCleanup": "false"}
 
+# Beyond delta-rs's own attempts, of which there are 15 to a write.
+_ATTEMPTS = 8
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 1.0
+_ANYWHERE: Final = -1
+
 # Characters of a path that Delta, polars or SQLAlchemy take for more than a part of a name.
 _UNUSABLE = frozenset("%?#[]|^\\=")
 
@@ -170,6 +195,14 @@ class LakeLockedError(CroupierError):
 
 class ForgottenError(CroupierError):
     """Rows that were in an older version of a table have been deleted for good."""
+
+
+class LakeConflictError(CroupierError):
+    """Others have written to a table again and again at the same time; nothing was written."""
+
+
+class ProgressError(CroupierError):
+    """Somebody else has written under the same name meanwhile; nothing was written."""
 
 
 class Lake:
@@ -240,7 +273,7 @@ class Lake:
             {"file": list(paths), "version": list(paths.values())},
             schema={"file": pl.String, "version": pl.Int64},
         )
-        rows = self._files(table, list(paths), include_file_paths="file")
+        rows = self._parquet(table, list(paths), include_file_paths="file")
         return (
             rows.filter(pl.col("loop") == loop)
             .join(versions, on="file", how="left")
@@ -258,12 +291,18 @@ class Lake:
         return DeltaTable(self.root / table).transaction_version(app)
 
     def append(
-        self, table: TableName, rows: pl.DataFrame, *, app: str | None = None, progress: int = 0
+        self,
+        table: TableName,
+        rows: pl.DataFrame,
+        *,
+        app: str | None = None,
+        progress: int = 0,
+        after: int | None = _ANYWHERE,
     ) -> None:
         """Append rows and, in the same commit, note an application's progress.
 
         Either both are seen afterwards or neither, whatever happens to this process. An append of
-        no rows notes the progress alone.
+        no rows notes the progress alone. Any number of processes may append at once.
 
         Parameters
         ----------
@@ -275,17 +314,44 @@ class Lake:
             Name of the application transaction; None for an append that isn't tracked.
         progress
             Grows from commit to commit.
+        after
+            The application's progress before, None if it has none: the append is made only if
+            nobody has moved it on, however close in time. Not looked at if left out.
+
+        Raises
+        ------
+        ProgressError
+            If the application's progress isn't what it was to be.
+        LakeConflictError
+            If others wrote at the same time, too often.
         """
-        self._write(table, rows, "append", [] if app is None else [Transaction(app, progress)])
+        transactions = [] if app is None else [Transaction(app, progress)]
+
+        def attempt() -> None:
+            delta = DeltaTable(self.root / table) if self.exists(table) else None
+            if after != _ANYWHERE:
+                assert app is not None
+                found = None if delta is None else delta.transaction_version(app)
+                if found != after:
+                    raise ProgressError(
+                        f"expected {app} to have come to {after} in {table}, found {found}"
+                    )
+            # What was committed since that table was opened is compared by Delta with what is
+            # committed here: a transaction of the same application there is refused.
+            self._write(table, delta, rows, "append", transactions)
+
+        self._commit(table, attempt)
 
     def replace(self, table: TableName, rows: pl.DataFrame) -> None:
         """Put rows in the place of all of a table's; older versions stay readable."""
-        self._write(table, rows, "overwrite", [])
+        self._commit(table, lambda: self._write(table, None, rows, "overwrite", []))
 
     def delete(
-        self, table: TableName, predicate: str, *, mark: tuple[str, int] | None = None
+        self, table: TableName, predicate: str, *, marks: Mapping[str, int] | None = None
     ) -> None:
         """Delete rows, and the files that only held them: older versions lose these rows too.
+
+        Files of others that are not committed yet are left alone.
 
         Parameters
         ----------
@@ -293,15 +359,63 @@ class Lake:
             To delete from.
         predicate
             SQL that is true of the rows.
-        mark
-            An application and its progress, noted in the same commit.
+        marks
+            Applications and their progress, noted in the same commit.
+
+        Raises
+        ------
+        LakeConflictError
+            If others wrote at the same time, too often.
         """
         if not self.exists(table):
             return
-        transactions = [] if mark is None else [Transaction(*mark)]
-        delta = DeltaTable(self.root / table)
-        delta.delete(predicate, commit_properties=CommitProperties(app_transactions=transactions))
-        delta.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+        transactions = [Transaction(*each) for each in (marks or {}).items()]
+        properties = CommitProperties(app_transactions=transactions)
+
+        def attempt() -> None:
+            delta = DeltaTable(self.root / table)
+            delta.delete(predicate, commit_properties=properties)
+            delta.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+
+        with self._files(fcntl.LOCK_EX):
+            self._commit(table, attempt)
+
+    def has_column(self, table: TableName, column: str) -> bool:
+        """Whether a table was written to since it has had a column."""
+        if not self.exists(table):
+            return False
+        return any(each.name == column for each in DeltaTable(self.root / table).schema().fields)
+
+    @contextmanager
+    def keeping_files(self) -> Iterator[None]:
+        """Have no process of this machine delete files from the lake meanwhile.
+
+        For whoever reads and appends beside the holder of the lock. Others do so at once; who is to
+        delete comes next when he asks.
+        """
+        with self._files(fcntl.LOCK_SH):
+            yield
+
+    def check(self) -> None:
+        """Make the directory if it is missing, and see whether it can be written to.
+
+        Raises
+        ------
+        InvalidInputError
+            If it can't.
+        """
+        unusable = sorted(_UNUSABLE.intersection(str(self.root.absolute())))
+        if unusable:
+            raise InvalidInputError(
+                "lake", f"expected a path without {' '.join(unusable)}, got {self.root}"
+            )
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / ".lock").open("w").close()
+        except OSError as error:
+            raise InvalidInputError(
+                "lake", f"expected a directory to write to at {self.root}: {error.strerror}"
+            ) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -314,19 +428,8 @@ class Lake:
         InvalidInputError
             If nothing can be written there.
         """
-        unusable = sorted(_UNUSABLE.intersection(str(self.root.absolute())))
-        if unusable:
-            raise InvalidInputError(
-                "lake", f"expected a path without {' '.join(unusable)}, got {self.root}"
-            )
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / ".lock").open("w")
-        except OSError as error:
-            raise InvalidInputError(
-                "lake", f"expected a directory to write to at {self.root}: {error.strerror}"
-            ) from error
-        with handle:
+        self.check()
+        with (self.root / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -343,9 +446,9 @@ class Lake:
         """
         delta = DeltaTable(self.root / table, version=version)
         files = [unquote(uri) for uri in delta.file_uris()]
-        return self._files(table, files).select(SCHEMAS[table].names())
+        return self._parquet(table, files).select(SCHEMAS[table].names())
 
-    def _files(
+    def _parquet(
         self, table: TableName, files: list[str], *, include_file_paths: str | None = None
     ) -> pl.LazyFrame:
         schema = SCHEMAS[table]
@@ -384,23 +487,54 @@ class Lake:
             if file.partitions.get("loop") == loop
         ]
 
+    @contextmanager
+    def _files(self, kind: int) -> Iterator[None]:
+        """Hold the files, shared or alone, after waiting for it in line."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".files").open("w") as files:
+            # Without a line, those that share could keep out for ever who is to be alone.
+            with (self.root / ".line").open("w") as line:
+                fcntl.flock(line, fcntl.LOCK_EX)
+                fcntl.flock(files, kind)
+            yield
+
+    def _commit(self, table: TableName, attempt: Callable[[], None]) -> None:
+        """Try again what others' commits got in the way of."""
+        for number in range(_ATTEMPTS):
+            try:
+                attempt()
+            except CommitFailedError as error:
+                failure = error
+            else:
+                return
+            longest = min(_FIRST_PAUSE_S * 2**number, _LONGEST_PAUSE_S)
+            time.sleep(longest * random.random())  # noqa: S311 - only not all at the same time
+        raise LakeConflictError(f"writing to {table} failed: {failure}") from failure
+
     def _write(
         self,
         table: TableName,
+        delta: DeltaTable | None,
         rows: pl.DataFrame,
         mode: Literal["append", "overwrite"],
         transactions: list[Transaction],
     ) -> None:
         schema = SCHEMAS[table]
-        write_deltalake(
-            self.root / table,
-            rows.select(schema.names()).match_to_schema(schema),
-            mode=mode,
-            schema_mode="merge",
-            partition_by=_PARTITIONS[table],
-            configuration=_KEEP_VERSIONS if table in _ALL_VERSIONS else None,
-            commit_properties=CommitProperties(app_transactions=transactions),
-        )
+        making = delta is None and mode == "append"
+        try:
+            write_deltalake(
+                self.root / table if delta is None else delta,
+                rows.select(schema.names()).match_to_schema(schema),
+                mode="error" if making else mode,
+                schema_mode="merge",
+                partition_by=_PARTITIONS[table],
+                configuration=_KEEP_VERSIONS if table in _ALL_VERSIONS else None,
+                commit_properties=CommitProperties(app_transactions=transactions),
+            )
+        except DeltaError as error:
+            if making and self.exists(table):
+                raise CommitFailedError("somebody else has just made the table") from error
+            raise
 
 
 class _File(msgspec.Struct, rename={"partitions": "partitionValues"}):

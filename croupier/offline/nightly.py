@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from croupier.eventlog.log import LogPartition
+    from croupier.eventlog.log import EventLog
     from croupier.offline.evaluate import EstimatorName
     from croupier.offline.lake import Lake
     from croupier.offline.registry import Registry
@@ -141,7 +141,7 @@ class Nightly:
         self.config = config
 
     def run(
-        self, log: LogPartition, *, now_us: int, steps: Steps, due_only: bool = False
+        self, log: EventLog, *, now_us: int, steps: Steps, due_only: bool = False
     ) -> NightlyReport:
         """Do a night's work for all loops.
 

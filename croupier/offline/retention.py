@@ -16,24 +16,34 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from croupier.offline.sink import sink, sunk_position
+from croupier.offline.sink import sink, sunk_position, tables_of
+from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import decode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from croupier.eventlog.log import LogPartition
+    from croupier.eventlog.log import EventLog, LogEntry, LogPartition
     from croupier.offline.lake import Lake, TableName
     from croupier.offline.sink import SinkReport
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("RetentionReport", "forget_again", "forget_all", "retain", "sink_again")
+__all__ = (
+    "RetentionReport",
+    "forget_again",
+    "forget_all",
+    "retain",
+    "sink_again",
+    "sunk_positions",
+)
 
 _DAY = timedelta(days=1)
 _EPOCH = date(1970, 1, 1)
 # In this order, see above.
 _TABLES: tuple[TableName, ...] = ("decisions", "outcomes", "audits", "interactions")
 _LOGGED: tuple[TableName, ...] = ("decisions", "outcomes", "audits")
+# How many entries that can't be read are passed over to find out how old they are.
+_LOOKED_AT = 100
 _BY_DATE, _BY_POSITION = "croupier-forgotten-days", "croupier-forgotten-positions"
 
 
@@ -54,7 +64,7 @@ class RetentionReport:
 
 
 def retain(
-    lake: Lake, log: LogPartition, loops: Mapping[str, LoopConfig], *, now_us: int
+    lake: Lake, log: EventLog, loops: Mapping[str, LoopConfig], *, now_us: int
 ) -> RetentionReport:
     """Forget what is older than its loop's `log_retention`.
 
@@ -70,15 +80,15 @@ def retain(
         Now, in microseconds since the epoch.
     """
     forgotten: dict[str, int] = {}
+    parts = log.partitions()
     limited = {
         name: config.log_retention_us
         for name, config in loops.items()
         if config.log_retention_us is not None
     }
-    if limited:
-        unsunk = _first_unsunk(lake, log)
     for name, retention in limited.items():
         until = _day(now_us - retention)
+        unsunk = _first_unsunk(lake, _of(name, parts))
         if unsunk is not None:
             until = min(until, _day(unsunk) - _DAY)
         waiting = _first_unjoined(lake, name, loops[name])
@@ -89,12 +99,11 @@ def retain(
         if removed:
             forgotten[name] = removed
     # What was forgotten whole may only now be in segments that are full.
-    marks = (lake.progress("decisions", f"{_BY_POSITION}:{name}") for name in loops)
-    due = bool(limited) or any(mark is not None for mark in marks)
-    return RetentionReport(forgotten, _release(lake, log) if due else 0)
+    due = bool(limited) or any(_forgotten(lake, name, parts) for name in loops)
+    return RetentionReport(forgotten, _release(lake, parts) if due else 0)
 
 
-def forget_all(lake: Lake, log: LogPartition, loop: str) -> RetentionReport:
+def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
     """Forget everything of a loop that is in the lake, joined or not.
 
     Parameters
@@ -107,17 +116,20 @@ def forget_all(lake: Lake, log: LogPartition, loop: str) -> RetentionReport:
     loop
         Whose.
     """
-    position = sunk_position(lake) or 0
-    removed = _forget_positions(lake, loop, position)
-    return RetentionReport({loop: removed} if removed else {}, _release(lake, log))
+    parts = log.partitions()
+    sunk = {each: sunk_position(lake, each) or 0 for each in _of(loop, parts)}
+    removed = _forget_positions(lake, loop, sunk)
+    return RetentionReport({loop: removed} if removed else {}, _release(lake, parts))
 
 
 def sink_again(
-    log: LogPartition,
+    log: EventLog,
     fresh: Lake,
     lake: Lake,
     loops: Iterable[str],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    until: int | Mapping[str, int] | None = None,
 ) -> list[SinkReport]:
     """Bring a new lake as far as another one, forgetting on the way what was forgotten there whole.
 
@@ -133,13 +145,28 @@ def sink_again(
         Names of all loops.
     progress
         Called with positions done and in all, of the last stretch.
+    until
+        How far the other one is to be followed; as far as it has come now if None.
     """
-    marks = {loop: lake.progress("decisions", f"{_BY_POSITION}:{loop}") for loop in loops}
+    parts = log.partitions()
+    marks = {loop: _forgotten(lake, loop, parts) for loop in loops}
     reports = []
-    for position, loop in sorted((at, loop) for loop, at in marks.items() if at is not None):
-        reports.append(sink(log, fresh, until=position))
-        _forget_positions(fresh, loop, position)
-    return [*reports, sink(log, fresh, progress, until=sunk_position(lake))]
+    for loop, forgotten in sorted(marks.items(), key=lambda mark: sorted(mark[1].values())):
+        if forgotten:
+            reach = {each.name: position for each, position in forgotten.items()}
+            alone = [reach.get(each.name) for each in parts if each.loop is None]
+            reports.append(sink(log, fresh, until=alone[0] if alone else reach, again=True))
+            _forget_positions(fresh, loop, forgotten)
+    if until is None:
+        until = sunk_positions(lake, parts)
+    return [*reports, sink(log, fresh, progress, until=until, again=True)]
+
+
+def sunk_positions(lake: Lake, parts: Sequence[LogPartition]) -> int | dict[str, int]:
+    """Up to where a lake has everything; by partition if the log has several."""
+    sunk = {each.name: sunk_position(lake, each) or 0 for each in parts}
+    alone = [sunk[each.name] for each in parts if each.stream is None]
+    return alone[0] if alone else sunk
 
 
 def forget_again(fresh: Lake, lake: Lake, loop: str) -> None:
@@ -156,31 +183,80 @@ def _forget_days(lake: Lake, loop: str, until: date) -> int:
     gone = (pl.col("date") < until) & (pl.col("loop") == loop)
     if all(lake.scan(table).filter(gone).head(1).collect().is_empty() for table in _TABLES):
         return 0
-    return _forget(lake, gone, f"date < '{until.isoformat()}' AND loop = '{loop}'", mark, days)
+    # A name has nothing in it that would have to be quoted, see `valid_loop_name`.
+    predicate = f"date < '{until.isoformat()}' AND loop = '{loop}'"
+    return _forget(lake, gone, dict.fromkeys(_TABLES, predicate), {mark: days})
 
 
-def _forget_positions(lake: Lake, loop: str, position: int) -> int:
-    """Forget what a loop has below a position of the log; gives the number of decisions."""
-    mark = f"{_BY_POSITION}:{loop}"
-    gone = (pl.col("offset") < position) & (pl.col("loop") == loop)
-    predicate = f"loop = '{loop}' AND offset < {position}"
-    return _forget(lake, gone, predicate, mark, position)
+def _forget_positions(lake: Lake, loop: str, reach: Mapping[LogPartition, int]) -> int:
+    """Forget what a loop has below positions of the log; gives the number of decisions."""
+    below = {table: _below(table, reach) for table in _TABLES}
+    predicates = {
+        # Where there is no such column, all rows come from a log without partitions.
+        table: f"loop = '{loop}'"
+        if "partition" in below[table] and not lake.has_column(table, "partition")
+        else f"loop = '{loop}' AND ({below[table]})"
+        for table in _TABLES
+    }
+    gone = (pl.col("loop") == loop) & pl.sql_expr(below["decisions"])
+    return _forget(lake, gone, predicates, {_mark(loop, at): reach[at] for at in reach})
 
 
-def _forget(lake: Lake, gone: pl.Expr, predicate: str, mark: str, progress: int) -> int:
+def _below(table: TableName, reach: Mapping[LogPartition, int]) -> str:
+    """SQL that is true of a table's rows that stand below positions of the log.
+
+    In a log with partitions, what another log has brought into the lake counts as before it.
+    """
+    source = "decisions" if table == "interactions" else table
+    stretches = []
+    for part, position in reach.items():
+        if part.number is None:
+            return f'"offset" < {position}'
+        if source in tables_of(part):
+            stretches.append(f'"partition" = {part.number} AND "offset" < {position}')
+    return " OR ".join(['"partition" IS NULL', *stretches])
+
+
+def _forgotten(lake: Lake, loop: str, parts: Iterable[LogPartition]) -> dict[LogPartition, int]:
+    """The positions of the log below which a loop was forgotten whole."""
+    marks = {part: lake.progress("decisions", _mark(loop, part)) for part in _of(loop, parts)}
+    return {part: position for part, position in marks.items() if position is not None}
+
+
+def _mark(loop: str, part: LogPartition) -> str:
+    return f"{_BY_POSITION}:{loop}" + ("" if part.number is None else f":{part.name}")
+
+
+def _of(loop: str, parts: Iterable[LogPartition]) -> list[LogPartition]:
+    """Where a loop's records are."""
+    return [part for part in parts if part.loop in {None, loop}]
+
+
+def _forget(
+    lake: Lake, gone: pl.Expr, predicates: Mapping[TableName, str], marks: Mapping[str, int]
+) -> int:
     removed: int = lake.scan("decisions").filter(gone).select(pl.len()).collect().item()
     for table in _TABLES:
-        # A name has nothing in it that would have to be quoted, see `valid_loop_name`.
-        marked = (mark, progress) if table == "decisions" else None
-        lake.delete(table, predicate, mark=marked)
+        lake.delete(table, predicates[table], marks=marks if table == "decisions" else None)
     return removed
 
 
-def _first_unsunk(lake: Lake, log: LogPartition) -> int | None:
-    """Time of the first event that isn't in the lake; None if all are."""
-    position = max(sunk_position(lake) or 0, log.start())
-    entries = log.read(position, limit=1) if position < log.end() else []
-    return decode_event(entries[0].payload).ts if entries else None
+def _first_unsunk(lake: Lake, parts: Iterable[LogPartition]) -> int | None:
+    """Time of the first events that aren't in the lake; None if all are."""
+    times = []
+    for part in parts:
+        position = max(sunk_position(lake, part) or 0, part.start())
+        if position < part.end() and (entries := part.read(position, limit=_LOOKED_AT)):
+            times.append(next(filter(None, map(_time, entries)), 0))
+    return min(times, default=None)
+
+
+def _time(entry: LogEntry) -> int | None:
+    """When an entry was logged; None if it can't be read."""
+    try:
+        return decode_event(entry.payload).ts
+    except InvalidInputError:
+        return None
 
 
 def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
@@ -207,16 +283,22 @@ def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
     return first
 
 
-def _release(lake: Lake, log: LogPartition) -> int:
+def _release(lake: Lake, parts: Iterable[LogPartition]) -> int:
     """Let the log go of what the lake has had and no longer has."""
-    position = sunk_position(lake)
-    if position is None:
-        return 0
-    for table in _LOGGED:
-        first = lake.scan(table).select(pl.col("offset").min()).collect().item()
-        if first is not None:
-            position = min(position, first)
-    return log.release(position)
+    released = 0
+    for part in parts:
+        position = sunk_position(lake, part)
+        if position is None:
+            continue
+        for table in tables_of(part):
+            rows = lake.scan(table, part.loop)
+            if part.number is not None:
+                rows = rows.filter(pl.col("partition") == part.number)
+            first = rows.select(pl.col("offset").min()).collect().item()
+            if first is not None:
+                position = min(position, first)
+        released += part.release(position)
+    return released
 
 
 def _day(ts_us: int) -> date:

@@ -1,14 +1,24 @@
-"""The sink: from the event log into the lake, exactly once by id."""
+"""The sink: from the event log into the lake, exactly once by id.
+
+Every partition of the log is brought over by itself. A batch is one Delta commit for each table it
+goes to, and carries the position reached as an application transaction; so rows and progress are
+seen together or not at all, whatever happens to this process. A commit is made only if the
+progress is still what the batch began at. So of two processes that bring over the same partition,
+because one has been given up by its group and doesn't know it, or because a nightly job runs beside
+the group, one has its batch refused, looks how far the lake has come, and goes on from there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 
-from croupier.offline.lake import SCHEMAS, Lake, TableName
+from croupier.offline.known_keys import KnownKeys
+from croupier.offline.lake import SCHEMAS, Lake, ProgressError, TableName
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import (
     IMPORTED,
@@ -20,14 +30,24 @@ from croupier.policy.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from croupier.eventlog.log import LogEntry, LogPartition
+    from croupier.eventlog.log import EventLog, LogEntry, LogPartition
     from croupier.policy.events import Event
 
     Progress: TypeAlias = Callable[[int, int], None]
 
-__all__ = ("SinkReport", "decision_row", "sink", "sunk_position")
+__all__ = (
+    "PartitionSink",
+    "PartitionState",
+    "SinkReport",
+    "decision_row",
+    "partition_states",
+    "report_of",
+    "sink",
+    "sunk_position",
+    "tables_of",
+)
 
 _APP = "croupier-sink"
 _BATCH = 20_000
@@ -38,12 +58,22 @@ _KEYS: dict[TableName, tuple[str, ...]] = {
     "outcomes": ("loop", "kind", "outcome_id"),
     "audits": ("loop", "judgement_id"),
 }
-# `decisions` is committed last and with every batch, empty or not: its progress is the sink's.
+# The last one is committed with every batch, empty or not: its progress is the partition's.
 _ORDER: tuple[TableName, ...] = ("outcomes", "audits", "decisions")
+_STREAMS: dict[str, TableName] = {
+    "decisions": "decisions",
+    "outcomes": "outcomes",
+    "audits": "audits",
+}
+# The year 10000: beyond it there is no date that the lake could write down.
+_LATEST_US = 253_402_300_800_000_000
+
+_UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+_logger = getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SinkReport:
+class SinkReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one run of the sink did.
 
     Attributes
@@ -53,22 +83,51 @@ class SinkReport:
     duplicates
         Records with an id that the lake had already.
     position
-        Of the log, up to which the lake now has everything.
+        Of the log, up to which the lake now has everything; by partition if it has several.
+    set_aside
+        Records that can't be read, and were put where somebody will find them.
+    missed
+        Positions that the log had let go of before they were sunk.
     """
 
     decisions: int
     outcomes: int
     duplicates: int
-    position: int
+    position: int | dict[str, int]
+    set_aside: int = 0
+    missed: int = 0
+
+
+class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a partition of the log goes, and how much of it the lake has.
+
+    Attributes
+    ----------
+    partition
+        Its name.
+    start, end
+        See :class:`~croupier.eventlog.log.LogPartition`.
+    sunk
+        Position up to which the lake has everything; None if nothing was ever sunk.
+    lag
+        Positions that are not in the lake yet.
+    """
+
+    partition: str
+    start: int
+    end: int
+    sunk: int | None
+    lag: int
 
 
 def sink(
-    log: LogPartition,
+    log: EventLog,
     lake: Lake,
     progress: Progress | None = None,
     *,
     batch: int = _BATCH,
-    until: int | None = None,
+    until: int | Mapping[str, int] | None = None,
+    again: bool = False,
 ) -> SinkReport:
     """Bring the lake up to the log's end as it is now.
 
@@ -86,47 +145,259 @@ def sink(
     batch
         Records to a commit, at least 1.
     until
-        Position to stop at, instead of the log's end.
+        Position to stop at, instead of the log's end; by partition if it has several.
+    again
+        Whether the log was sunk before, into another lake: what can't be read was set aside then.
 
     Raises
     ------
     InvalidInputError
-        If a record can't be decoded, or if the lake is ahead of the log: it was filled from
-        another one.
+        If a record can't be decoded and the log has no place for such, or if the lake is ahead of
+        the log: it was filled from another one.
+    LogUnavailableError
+        If the log can't be read now.
     """
-    first = sunk_position(lake) or log.start()
-    position, end = first, log.end()
-    if position > end:
-        raise InvalidInputError(
-            "log",
-            f"expected the one that the lake was filled from, up to position {first}; "
-            f"this one ends at {end}",
+    parts = log.partitions()
+    sinks = [PartitionSink(each, lake, again=again) for each in parts]
+    ends = [each.end(until) for each in sinks]
+    first = [each.begin() for each in sinks]
+    total = sum(map(max, ends, first)) - sum(first)
+    for each, end in zip(sinks, ends, strict=True):
+        while each.position < end:
+            try:
+                each.step(end, batch)
+            except ProgressError:
+                each.begin()
+            if progress is not None:
+                done = sum(other.position for other in sinks) - sum(first)
+                progress(min(done, total), total)
+    return report_of(sinks)
+
+
+def sunk_position(lake: Lake, partition: LogPartition | None = None) -> int | None:
+    """Position of a log or partition up to which a lake has everything; None before the first run.
+
+    Parameters
+    ----------
+    lake
+        Where its records go.
+    partition
+        Which one; the only one of a log that is one sequence if None.
+    """
+    if partition is None:
+        return lake.progress(_ORDER[-1], _APP)
+    return lake.progress(tables_of(partition)[-1], _app(partition))
+
+
+def partition_states(log: EventLog, lake: Lake) -> list[PartitionState]:
+    """The state of every partition.
+
+    Raises
+    ------
+    LogUnavailableError
+        If the log can't be read now.
+    """
+    states = []
+    for part in log.partitions():
+        sunk, start, end = sunk_position(lake, part), part.start(), part.end()
+        lag = end - max(start, sunk or start)
+        states.append(
+            PartitionState(partition=part.name, start=start, end=end, sunk=sunk, lag=max(0, lag))
         )
-    end = end if until is None else min(until, end)
-    added = dict.fromkeys(_ORDER, 0)
-    read = 0
-    while position < end:
-        entries = log.read(position, limit=min(batch, end - position))
-        position = entries[-1].position + 1
-        read += len(entries)
-        for table, rows in _tables(entries).items():
-            added[table] += _append_once(lake, table, rows, position)
-        if progress is not None:
-            progress(position - first, end - first)
+    return states
+
+
+def tables_of(partition: LogPartition) -> tuple[TableName, ...]:
+    """The tables that a partition's records go to, in the order in which they are committed."""
+    return _ORDER if partition.stream is None else (_STREAMS[partition.stream],)
+
+
+class PartitionSink:
+    """Brings one partition of a log into the lake, batch by batch.
+
+    Parameters
+    ----------
+    partition, lake
+        From where and to where.
+    again
+        See :func:`sink`.
+
+    Attributes
+    ----------
+    position
+        Up to which the lake has everything, as far as is known here.
+    added, read, set_aside, missed
+        What has become of records so far, see :class:`SinkReport`; `added` by table.
+    """
+
+    def __init__(self, partition: LogPartition, lake: Lake, *, again: bool = False) -> None:
+        self.partition = partition
+        self.position = 0
+        self.added: dict[TableName, int] = dict.fromkeys(_ORDER, 0)
+        self.read = self.set_aside = self.missed = 0
+        self._lake = lake
+        self._again = again
+        self._app = _app(partition)
+        self._tables = tables_of(partition)
+        self._known: dict[TableName, KnownKeys] = {}
+
+    def begin(self) -> int:
+        """Look how far the lake has come, and go on from there; gives the position."""
+        self._known.clear()
+        sunk = self._lake.progress(self._tables[-1], self._app)
+        start = self.partition.start() if sunk is None or self.partition.expires else sunk
+        if sunk is not None and start > sunk:
+            self.missed += start - sunk
+            _logger.error(
+                "positions %d to %d of %s were let go of before they were in the lake",
+                sunk,
+                start - 1,
+                self.partition.name,
+            )
+        self.position = start if sunk is None else max(sunk, start)
+        return self.position
+
+    def end(self, until: int | Mapping[str, int] | None = None) -> int:
+        """The partition's end, or a position before it that was asked for.
+
+        Raises
+        ------
+        InvalidInputError
+            If the lake is ahead of the partition.
+        """
+        sunk, end = self._lake.progress(self._tables[-1], self._app), self.partition.end()
+        if sunk is not None and sunk > end:
+            raise InvalidInputError(
+                "log",
+                f"expected the one that the lake was filled from, up to position {sunk}; "
+                f"this one ends at {end}",
+            )
+        if until is None:
+            return end
+        return min(end, until if isinstance(until, int) else until.get(self.partition.name, 0))
+
+    def step(self, end: int, limit: int) -> None:
+        """Bring over the next records, at most up to a position that is not beyond the end.
+
+        Raises
+        ------
+        ProgressError
+            If somebody else has brought over some; :meth:`begin` again.
+        InvalidInputError, LogUnavailableError
+            See :func:`sink`.
+        """
+        limit = min(limit, end - self.position)
+        found = self.partition.read(self.position, limit=limit)
+        entries = [each for each in found if each.position < end]
+        # Fewer than asked for: whatever else there is up to the end isn't to be seen.
+        position = end if len(entries) < limit else entries[-1].position + 1
+        tables, dead = self._rows(entries)
+        if dead and not self._again:
+            # Before the commit that passes over them: they may be set aside twice, but not lost.
+            self.partition.set_aside(dead)
+        with self._lake.keeping_files():
+            added = {
+                table: self._append_once(table, rows, position) for table, rows in tables.items()
+            }
+        for table, count in added.items():
+            self.added[table] += count
+        self.read += len(entries)
+        self.set_aside += len(dead)
+        self.position = position
+
+    def _rows(
+        self, entries: Sequence[LogEntry]
+    ) -> tuple[dict[TableName, pl.DataFrame], list[tuple[LogEntry, InvalidInputError]]]:
+        """Rows by table, in the order in which the tables must be committed, and what is none."""
+        rows: dict[TableName, list[dict[str, Any]]] = {table: [] for table in self._tables}
+        of: dict[int, LogEntry] = {}
+        dead = []
+        for entry in entries:
+            try:
+                table, row = self._row(entry)
+            except InvalidInputError as error:
+                dead.append((entry, error))
+            else:
+                rows[table].append(row)
+                of[entry.position] = entry
+        frames = {}
+        for table, found in rows.items():
+            frames[table], unfit = _frame(table, found)
+            dead += [(of[row["offset"]], error) for row, error in unfit]
+        return frames, dead
+
+    def _row(self, entry: LogEntry) -> tuple[TableName, dict[str, Any]]:
+        if entry.flaw is not None:
+            raise InvalidInputError("record", entry.flaw)
+        event = decode_event(entry.payload)
+        if not 0 <= event.ts < _LATEST_US:
+            raise InvalidInputError("event.ts", f"expected a time before 10000, got {event.ts}")
+        table, row = _row(event, entry.position, self.partition.number)
+        if self.partition.loop is not None:
+            self._check_place(event, table, entry)
+        return table, row
+
+    def _check_place(self, event: Event, table: TableName, entry: LogEntry) -> None:
+        """Whether an event stands where it belongs: elsewhere its repeats would not be found."""
+        if event.loop != self.partition.loop:
+            raise InvalidInputError(
+                "event.loop", f"expected {self.partition.loop!r}, got {event.loop!r}"
+            )
+        if table not in self._tables:
+            raise InvalidInputError("event.type", f"expected one of {self._tables[0]}")
+        key = event.judgement_id if isinstance(event, Judgement) else event.decision_id
+        if key != entry.key:
+            raise InvalidInputError("record.key", f"expected {key!r}, got {entry.key!r}")
+
+    def _append_once(self, table: TableName, rows: pl.DataFrame, position: int) -> int:
+        """Append what the table doesn't have yet; gives the number of rows added."""
+        done = self._lake.progress(table, self._app)
+        last = table == self._tables[-1]
+        if last and done is not None and done > self.position:
+            raise ProgressError(f"{self._app} has come to {done} already")
+        if (done or 0) >= position or (rows.is_empty() and not last):
+            return 0
+        rows = rows.filter(pl.col("offset") >= (done or 0))
+        known = self._known_keys(table)
+        rows = known.new(rows)
+        self._lake.append(table, rows, app=self._app, progress=position, after=done)
+        known.add(rows)
+        return len(rows)
+
+    def _known_keys(self, table: TableName) -> KnownKeys:
+        if table not in self._known:
+            where = pl.lit(value=True)
+            if self.partition.number is not None:
+                # A key is always in the same partition; but for one that came from another log.
+                own = pl.col("partition") == self.partition.number
+                where = (own | pl.col("partition").is_null()) & (
+                    pl.col("loop") == self.partition.loop
+                )
+            self._known[table] = KnownKeys(self._lake, table, _KEYS[table], where)
+        return self._known[table]
+
+
+def _app(partition: LogPartition) -> str:
+    """The name under which a partition's progress is noted."""
+    return _APP if partition.stream is None else f"{_APP}:{partition.name}"
+
+
+def report_of(sinks: Sequence[PartitionSink]) -> SinkReport:
+    """What several sinks have done together."""
+    added = {table: sum(each.added[table] for each in sinks) for table in _ORDER}
+    set_aside = sum(each.set_aside for each in sinks)
+    alone = [each.position for each in sinks if each.partition.stream is None]
     return SinkReport(
         decisions=added["decisions"],
         outcomes=added["outcomes"],
-        duplicates=read - sum(added.values()),
-        position=position,
+        duplicates=sum(each.read for each in sinks) - set_aside - sum(added.values()),
+        position=alone[0] if alone else {each.partition.name: each.position for each in sinks},
+        set_aside=set_aside,
+        missed=sum(each.missed for each in sinks),
     )
 
 
-def sunk_position(lake: Lake) -> int | None:
-    """Position of the log up to which a lake has everything; None before the first run."""
-    return lake.progress("decisions", _APP)
-
-
-def decision_row(decision: Decision, offset: int) -> dict[str, Any]:
+def decision_row(decision: Decision, offset: int, partition: int | None = None) -> dict[str, Any]:
     """One row of the decisions table."""
     return {
         "loop": decision.loop,
@@ -154,28 +425,16 @@ def decision_row(decision: Decision, offset: int) -> dict[str, Any]:
         "audit": _json(decision.audit),
         "slate_size": decision.slate_size,
         "shadow": None if decision.shadow is None else msgspec.structs.asdict(decision.shadow),
+        "partition": partition,
     }
 
 
-def _tables(entries: Sequence[LogEntry]) -> dict[TableName, list[dict[str, Any]]]:
-    """Rows by table, in the order in which the tables must be committed."""
-    tables: dict[TableName, list[dict[str, Any]]] = {table: [] for table in _ORDER}
-    for entry in entries:
-        try:
-            event = decode_event(entry.payload)
-        except InvalidInputError as error:
-            raise InvalidInputError(
-                f"log position {entry.position}: {error.field}", error.expected
-            ) from error
-        table, row = _row(event, entry.position)
-        tables[table].append(row)
-    return tables
-
-
-def _row(event: Event, offset: int) -> tuple[TableName, dict[str, Any]]:
+def _row(event: Event, offset: int, partition: int | None) -> tuple[TableName, dict[str, Any]]:
     match event:
         case Decision():
-            return "decisions", decision_row(event, offset)
+            if not 0 <= event.chosen < len(event.actions):
+                raise InvalidInputError("event.chosen", "expected the index of an action")
+            return "decisions", decision_row(event, offset, partition)
         case Outcome():
             return "outcomes", {
                 "loop": event.loop,
@@ -188,6 +447,7 @@ def _row(event: Event, offset: int) -> tuple[TableName, dict[str, Any]]:
                 "reward": event.reward,
                 "guardrails": _json(event.guardrails),
                 "ts": event.ts,
+                "partition": partition,
             }
         case Activation():
             return "outcomes", {
@@ -201,6 +461,7 @@ def _row(event: Event, offset: int) -> tuple[TableName, dict[str, Any]]:
                 "reward": None,
                 "guardrails": "{}",
                 "ts": event.ts,
+                "partition": partition,
             }
         case Judgement():
             row = msgspec.structs.asdict(event)
@@ -209,26 +470,43 @@ def _row(event: Event, offset: int) -> tuple[TableName, dict[str, Any]]:
                 "date": _date(event.ts),
                 "offset": offset,
                 "kind": "judgement",
+                "partition": partition,
             }
 
 
-def _append_once(lake: Lake, table: TableName, rows: list[dict[str, Any]], position: int) -> int:
-    """Append what the table doesn't have yet; gives the number of rows added."""
-    done = lake.progress(table, _APP) or 0
-    if done >= position or (not rows and table != "decisions"):
-        return 0
-    frame = pl.DataFrame(rows, schema=SCHEMAS[table]).filter(pl.col("offset") >= done)
-    key = _KEYS[table]
-    frame = frame.unique(key, keep="first", maintain_order=True)
-    known = (
-        lake.scan(table)
-        .select(key)
-        .join(frame.lazy().select(key), on=key, how="semi", nulls_equal=True)
-        .collect()
-    )
-    frame = frame.join(known, on=key, how="anti", nulls_equal=True, maintain_order="left")
-    lake.append(table, frame, app=_APP, progress=position)
-    return len(frame)
+def _frame(
+    table: TableName, rows: list[dict[str, Any]]
+) -> tuple[pl.DataFrame, list[tuple[dict[str, Any], InvalidInputError]]]:
+    """Rows as a table's, and those that the table can't hold, with the reason."""
+    try:
+        return _framed(table, rows), []
+    except _UNFIT:
+        # Rare, so that it may take long to find out which ones it is.
+        fit, unfit = [], []
+        for row in rows:
+            try:
+                _framed(table, [row])
+            except _UNFIT as error:
+                reason = f"expected values that the lake can hold: {str(error).splitlines()[0]}"
+                unfit.append((row, InvalidInputError("event", reason)))
+            else:
+                fit.append(row)
+        return _framed(table, fit), unfit
+
+
+def _framed(table: TableName, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as a table's; through Arrow, which takes lists and structs from Python ten times faster.
+
+    Raises
+    ------
+    ArrowException, OverflowError, TypeError, ValueError
+        If the table can't hold one of them.
+    """
+    schema = pl.DataFrame(schema=SCHEMAS[table]).to_arrow().schema
+    columns = {name: [row[name] for row in rows] for name in schema.names}
+    frame = pl.from_arrow(pa.Table.from_pydict(columns, schema=schema))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.match_to_schema(SCHEMAS[table])
 
 
 def _is_imported(decision: Decision) -> bool:

@@ -134,7 +134,7 @@ def expected_row(event: Event, offset: int) -> tuple[TableName, Key, dict[str, A
     """Table, key and row of an event, written down a second time."""
     moment = UNIX + timedelta(microseconds=event.ts)
     fields = {name: getattr(event, name) for name in event.__struct_fields__ if name != "version"}
-    row = fields | {"ts": moment, "date": moment.date(), "offset": offset}
+    row = fields | {"ts": moment, "date": moment.date(), "offset": offset, "partition": None}
     match event:
         case Decision():
             row |= {
@@ -269,6 +269,7 @@ def test_what_the_log_let_go_of_was_sunk_before(tmp_path: Path) -> None:
     with SqliteEventLog(tmp_path / "short", segment_rows=4) as short:
         append(short, mixed_events(4, seed=1))
         position = sink(short, lake).position
+        assert isinstance(position, int)
         append(short, mixed_events(8, seed=2)[4:])
         short.release(position)
         assert short.start() == position

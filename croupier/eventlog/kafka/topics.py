@@ -14,11 +14,16 @@ __all__ = (
     "DEAD_LETTERS",
     "KIND_HEADER",
     "LOGGED",
+    "OFFSET_HEADER",
+    "PARTITION_HEADER",
+    "REASON_HEADER",
     "REPLIES",
     "REQUESTS",
     "SCHEMA_HEADER",
     "SCHEMA_VERSION",
+    "TOPIC_HEADER",
     "Stream",
+    "kinds_of",
     "stream_of",
     "topic",
 )
@@ -38,6 +43,14 @@ SCHEMA_HEADER = "croupier-schema"
 SCHEMA_VERSION = b"1"
 KIND_HEADER = "croupier-kind"
 """Header with the record's kind."""
+
+TOPIC_HEADER = "croupier-dead-topic"
+PARTITION_HEADER = "croupier-dead-partition"
+OFFSET_HEADER = "croupier-dead-offset"
+"""Headers of a dead letter that say where it comes from, numbers in decimal digits. Together they
+tell whether two dead letters are the same message, set aside twice."""
+REASON_HEADER = "croupier-dead-reason"
+"""Header of a dead letter that says what is wrong with it."""
 
 _STREAMS: dict[str, Stream] = {
     "decision": "decisions",
@@ -65,3 +78,8 @@ def stream_of(kind: str) -> Stream:
     except KeyError:
         known = ", ".join(_STREAMS)
         raise InvalidInputError("record.kind", f"expected one of {known}, got {kind!r}") from None
+
+
+def kinds_of(stream: Stream) -> tuple[str, ...]:
+    """The kinds of records that go to a stream."""
+    return tuple(kind for kind, each in _STREAMS.items() if each == stream)
