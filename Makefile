@@ -10,16 +10,20 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow bench-serving check format lock clean
+.PHONY: demo test test-slow test-faults bench-serving check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 7200
+
+# Minutes of load on three scorers and sinks and a Kafka cluster, any of which dies; needs Java, Maven.
+test-faults: $(VENV)/.dev
+	$(BIN)/pytest tests/faults -m faults --timeout 3600
 
 # The HTTP scorer beside other servers, under load from wrk; some five minutes.
 bench-serving: $(VENV)/.dev
