@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -66,6 +65,9 @@ class Asker:
         self._producer = KafkaProducer(
             **client_settings(kafka), linger_ms=2, max_request_size=kafka.max_message_bytes
         )
+        self._consumer = KafkaConsumer(
+            **client_settings(kafka), isolation_level="read_committed", enable_auto_commit=False
+        )
         self._futures: list[Any] = []
 
     def __enter__(self) -> Asker:
@@ -73,6 +75,7 @@ class Asker:
 
     def __exit__(self, *_: object) -> None:
         self._producer.close()
+        self._consumer.close()
 
     def ask(
         self,
@@ -117,19 +120,14 @@ class Asker:
 
     def committed(self, stream: Stream) -> Iterator[ConsumerRecord]:
         """What is in a topic and not to be taken back, partition by partition."""
-        consumer = KafkaConsumer(
-            **client_settings(self._kafka),
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-        )
-        with closing(consumer):
-            numbers = consumer.partitions_for_topic(self.topic(stream)) or ()
-            for number in sorted(numbers):
-                partition = TopicPartition(self.topic(stream), number)
-                consumer.assign([partition])
-                end = consumer.end_offsets([partition])[partition]
-                while consumer.position(partition) < end:
-                    yield from consumer.poll(1000).get(partition, ())
+        consumer = self._consumer
+        for number in sorted(consumer.partitions_for_topic(self.topic(stream)) or ()):
+            partition = TopicPartition(self.topic(stream), number)
+            consumer.assign([partition])
+            consumer.seek_to_beginning(partition)
+            end = consumer.end_offsets([partition])[partition]
+            while consumer.position(partition) < end:
+                yield from consumer.poll(1000).get(partition, ())
 
 
 def status(reply: ConsumerRecord) -> int:
