@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from croupier.eventlog.kafka.broker import Cluster
+from croupier.eventlog.kafka.config import KafkaConfig
 from croupier.eventlog.kafka.topics import KIND_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
 from croupier.policy.events import Activation, Decision, Judgement, Outcome, decode_event
 from croupier.policy.keeping import is_kept
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from croupier.eventlog.kafka.config import KafkaConfig
+    from croupier.eventlog.kafka.broker import Runtime
 
 
 # As the scorers over Kafka decide, without it.
@@ -228,6 +230,29 @@ def test_told_to_stop_it_commits_and_makes_room_at_once(
         asker.replies(2)
         # A member that had not left would be missed only after the session's 6 seconds.
         assert time.monotonic() - started < 5.0
+
+
+def test_requests_wait_while_the_brokers_are_away(
+    tmp_path: Path, kafka_runtime: Runtime, topic_prefix: str
+) -> None:
+    cluster = Cluster.create(tmp_path / "kafka", runtime=kafka_runtime)
+    with cluster.running():
+        kafka = KafkaConfig(
+            bootstrap_servers=cluster.bootstrap_servers, topic_prefix=topic_prefix, partitions=1
+        )
+        config = stream_config(kafka)
+        with Asker(kafka) as asker, running(scorer(tmp_path / "serving", config)) as server:
+            asker.ask("before")
+            asker.sent()
+            asker.replies(1)
+            cluster.kill()
+            wait_until(lambda: server.readiness().get("stream") != "ok")
+            assert server.readiness()["status"] == "degraded"
+            cluster.start()
+            wait_until(lambda: server.readiness().get("stream") == "ok")
+            asker.ask("after")
+            asker.sent()
+            assert by_key(asker.replies(2)).keys() == {"before", "after"}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
