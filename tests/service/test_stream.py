@@ -241,18 +241,20 @@ def test_requests_wait_while_the_brokers_are_away(
             bootstrap_servers=cluster.bootstrap_servers, topic_prefix=topic_prefix, partitions=1
         )
         config = stream_config(kafka)
-        with Asker(kafka) as asker, running(scorer(tmp_path / "serving", config)) as server:
-            asker.ask("before")
-            asker.sent()
-            asker.replies(1)
+        with running(scorer(tmp_path / "serving", config)) as server:
+            with Asker(kafka) as asker:
+                asker.ask("before")
+                asker.sent()
+                asker.replies(1)
             cluster.kill()
             wait_until(lambda: server.readiness().get("stream") != "ok")
             assert server.readiness()["status"] == "degraded"
             cluster.start()
             wait_until(lambda: server.readiness().get("stream") == "ok")
-            asker.ask("after")
-            asker.sent()
-            assert by_key(asker.replies(2)).keys() == {"before", "after"}
+            with Asker(kafka) as asker:
+                asker.ask("after")
+                asker.sent()
+                assert by_key(asker.replies(2)).keys() == {"before", "after"}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
