@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow test-faults bench-serving bench-eventlog check format lock clean
+.PHONY: demo test test-slow test-faults bench-serving bench-eventlog bench-stream check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
@@ -35,6 +35,10 @@ bench-serving: $(VENV)/.dev
 # The event logs side by side, with a Kafka of one node; some ten minutes. Needs Java and Maven.
 bench-eventlog: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.eventlog
+
+# Requests over Kafka beside the HTTP route; some three minutes. Needs Java and Maven.
+bench-stream: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.stream
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
 from croupier.eventlog.spilling import SpillState, spill_state, spilling_since
 from croupier.offline.sink import partition_states
-from croupier.policy.errors import InvalidInputError, LogUnavailableError
+from croupier.policy.errors import ConfigError, InvalidInputError, LogUnavailableError
 from croupier.service.control import ControlSetup
 from croupier.service.logs import configure_logging
 from croupier.service.server import read_address, run_service
@@ -80,6 +80,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decide.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Answer requests from Kafka's topics too.")
+    ] = False,
 ) -> None:
     """Start the scorer and serve until it is told to stop."""
     # Settings that can't be read must not keep the scorer from starting: it goes without them.
@@ -91,10 +94,15 @@ def serve(
         settings=False,
     )
     session.loops(None)
+    if stream and session.config.log.backend != "kafka":
+        raise ConfigError(
+            "log.backend",
+            f'expected "kafka" for serve --stream, got "{session.config.log.backend}"',
+        )
     configure_logging(session.config.service.log_format)
     session.warn()
     setup = msgspec.structs.replace(
-        service_setup(session.configured, session.paths), control=_control(session)
+        service_setup(session.configured, session.paths), control=_control(session), stream=stream
     )
     loops = ", ".join(session.config.loops)
 

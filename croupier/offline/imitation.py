@@ -98,7 +98,9 @@ class Imitation(msgspec.Struct, frozen=True, kw_only=True):
     served: MatchRate | None = None
 
 
-def imitation_lessons(interactions: pl.DataFrame) -> Iterator[list[TrainingRow]]:
+def imitation_lessons(
+    interactions: pl.DataFrame, weights: NDArray[np.float64] | None = None
+) -> Iterator[list[TrainingRow]]:
     """Make of every interaction what teaches to choose as the baseline does.
 
     The baseline's action gets reward 1; one of the other eligible ones, drawn by a hash of the
@@ -110,9 +112,11 @@ def imitation_lessons(interactions: pl.DataFrame) -> Iterator[list[TrainingRow]]
     ----------
     interactions
         Rows of the interactions table, of one loop.
+    weights
+        Importance of every row, shape (n,); `learning_weights` if None.
     """
-    weights = learning_weights(interactions).tolist()
-    for (request, key), importance in zip(_requests(interactions), weights, strict=True):
+    each = (learning_weights(interactions) if weights is None else weights).tolist()
+    for (request, key), importance in zip(_requests(interactions), each, strict=True):
         if request.baseline is None or not _is_a_choice(request):
             continue
         others = _others(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from croupier.policy.events import Action, Features
 from croupier.policy.oracle import TrainingRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import polars as pl
     from numpy.typing import NDArray
@@ -58,12 +60,24 @@ def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
         yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, *rest)
 
 
-def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:
-    """Decode what an oracle learns from, in the order of the rows."""
+def training_rows(
+    interactions: pl.DataFrame, weights: NDArray[np.float64] | None = None
+) -> Iterator[TrainingRow]:
+    """Decode what an oracle learns from, in the order of the rows.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table.
+    weights
+        Importance of every row, shape (n,); :func:`learning_weights` if None.
+    """
     columns = ("context", "actions", "chosen", "propensity", "reward")
     rows = interactions.select(columns).iter_rows()
-    weights = learning_weights(interactions).tolist()
-    for (context, actions, chosen, propensity, reward), weight in zip(rows, weights, strict=True):
+    importance = (learning_weights(interactions) if weights is None else weights).tolist()
+    for (context, actions, chosen, propensity, reward), weight in zip(
+        rows, importance, strict=True
+    ):
         yield TrainingRow(
             context=_context_decoder.decode(context),
             actions=_actions_decoder.decode(actions),
@@ -79,7 +93,9 @@ def keep_weights(interactions: pl.DataFrame) -> NDArray[np.float64]:
     return 1.0 / interactions["keep_prob"].to_numpy()
 
 
-def learning_weights(interactions: pl.DataFrame) -> NDArray[np.float64]:
+def learning_weights(
+    interactions: pl.DataFrame, before: Mapping[float, int] | None = None
+) -> NDArray[np.float64]:
     """Importance of every row to an oracle, shape (n,): ``c·Σc / Σc²`` with ``c = 1 / keep_prob``.
 
     In proportion to the decisions that a row stands for, so that an oracle learns the mean of all
@@ -87,9 +103,27 @@ def learning_weights(interactions: pl.DataFrame) -> NDArray[np.float64]:
     single observation: with weights c, an oracle that knows how sure it is would be far too sure,
     and one that learns row by row would take far too large steps. Where all rows were kept with the
     same probability, every weight is exactly 1.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table.
+    before
+        How many rows of which `keep_prob` an oracle that learns bit by bit has learned already,
+        which count in the sums. What they weighed can't be changed any more, so after a change of
+        `keep_prob` the proportions are right only in the long run.
     """
     if interactions.is_empty():
         return np.empty(0)
     weights = keep_weights(interactions)
-    relative = weights / weights.min()
-    return np.asarray(relative * (relative.sum() / (relative @ relative)))
+    if not before:
+        relative = weights / weights.min()
+        return np.asarray(relative * (relative.sum() / (relative @ relative)))
+    rows = Counter(before)
+    rows.update(interactions["keep_prob"].to_list())
+    least = 1.0 / max(rows)
+    relative = weights / least
+    # Whole numbers, if all were kept with the same probability: then their ratio is exactly 1.
+    total = math.fsum(count * (1.0 / kept / least) for kept, count in rows.items())
+    squares = math.fsum(count * (1.0 / kept / least) ** 2 for kept, count in rows.items())
+    return np.asarray(relative * (total / squares))

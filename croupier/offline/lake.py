@@ -6,9 +6,11 @@ import fcntl
 import random
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote
 
+import msgspec
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -17,9 +19,16 @@ from croupier.policy.errors import CroupierError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
-__all__ = ("SCHEMAS", "Lake", "LakeConflictError", "LakeLockedError", "ProgressError", "TableName")
+__all__ = (
+    "SCHEMAS",
+    "ForgottenError",
+    "Lake",
+    "LakeConflictError",
+    "LakeLockedError",
+    "ProgressError",
+    "TableName",
+)
 
 TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generations", "audits"]
 
@@ -122,6 +131,7 @@ _GENERATION: _Columns = {
     "match_lower": pl.Float64,
     "match_upper": pl.Float64,
     "decisions_made": pl.Float64,
+    "base_version": pl.Int64,
 }
 
 _AUDIT: _Columns = {
@@ -183,6 +193,10 @@ class LakeLockedError(CroupierError):
     """Another process is writing to the lake."""
 
 
+class ForgottenError(CroupierError):
+    """Rows that were in an older version of a table have been deleted for good."""
+
+
 class LakeConflictError(CroupierError):
     """Others have written to a table again and again at the same time; nothing was written."""
 
@@ -218,6 +232,53 @@ class Lake:
     def scan_version(self, table: TableName, version: int, loop: str) -> pl.LazyFrame:
         """Read one loop's rows as they were in a version of the table."""
         return self._rows(table, version).filter(pl.col("loop") == loop)
+
+    def scan_commits(self, table: TableName, base: int, until: int, loop: str) -> pl.LazyFrame:
+        """Read one loop's rows, with the version that each of them came with.
+
+        Rows that were only moved by a commit, such as a compaction, did not come with it.
+
+        Parameters
+        ----------
+        table
+            To read.
+        base
+            Version whose rows all count as having come with it.
+        until
+            Last version whose rows are read.
+        loop
+            Whose rows.
+
+        Returns
+        -------
+        LazyFrame
+            The table's columns and `version`.
+
+        Raises
+        ------
+        ForgottenError
+            If rows have been deleted for good since.
+        """
+        delta = DeltaTable(self.root / table, version=base)
+        pruned = delta.file_uris(file_pruning_predicate=[("loop", "=", loop)])
+        files = dict.fromkeys(pruned, base)
+        for version in range(base + 1, until + 1):
+            files |= dict.fromkeys(self._appended(table, version, loop), version)
+        paths = {unquote(uri): version for uri, version in files.items()}
+        if not all(Path(path).exists() for path in paths):
+            raise ForgottenError(
+                f"rows of version {base} to {until} of {self.root / table} have been deleted"
+            )
+        versions = pl.LazyFrame(
+            {"file": list(paths), "version": list(paths.values())},
+            schema={"file": pl.String, "version": pl.Int64},
+        )
+        rows = self._parquet(table, list(paths), include_file_paths="file")
+        return (
+            rows.filter(pl.col("loop") == loop)
+            .join(versions, on="file", how="left")
+            .select(*SCHEMAS[table].names(), "version")
+        )
 
     def version(self, table: TableName) -> int:
         """Number of the table's latest version; -1 before the first write."""
@@ -385,19 +446,46 @@ class Lake:
         """
         delta = DeltaTable(self.root / table, version=version)
         files = [unquote(uri) for uri in delta.file_uris()]
+        return self._parquet(table, files).select(SCHEMAS[table].names())
+
+    def _parquet(
+        self, table: TableName, files: list[str], *, include_file_paths: str | None = None
+    ) -> pl.LazyFrame:
         schema = SCHEMAS[table]
         if not files:
-            return pl.LazyFrame(schema=schema)
+            named = [] if include_file_paths is None else [(include_file_paths, pl.String())]
+            return pl.LazyFrame(schema=pl.Schema([*schema.items(), *named]))
         partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
-        rows = pl.scan_parquet(
+        return pl.scan_parquet(
             files,
             glob=False,
             schema=schema,
             hive_partitioning=True,
             hive_schema=partitions,
             missing_columns="insert",
+            include_file_paths=include_file_paths,
         )
-        return rows.select(schema.names())
+
+    def _appended(self, table: TableName, version: int, loop: str) -> list[str]:
+        """Files of a loop's rows that are new in a version.
+
+        Out of the commit itself: to have the library open one version after the other takes tens
+        of milliseconds each.
+        """
+        commit = self.root / table / "_delta_log" / f"{version:020}.json"
+        try:
+            lines = commit.read_bytes().splitlines()
+        except FileNotFoundError:
+            raise ForgottenError(f"the commit {commit} has been deleted") from None
+        actions = [msgspec.json.decode(line, type=_Action) for line in lines]
+        if any(action.remove is not None for action in actions):
+            return []
+        added = [action.add for action in actions if action.add is not None]
+        return [
+            str(self.root / table / file.path)
+            for file in added
+            if file.partitions.get("loop") == loop
+        ]
 
     @contextmanager
     def _files(self, kind: int) -> Iterator[None]:
@@ -447,3 +535,15 @@ class Lake:
             if making and self.exists(table):
                 raise CommitFailedError("somebody else has just made the table") from error
             raise
+
+
+class _File(msgspec.Struct, rename={"partitions": "partitionValues"}):
+    path: str
+    partitions: dict[str, str | None] = {}
+
+
+class _Action(msgspec.Struct):
+    """As much as we need to know of an action in a commit of Delta's log."""
+
+    add: _File | None = None
+    remove: _File | None = None

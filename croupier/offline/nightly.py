@@ -210,7 +210,11 @@ class Nightly:
         provenance = generation.provenance
         assert provenance is not None, "the cold start is never published"
         loop = self.loops[generation.loop]
-        origin: dict[str, Any] = msgspec.structs.asdict(provenance)
+        origin: dict[str, Any] = {
+            name: value
+            for name, value in msgspec.structs.asdict(provenance).items()
+            if value is not None
+        }
         described = {
             "exploration": generation.exploration.describe(),
             # One that was put over the API need not be of the loop's present kind.
@@ -309,7 +313,7 @@ class Nightly:
         """
         loop, number = challenger.loop, challenger.number
         self._require_challenger(loop, number)
-        self._record_champion(loop, now_us)
+        self.record_champion(loop, now_us)
         evidence: Evaluation | Imitation
         if self.loops[loop].learning_mode == "apprentice":
             evidence, verdict = self.judge_imitation(challenger, progress)
@@ -342,7 +346,7 @@ class Nightly:
         if not reason.strip():
             raise InvalidInputError("reason", "expected why the gate is overridden")
         self._require_challenger(loop, number)
-        self._record_champion(loop, now_us)
+        self.record_champion(loop, now_us)
         # First: whatever happens next, there is no champion whose override isn't on record.
         record_generation(
             self.lake, {"loop": loop, "generation": number, "override_reason": reason}
@@ -360,7 +364,7 @@ class Nightly:
         """
         if not reason.strip():
             raise InvalidInputError("reason", "expected why the loop is reset")
-        self._record_champion(loop, now_us)
+        self.record_champion(loop, now_us)
         if self.registry.champion(loop) == 0:
             return
         explored = self.generation(loop, 0).exploration.describe()
@@ -375,20 +379,8 @@ class Nightly:
         numbers: list[int] = [0, *known.to_list(), *self.registry.numbers(loop)]
         return 1 + max(numbers)
 
-    def _judged(self, loop: str) -> pl.DataFrame:
-        """The judge's interactions, which no generation learned from."""
-        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
-        return judged.sort("offset", "decision_id").collect()
-
-    def _require_challenger(self, loop: str, number: int) -> None:
-        """Refuse what can't be promoted before anything is recorded of it."""
-        if number == self.registry.champion(loop):
-            raise InvalidInputError("generation", f"{number} is the champion of {loop} already")
-        if number not in self.registry.numbers(loop):
-            raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
-
-    def _not_due(self, loop: str, now_us: int) -> str | None:
-        """Why a loop need not be trained yet; None if it is due."""
+    def not_due(self, loop: str, now_us: int) -> str | None:
+        """Why a loop needs no new generation yet; None if it is due."""
         latest = (
             self.lake.scan("generations", loop).select(pl.col("created").max()).collect().item()
         )
@@ -402,34 +394,7 @@ class Nightly:
             f"model_export_frequency is {self.loops[loop].model_export_frequency}"
         )
 
-    def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
-        joined = self.join(loop, now_us=now_us)
-        self._record_champion(loop, now_us)
-        refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
-        night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
-        if due_only and (reason := self._not_due(loop, now_us)) is not None:
-            return msgspec.structs.replace(night, skipped=reason)
-        try:
-            with steps(f"{loop}: train") as progress:
-                challenger = self.train(loop, now_us=now_us)
-                self.publish(challenger)
-                progress(1, 1)
-            night = msgspec.structs.replace(
-                night, challenger=challenger.number, fidelity=fidelity_of(challenger)
-            )
-            with steps(f"{loop}: evaluate") as progress:
-                evidence, verdict = self.promote_on_evidence(
-                    challenger, now_us=now_us, progress=progress
-                )
-            kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
-            night = msgspec.structs.replace(night, verdict=verdict, **{kind: evidence})
-        except NotEnoughDataError as reason:
-            night = msgspec.structs.replace(night, skipped=str(reason))
-        except (GenerationError, InvalidInputError, ScoringError) as error:
-            night = msgspec.structs.replace(night, failed=str(error))
-        return msgspec.structs.replace(night, champion=self.registry.champion(loop))
-
-    def _record_champion(self, loop: str, now_us: int) -> None:
+    def record_champion(self, loop: str, now_us: int) -> None:
         """Put the registry's champion into the table, where it isn't there yet.
 
         A crash can have left it out, or somebody has moved the alias in MLflow. The latter is an
@@ -453,6 +418,45 @@ class Nightly:
         explained = passed or row.get("override_reason") is not None
         reason = None if explained else "made champion in the registry, not by Croupier"
         record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
+
+    def _judged(self, loop: str) -> pl.DataFrame:
+        """The judge's interactions, which no generation learned from."""
+        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
+        return judged.sort("offset", "decision_id").collect()
+
+    def _require_challenger(self, loop: str, number: int) -> None:
+        """Refuse what can't be promoted before anything is recorded of it."""
+        if number == self.registry.champion(loop):
+            raise InvalidInputError("generation", f"{number} is the champion of {loop} already")
+        if number not in self.registry.numbers(loop):
+            raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
+
+    def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
+        joined = self.join(loop, now_us=now_us)
+        self.record_champion(loop, now_us)
+        refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
+        night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
+        if due_only and (reason := self.not_due(loop, now_us)) is not None:
+            return msgspec.structs.replace(night, skipped=reason)
+        try:
+            with steps(f"{loop}: train") as progress:
+                challenger = self.train(loop, now_us=now_us)
+                self.publish(challenger)
+                progress(1, 1)
+            night = msgspec.structs.replace(
+                night, challenger=challenger.number, fidelity=fidelity_of(challenger)
+            )
+            with steps(f"{loop}: evaluate") as progress:
+                evidence, verdict = self.promote_on_evidence(
+                    challenger, now_us=now_us, progress=progress
+                )
+            kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
+            night = msgspec.structs.replace(night, verdict=verdict, **{kind: evidence})
+        except NotEnoughDataError as reason:
+            night = msgspec.structs.replace(night, skipped=str(reason))
+        except (GenerationError, InvalidInputError, ScoringError) as error:
+            night = msgspec.structs.replace(night, failed=str(error))
+        return msgspec.structs.replace(night, champion=self.registry.champion(loop))
 
 
 def fidelity_of(generation: Generation) -> Fidelity | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import polars as pl
@@ -24,15 +24,31 @@ from croupier.policy.oracle import make_oracle
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from croupier.offline.lake import Lake
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import Oracle, TrainingRow
 
-__all__ = ("config_digest", "is_judged", "retrain")
+__all__ = (
+    "MIN_TRAINING_ROWS",
+    "Lesson",
+    "budget_of",
+    "config_digest",
+    "encodable",
+    "is_judged",
+    "lessons_of",
+    "require_lessons",
+    "retrain",
+)
 
 _log = logging.getLogger(__name__)
 
 MIN_TRAINING_ROWS = 20
+
+Lesson: TypeAlias = "list[TrainingRow]"
+"""What one interaction teaches: one row, or several of a baseline that is imitated."""
 
 
 def retrain(
@@ -88,13 +104,13 @@ def retrain(
         .sort("offset", "decision_id")
         .collect()
     )
-    lessons = _lessons(config, learned)
-    _require_lessons(loop, lessons)
+    lessons = lessons_of(config, learned)
+    require_lessons(loop, len(lessons))
     try:
         oracle = _fitted(config, seed, lessons)
     except InvalidInputError:
-        lessons = _encodable(loop, config, lessons)
-        _require_lessons(loop, lessons)
+        lessons = encodable(loop, config, lessons)
+        require_lessons(loop, len(lessons))
         oracle = _fitted(config, seed, lessons)
     provenance = Provenance(
         parent=parent,
@@ -104,7 +120,7 @@ def retrain(
         seed=seed,
         training_rows=len(lessons),
         created_us=created_us,
-        budget=_budget(config, learned, oracle),
+        budget=budget_of(config, learned, oracle),
     )
     return Generation(loop, number, config.exploration, oracle, provenance)
 
@@ -114,40 +130,41 @@ def is_judged(judge_share: float) -> pl.Expr:
     return pl.col("fold") < round(judge_share * FOLDS)
 
 
-def _budget(config: LoopConfig, learned: pl.DataFrame, oracle: Oracle) -> float:
+def lessons_of(
+    config: LoopConfig, learned: pl.DataFrame, weights: NDArray[np.float64] | None = None
+) -> list[Lesson]:
+    """What every interaction teaches an oracle of a loop, in the order of the rows.
+
+    Parameters
+    ----------
+    config
+        Of the loop.
+    learned
+        Rows of the interactions table.
+    weights
+        Importance of every row, shape (n,); among themselves by `learning_weights` if None.
+    """
     if _imitates(config):
-        # Once its loop is online its estimates are no rewards, and nothing may be bet on them.
-        return -1.0 if isinstance(config.exploration, Conservative) else 0.0
-    return decision_budget(learned, oracle, config)
+        return list(imitation_lessons(learned, weights))
+    return [[row] for row in training_rows(learned, weights)]
 
 
-def _imitates(config: LoopConfig) -> bool:
-    return config.learning_mode == "apprentice"
+def require_lessons(loop: str, count: int) -> None:
+    """Refuse to make a generation of too few lessons.
 
-
-def _lessons(config: LoopConfig, learned: pl.DataFrame) -> list[list[TrainingRow]]:
-    """What every interaction teaches: one row, or several of a baseline that is imitated."""
-    if _imitates(config):
-        return list(imitation_lessons(learned))
-    return [[row] for row in training_rows(learned)]
-
-
-def _fitted(config: LoopConfig, seed: int, lessons: Sequence[Sequence[TrainingRow]]) -> Oracle:
-    rows = [row for lesson in lessons for row in lesson]
-    return make_oracle(config.oracle, random_state=seed).fit(rows)
-
-
-def _require_lessons(loop: str, lessons: Sequence[Sequence[TrainingRow]]) -> None:
-    if len(lessons) < MIN_TRAINING_ROWS:
+    Raises
+    ------
+    NotEnoughDataError
+        If there are fewer than 20.
+    """
+    if count < MIN_TRAINING_ROWS:
         raise NotEnoughDataError(
-            f"loop {loop!r} has {len(lessons)} interactions to learn from; "
+            f"loop {loop!r} has {count} interactions to learn from; "
             f"expected at least {MIN_TRAINING_ROWS}"
         )
 
 
-def _encodable(
-    loop: str, config: LoopConfig, lessons: Sequence[list[TrainingRow]]
-) -> list[list[TrainingRow]]:
+def encodable(loop: str, config: LoopConfig, lessons: Sequence[Lesson]) -> list[Lesson]:
     """Leave out what no oracle can encode: one such request must not end all learning."""
     encoder = FeatureEncoder(config.oracle.encoder)
     kept = []
@@ -163,6 +180,23 @@ def _encodable(
     return kept
 
 
+def budget_of(config: LoopConfig, learned: pl.DataFrame, oracle: Oracle) -> float:
+    """What a new generation may spend, see :class:`~croupier.policy.generation.Provenance`."""
+    if _imitates(config):
+        # Once its loop is online its estimates are no rewards, and nothing may be bet on them.
+        return -1.0 if isinstance(config.exploration, Conservative) else 0.0
+    return decision_budget(learned, oracle, config)
+
+
 def config_digest(config: LoopConfig) -> str:
     """SHA-256 of a loop's configuration in canonical JSON."""
     return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+
+
+def _imitates(config: LoopConfig) -> bool:
+    return config.learning_mode == "apprentice"
+
+
+def _fitted(config: LoopConfig, seed: int, lessons: Sequence[Lesson]) -> Oracle:
+    rows = [row for lesson in lessons for row in lesson]
+    return make_oracle(config.oracle, random_state=seed).fit(rows)

@@ -55,6 +55,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     budget
         Reward that each of its decisions may lose in expectation because earlier ones have earned
         it, below 0 while they have earned too little; only a conservative exploration spends it.
+    base_version
+        Of one that learned online: the version of the interactions that it learned at once, before
+        it learned what each commit up to `lake_version` has added. None if it learned all at once.
     """
 
     parent: int
@@ -65,6 +68,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     training_rows: int
     created_us: int
     budget: float = 0.0
+    base_version: int | None = None
 
 
 class _Scores(Protocol):

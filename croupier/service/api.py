@@ -391,6 +391,8 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         What every loop serves.
     spill
         What is kept on this machine's disk while the log is away; not there if it isn't.
+    stream
+        Of requests that come by Kafka: ``ok``, or what is wrong; not there if none do.
     """
 
     status: str
@@ -398,6 +400,13 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     registry: str
     loops: dict[str, LoopReport]
     spill: SpillReport | None = None
+    stream: str | None = None
+
+    def with_stream(self, error: Exception | None) -> Readiness:
+        """The same with why requests from Kafka can't be answered, if they can't."""
+        status = "degraded" if error is not None and self.status == "ready" else self.status
+        said = "ok" if error is None else str(error)
+        return msgspec.structs.replace(self, status=status, stream=said)
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -16,25 +17,12 @@ from starlette.routing import Route
 from croupier.eventlog.log import Record
 from croupier.policy.decision import check_id
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Activation, Outcome
-from croupier.policy.slates import logged_inclusion
-from croupier.service.api import (
-    ActivateRequest,
-    DecideResponse,
-    DecideSlateRequest,
-    DecideSlotsRequest,
-    OutcomeRequest,
-    RankActionsRequest,
-    RankResponse,
-    Receipt,
-    SlateResponse,
-    SlotsResponse,
-)
-from croupier.service.catalogue import Catalogue
+from croupier.policy.events import Outcome
+from croupier.service.answers import ANSWERS, BodyReader, activation_of
+from croupier.service.api import Receipt
 from croupier.service.lane import FastLane
 from croupier.service.limits import SMALL_BODY_BYTES
 from croupier.service.openapi import openapi_document
-from croupier.service.outcomes import outcomes_of
 from croupier.service.personalizer import (
     PREFIX,
     MultiSlotRankRequest,
@@ -56,10 +44,10 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.appender import Appender
     from croupier.policy.decision import DecisionRequest
-    from croupier.policy.events import Decision
+    from croupier.policy.events import Activation, Decision
     from croupier.policy.ranking import RankRequest
-    from croupier.policy.slates import SlateRequest
     from croupier.policy.slots import SlotsRequest
+    from croupier.service.answers import Decided
     from croupier.service.api import Readiness
     from croupier.service.auth import KeyRing
     from croupier.service.config import KeyScope
@@ -70,6 +58,7 @@ if TYPE_CHECKING:
     from croupier.service.metrics_share import MetricsShare
     from croupier.service.personalizer import PersonalizerCall
     from croupier.service.scorer import Scorer
+    from croupier.service.stream import RequestStream
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -120,6 +109,8 @@ class Application:
     ----------
     lane
         Answers what needs none of the above, see :class:`~croupier.service.lane.FastLane`.
+    stream
+        Answers what comes by Kafka; None if nothing does. Here only ``/readyz`` asks about it.
     """
 
     def __init__(
@@ -139,7 +130,7 @@ class Application:
         control: ControlPlane | None = None,
     ) -> None:
         self._control = control
-        self._features = features
+        self.stream: RequestStream | None = None
         self._room = room
         self._requests = requests
         self._shared = shared
@@ -151,12 +142,7 @@ class Application:
         self._readiness = readiness
         self._max_body_bytes = max_body_bytes
         self._encoder = msgspec.json.Encoder()
-        self._catalogue = Catalogue()
-        self._rank_decoder = msgspec.json.Decoder(RankActionsRequest)
-        self._slots_decoder = msgspec.json.Decoder(DecideSlotsRequest)
-        self._slate_decoder = msgspec.json.Decoder(DecideSlateRequest)
-        self._outcome_decoder = msgspec.json.Decoder(OutcomeRequest | list[OutcomeRequest])
-        self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
+        self._reader = BodyReader(features)
         self._personalizer_decoders: dict[str, msgspec.json.Decoder[Any]] = {
             "rank": msgspec.json.Decoder(PersonalizerRankRequest),
             "reward": msgspec.json.Decoder(PersonalizerRewardRequest),
@@ -168,18 +154,15 @@ class Application:
             appender,
             metrics,
             self._repeats,
-            self._catalogue,
+            self._reader.catalogue,
             admit=self._admit,
             read_outcomes=self._read_outcomes,
             requests=requests,
             # What is larger has to be looked at for its size.
             max_body_bytes=min(max_body_bytes, features.harmless_bytes, SMALL_BODY_BYTES),
         )
-        self._hot = {
-            "decide": self._decide,
-            "rank": self._rank,
-            "slots": self._slots,
-            "slate": self._slate,
+        self._hot: dict[str, Callable[[str, bytes], Awaitable[Any]]] = {
+            **{route: partial(self._answered, route) for route in ANSWERS},
             "reward": self._reward,
             "activate": self._activate,
         }
@@ -263,20 +246,9 @@ class Application:
         if loop not in self._scorer.loops:
             raise Refusal(404, f"no loop {loop!r}", target="loop")
 
-    async def _decide(self, loop: str, body: bytes) -> DecideResponse:
-        return await self._once(loop, body, self._catalogue.read(body), self._decided)
-
-    async def _rank(self, loop: str, body: bytes) -> RankResponse:
-        request = decode(self._rank_decoder, body)
-        return await self._once(loop, body, request, self._ranked)
-
-    async def _slots(self, loop: str, body: bytes) -> SlotsResponse:
-        request = decode(self._slots_decoder, body)
-        return await self._once(loop, body, request, self._filled)
-
-    async def _slate(self, loop: str, body: bytes) -> SlateResponse:
-        request = decode(self._slate_decoder, body)
-        return await self._once(loop, body, request, self._dealt)
+    async def _answered(self, route: str, loop: str, body: bytes) -> Any:
+        request = self._reader.read(route, body)
+        return await self._once(loop, body, request, partial(self._decided, ANSWERS[route]))
 
     async def _once(
         self,
@@ -286,31 +258,16 @@ class Application:
         answer: Callable[[str, _Request], Awaitable[_T]],
     ) -> _T:
         """Decide a request, or give the answer that it got when it came before."""
-        if len(body) > self._features.harmless_bytes:
-            self._features.check(request)
         return await self._repeats.once(
             loop, request.decision_id, request, lambda: answer(loop, request), size=len(body)
         )
 
-    async def _decided(self, loop: str, request: DecisionRequest) -> DecideResponse:
-        decision = self._scorer.decide(loop, request)
-        await self._acknowledge([decision])
-        return DecideResponse.of(decision)
-
-    async def _ranked(self, loop: str, request: RankRequest) -> RankResponse:
-        ranking = self._scorer.rank(loop, request)
-        await self._acknowledge(ranking.decisions)
-        return RankResponse.of(ranking)
-
-    async def _filled(self, loop: str, request: SlotsRequest) -> SlotsResponse:
-        decisions = self._scorer.decide_slots(loop, request)
-        await self._acknowledge(decisions)
-        return SlotsResponse.of(decisions)
-
-    async def _dealt(self, loop: str, request: SlateRequest) -> SlateResponse:
-        decisions = self._scorer.decide_slate(loop, request)
-        await self._acknowledge(decisions)
-        return SlateResponse.of(decisions, logged_inclusion(decisions))
+    async def _decided(
+        self, decide: Callable[[Scorer, str, Any], Decided[_T]], loop: str, request: Any
+    ) -> _T:
+        found = decide(self._scorer, loop, request)
+        await self._acknowledge(found.decisions)
+        return found.response
 
     async def _acknowledge(self, decisions: Sequence[Decision]) -> None:
         """Log the decisions of one request, all or none, and count each of them.
@@ -328,9 +285,7 @@ class Application:
         return await self._acknowledge_outcomes(loop, self._read_outcomes(loop, body))
 
     def _read_outcomes(self, loop: str, body: bytes) -> list[Outcome]:
-        decoded = decode(self._outcome_decoder, body)
-        listed = isinstance(decoded, list)
-        return outcomes_of(self._scorer, loop, decoded if listed else [decoded], listed=listed)
+        return self._reader.outcomes(self._scorer, loop, body)
 
     async def _acknowledge_outcomes(self, loop: str, outcomes: Sequence[Outcome]) -> Receipt:
         await self._log([Record.of(outcome) for outcome in outcomes])
@@ -338,14 +293,12 @@ class Application:
         return Receipt(accepted=len(outcomes))
 
     async def _activate(self, loop: str, body: bytes) -> Receipt:
-        request = decode(self._activate_decoder, body)
-        check_id("decision_id", request.decision_id)
-        return await self._acknowledge_activation(loop, request.decision_id)
+        event = self._reader.activation(self._scorer, loop, body)
+        return await self._acknowledge_activation(event)
 
-    async def _acknowledge_activation(self, loop: str, decision_id: str) -> Receipt:
-        event = Activation(decision_id=decision_id, loop=loop, ts=self._scorer.now())
+    async def _acknowledge_activation(self, event: Activation) -> Receipt:
         await self._log([Record.of(event)])
-        self._metrics.loops[loop].activations += 1
+        self._metrics.loops[event.loop].activations += 1
         return Receipt(accepted=1)
 
     async def _personalize(
@@ -356,14 +309,18 @@ class Application:
             check_id("eventId", call.event_id)
         if call.verb == "activate":
             # Whatever the body holds: clients send none, or an empty one of any kind.
-            await self._acknowledge_activation(loop, call.event_id)
+            event = activation_of(self._scorer, loop, call.event_id)
+            await self._acknowledge_activation(event)
             return None
         request = decode(self._personalizer_decoders[call.operation], body)
         match request:
             case PersonalizerRankRequest():
-                return await self._once(loop, body, request.to_request(), self._personalized)
+                ranking = request.to_request()
+                self._reader.check(ranking, len(body))
+                return await self._once(loop, body, ranking, self._personalized)
             case MultiSlotRankRequest():
                 slots = request.to_request()
+                self._reader.check(slots, len(body))
                 return await self._once(loop, body, slots, self._personalized_slots)
         now = self._scorer.now()
         outcomes = [
@@ -434,6 +391,8 @@ class Application:
 
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
         readiness = self._readiness()
+        if self.stream is not None:
+            readiness = readiness.with_stream(self.stream.last_error)
         return Response(
             self._encoder.encode(readiness),
             status_code=503 if readiness.status == "unavailable" else 200,

@@ -9,6 +9,7 @@ import msgspec
 
 from croupier.policy.loop import parse_duration
 from croupier.service.secret import parse_secret
+from croupier.service.stream_config import StreamConfig
 
 __all__ = ("KeyConfig", "KeyScope", "LogFormat", "ServiceConfig")
 
@@ -99,6 +100,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         terminal.
     access_log
         Log every request, and not only those that are refused.
+    stream
+        Requests from Kafka.
     """
 
     host: str = "127.0.0.1"
@@ -121,6 +124,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     idle_timeout: str = "75 s"
     log_format: LogFormat = "auto"
     access_log: bool = False
+    stream: StreamConfig = StreamConfig()
 
     def __post_init__(self) -> None:
         if not 0 <= self.remembered_decisions <= 10_000_000:

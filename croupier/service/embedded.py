@@ -12,23 +12,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from croupier.eventlog.log import Record
-from croupier.policy.decision import check_id
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
-from croupier.policy.events import Activation
-from croupier.policy.slates import logged_inclusion
 from croupier.service import calls
+from croupier.service.answers import ANSWERS, activation_of
 from croupier.service.api import (
     ActivateRequest,
     DecideRequest,
-    DecideResponse,
     DecideSlateRequest,
     DecideSlotsRequest,
     OutcomeRequest,
     RankActionsRequest,
-    RankResponse,
     Receipt,
-    SlateResponse,
-    SlotsResponse,
 )
 from croupier.service.calls import Call, UnavailableError
 from croupier.service.fallback import baseline_answer
@@ -42,7 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from croupier.policy.events import Decision, Event
+    from croupier.policy.events import Event
     from croupier.service.api import Readiness
     from croupier.service.setup import ServiceParts, ServiceSetup
 
@@ -180,12 +174,6 @@ class EmbeddedLoop:
         self._repeats = repeats
         self._name = name
         self._fallback = fallback
-        self._decisions: dict[str, Callable[[Any], Any]] = {
-            "decide": self._decided,
-            "rank": self._ranked,
-            "slots": self._filled,
-            "slate": self._dealt,
-        }
         self._reports: dict[str, Callable[[Any], Receipt]] = {
             "reward": self._rewarded,
             "activate": self._activated,
@@ -210,7 +198,7 @@ class EmbeddedLoop:
         body = calls.encoded(call.request)
         try:
             request = decode(_DECODERS[call.route], body)
-            if call.route in self._decisions and len(body) > self._parts.features.harmless_bytes:
+            if call.route in ANSWERS and len(body) > self._parts.features.harmless_bytes:
                 self._parts.features.check(request)
             answer: _T = self._answer(call.route, request)
         except Exception as error:
@@ -234,45 +222,24 @@ class EmbeddedLoop:
         report = self._reports.get(route)
         if report is not None:
             return report(request)
-        decision = self._decisions[route]
         return self._repeats.once(
-            self._name, request.decision_id, request, lambda: decision(request)
+            self._name, request.decision_id, request, lambda: self._decided(route, request)
         )
 
-    def _decided(self, request: DecideRequest) -> DecideResponse:
-        decision = self._parts.scorer.decide(self._name, request)
-        self._acknowledge([decision])
-        return DecideResponse.of(decision)
-
-    def _ranked(self, request: RankActionsRequest) -> RankResponse:
-        ranking = self._parts.scorer.rank(self._name, request)
-        self._acknowledge(ranking.decisions)
-        return RankResponse.of(ranking)
-
-    def _filled(self, request: DecideSlotsRequest) -> SlotsResponse:
-        decisions = self._parts.scorer.decide_slots(self._name, request)
-        self._acknowledge(decisions)
-        return SlotsResponse.of(decisions)
-
-    def _dealt(self, request: DecideSlateRequest) -> SlateResponse:
-        decisions = self._parts.scorer.decide_slate(self._name, request)
-        self._acknowledge(decisions)
-        return SlateResponse.of(decisions, logged_inclusion(decisions))
+    def _decided(self, route: str, request: Any) -> Any:
+        found = ANSWERS[route](self._parts.scorer, self._name, request)
+        # Unless a subsampled log doesn't keep them.
+        if self._parts.scorer.keeps(found.decisions[0]):
+            self._log(found.decisions)
+        return found.response
 
     def _rewarded(self, requests: list[OutcomeRequest]) -> Receipt:
         self._log(outcomes_of(self._parts.scorer, self._name, requests, listed=True))
         return Receipt(accepted=len(requests))
 
     def _activated(self, request: ActivateRequest) -> Receipt:
-        check_id("decision_id", request.decision_id)
-        now = self._parts.scorer.now()
-        self._log([Activation(decision_id=request.decision_id, loop=self._name, ts=now)])
+        self._log([activation_of(self._parts.scorer, self._name, request.decision_id)])
         return Receipt(accepted=1)
-
-    def _acknowledge(self, decisions: Sequence[Decision]) -> None:
-        """Log the decisions of one request, unless a subsampled log doesn't keep them."""
-        if self._parts.scorer.keeps(decisions[0]):
-            self._log(decisions)
 
     def _log(self, events: Sequence[Event]) -> None:
         """Log what belongs together, all or none, and wait as long as the durability says."""

@@ -51,6 +51,12 @@ class Distribution:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def __add__(self, other: Distribution) -> Distribution:
+        both = Distribution(self.bounds)
+        both.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        both.total = self.total + other.total
+        return both
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Bounds and how many values are not above them, as Prometheus has it."""
         ends = [*map(floatToGoString, self.bounds), "+Inf"]
@@ -58,7 +64,7 @@ class Distribution:
 
 
 class LoopCounts:
-    """What happened in a loop. Only the event loop's thread counts here."""
+    """What happened in a loop. Only one thread counts here."""
 
     __slots__ = ("activations", "decisions", "outcomes", "propensity")
 
@@ -68,17 +74,32 @@ class LoopCounts:
         self.activations = 0
         self.propensity = Distribution(_PROPENSITY_BUCKETS)
 
+    def __add__(self, other: LoopCounts) -> LoopCounts:
+        both = LoopCounts()
+        both.decisions = self.decisions + other.decisions
+        both.outcomes = self.outcomes + other.outcomes
+        both.activations = self.activations + other.activations
+        both.propensity = self.propensity + other.propensity
+        return both
+
 
 class Metrics:
     """All metrics of a service, in a registry of their own, so that tests can have several.
 
     What is counted with every request is kept in plain numbers and told to Prometheus's library
     when somebody looks.
+
+    Attributes
+    ----------
+    loops, streamed
+        What happened in each loop: as the event loop's thread counts it, and as that of the stream
+        does. They are told as one.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.loops = _Kept(LoopCounts)
+        self.streamed = _Kept(LoopCounts)
         self.latency = _Kept(lambda: Distribution(_LATENCY_BUCKETS))
         self.stages = _Kept(lambda: Distribution(_STAGE_BUCKETS))
         self.registry.register(_Counted(self))
@@ -108,6 +129,9 @@ class Metrics:
         )
         self.log_depth = Gauge(
             "croupier_log_queue_depth", "Records waiting for the log", registry=self.registry
+        )
+        self.stream_lag = Gauge(
+            "croupier_stream_lag", "Requests waiting in Kafka for an answer", registry=self.registry
         )
         self.append_seconds = Histogram(
             "croupier_log_append_seconds",
@@ -156,6 +180,8 @@ class _Counted(Collector):
 
     def collect(self) -> Iterable[Metric]:
         loops = dict(self._metrics.loops)
+        for loop, counts in dict(self._metrics.streamed).items():
+            loops[loop] = loops.get(loop, LoopCounts()) + counts
         for name, said in (
             ("decisions", "Decisions acknowledged"),
             ("outcomes", "Outcomes acknowledged"),

@@ -177,12 +177,16 @@ def serve_on(
         )
     )
     _calm_garbage_collection()
-    try:
+    with ExitStack() as stack:
+        if control is not None:
+            stack.callback(control.stop)
+        if setup.stream:
+            # Who has no use for Kafka's client isn't to carry it.
+            from croupier.service.stream import running_stream  # noqa: PLC0415
+
+            application.stream = stack.enter_context(running_stream(setup, parts, requests))
         ready()
         server.run(sockets=[listener])
-    finally:
-        if control is not None:
-            control.stop()
 
 
 def _calm_garbage_collection() -> None:

@@ -57,6 +57,8 @@ class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
         Of MLflow.
     control
         How the control plane is run; None runs none.
+    stream
+        Whether requests that come by Kafka are answered too.
     """
 
     service: ServiceConfig
@@ -70,6 +72,12 @@ class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
     settings_dir: Path
     tracking_uri: str
     control: ControlSetup | None = None
+    stream: bool = False
+
+    @property
+    def stream_dir(self) -> Path:
+        """Where the processes that answer requests from Kafka keep their ids."""
+        return self.address_file.with_name("stream")
 
     @property
     def metrics_dir(self) -> Path:
