@@ -1,8 +1,9 @@
-/* The inner loops of a decision, compiled: encoding features, scoring, inverse gap weighting.
+/* The inner loops of a decision, compiled: encoding features, scoring, inverse gap weighting, drawing.
  *
  * This is croupier/policy/encoding.py over again, for what nearly all requests are, and gives the
- * same indices and values in the same order; and croupier/policy/exploration/gap_weighting.py. Whatever is unusual or wrong is left to Python: encode
- * returns None for it. tests/policy/test_kernel.py holds the two to be equal.
+ * same indices and values in the same order; and so are croupier/policy/exploration/gap_weighting.py
+ * and croupier/policy/sampling.py. Whatever is unusual or wrong is left to Python: encode and choose
+ * return None for it. tests/policy/test_kernel.py holds the two to be equal.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -314,50 +315,61 @@ static int is_pair(PyObject *pair)
                PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(pair, 1));
 }
 
-PyDoc_STRVAR(score_doc,
-"score(weights, context, actions)\n--\n\n"
-"Sums of a float32 table's weights times the values of every action's columns, in float64.\n"
-"The table's size is a power of two; `context` and every one of the list `actions` are pairs of\n"
-"indices (uint64) and values (float32).");
+/* What scoring takes: a table of weights, and the features of a context and of actions. */
+typedef struct {
+    const float *weights;
+    uint64_t mask;
+    const uint64_t *shared;
+    const float *values;
+    Py_ssize_t width, count;
+    PyObject *actions;
+} Task;
 
-static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+/* Read a task from weights, a pair and a list of pairs; 0 after setting an exception. */
+static int read_task(PyObject *const *args, Task *task)
 {
-    (void)module;
-    if (nargs != 3 || !is_vector(args[0], NPY_FLOAT32) || !is_pair(args[1]) ||
-        !PyList_CheckExact(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "score takes float32 weights, a pair, a list of pairs");
-        return NULL;
+    if (!is_vector(args[0], NPY_FLOAT32) || !is_pair(args[1]) || !PyList_CheckExact(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "expected float32 weights, a pair and a list of pairs");
+        return 0;
     }
-    const float *weights = PyArray_DATA((PyArrayObject *)args[0]);
-    uint64_t size = (uint64_t)PyArray_SIZE((PyArrayObject *)args[0]), mask = size - 1;
-    if (size == 0 || (size & mask)) {
+    uint64_t size = (uint64_t)PyArray_SIZE((PyArrayObject *)args[0]);
+    if (size == 0 || (size & (size - 1))) {
         PyErr_SetString(PyExc_ValueError, "the number of weights is not a power of two");
-        return NULL;
+        return 0;
     }
-    const uint64_t *shared = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(args[1], 0));
-    const float *values = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(args[1], 1));
-    Py_ssize_t width = PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(args[1], 0));
-    npy_intp count = PyList_GET_SIZE(args[2]);
-    for (Py_ssize_t a = 0; a < count; a++)
+    task->weights = PyArray_DATA((PyArrayObject *)args[0]);
+    task->mask = size - 1;
+    task->shared = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(args[1], 0));
+    task->values = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(args[1], 1));
+    task->width = PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(args[1], 0));
+    task->actions = args[2];
+    task->count = PyList_GET_SIZE(args[2]);
+    for (Py_ssize_t a = 0; a < task->count; a++)
         if (!is_pair(PyList_GET_ITEM(args[2], a))) {
-            PyErr_SetString(PyExc_TypeError, "score takes pairs of indices and values as actions");
-            return NULL;
+            PyErr_SetString(PyExc_TypeError, "expected pairs of indices and values as actions");
+            return 0;
         }
+    return 1;
+}
+
+/* Score all actions of a task; 0 after setting an exception. */
+static int score_into(const Task *task, double *out)
+{
+    const float *weights = task->weights, *values = task->values;
+    uint64_t mask = task->mask;
+    Py_ssize_t width = task->width;
     uint64_t *hashed = PyMem_Malloc(((size_t)width + 1) * sizeof *hashed);
-    PyObject *scores = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
-    if (!hashed || !scores) {
-        PyMem_Free(hashed);
-        Py_XDECREF(scores);
-        return PyErr_NoMemory();
+    if (!hashed) {
+        PyErr_NoMemory();
+        return 0;
     }
     double base = 0.0;
     for (Py_ssize_t i = 0; i < width; i++) {
-        hashed[i] = shared[i] * INTERACTION_PRIME;
-        base += (double)weights[shared[i] & mask] * values[i];
+        hashed[i] = task->shared[i] * INTERACTION_PRIME;
+        base += (double)weights[task->shared[i] & mask] * values[i];
     }
-    double *out = PyArray_DATA((PyArrayObject *)scores);
-    for (Py_ssize_t a = 0; a < count; a++) {
-        PyObject *pair = PyList_GET_ITEM(args[2], a);
+    for (Py_ssize_t a = 0; a < task->count; a++) {
+        PyObject *pair = PyList_GET_ITEM(task->actions, a);
         const uint64_t *own = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(pair, 0));
         const float *scale = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(pair, 1));
         Py_ssize_t features = PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(pair, 0));
@@ -372,6 +384,29 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
         out[a] = total;
     }
     PyMem_Free(hashed);
+    return 1;
+}
+
+PyDoc_STRVAR(score_doc,
+"score(weights, context, actions)\n--\n\n"
+"Sums of a float32 table's weights times the values of every action's columns, in float64.\n"
+"The table's size is a power of two; `context` and every one of the list `actions` are pairs of\n"
+"indices (uint64) and values (float32).");
+
+static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Task task;
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "score takes float32 weights, a pair, a list of pairs");
+        return NULL;
+    }
+    if (!read_task(args, &task))
+        return NULL;
+    npy_intp count = task.count;
+    PyObject *scores = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
+    if (scores && !score_into(&task, PyArray_DATA((PyArrayObject *)scores)))
+        Py_CLEAR(scores);
     return scores;
 }
 
@@ -431,46 +466,123 @@ static PyObject *look_up(PyObject *module, PyObject *const *args, Py_ssize_t nar
     return found;
 }
 
-PyDoc_STRVAR(gap_weights_doc,
-"gap_weights(scores, gamma, largest)\n--\n\n"
-"Inverse gap weights of finite scores (float64), see croupier.policy.exploration.gap_weighting.");
-
-static PyObject *gap_weights(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+/* Inverse gap weights of finite scores. */
+static void weigh_gaps(const double *scores, Py_ssize_t count, double gamma, double *out)
 {
-    (void)module;
-    if (nargs != 3 || !is_vector(args[0], NPY_FLOAT64) ||
-        PyArray_SIZE((PyArrayObject *)args[0]) == 0) {
-        PyErr_SetString(PyExc_TypeError, "gap_weights takes float64 scores, gamma, a largest gap");
-        return NULL;
-    }
-    double gamma = PyFloat_AsDouble(args[1]), largest = PyFloat_AsDouble(args[2]);
-    if (PyErr_Occurred())
-        return NULL;
-    npy_intp count = PyArray_SIZE((PyArrayObject *)args[0]);
-    const double *scores = PyArray_DATA((PyArrayObject *)args[0]);
-    PyObject *pmf = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
-    if (!pmf)
-        return NULL;
-    double *out = PyArray_DATA((PyArrayObject *)pmf), best = scores[0], rest = 0.0;
-    npy_intp ties = 0;
-    for (npy_intp a = 1; a < count; a++)
+    double best = scores[0], rest = 0.0;
+    Py_ssize_t ties = 0;
+    for (Py_ssize_t a = 1; a < count; a++)
         best = scores[a] > best ? scores[a] : best;
-    for (npy_intp a = 0; a < count; a++) {
+    for (Py_ssize_t a = 0; a < count; a++) {
         double gap = best - scores[a];
-        out[a] = 1.0 / ((double)count + gamma * (gap < largest ? gap : largest));
+        out[a] = 1.0 / ((double)count + gamma * (gap < DBL_MAX ? gap : DBL_MAX));
         if (scores[a] == best)
             ties++;
         else
             rest += out[a];
     }
-    for (npy_intp a = 0; a < count; a++)
+    for (Py_ssize_t a = 0; a < count; a++)
         if (scores[a] == best)
             out[a] = (1.0 - rest) / (double)ties;
+}
+
+PyDoc_STRVAR(gap_weights_doc,
+"gap_weights(scores, gamma)\n--\n\n"
+"Inverse gap weights of finite scores (float64), see croupier.policy.exploration.gap_weighting.");
+
+static PyObject *gap_weights(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    if (nargs != 2 || !is_vector(args[0], NPY_FLOAT64) ||
+        PyArray_SIZE((PyArrayObject *)args[0]) == 0) {
+        PyErr_SetString(PyExc_TypeError, "gap_weights takes float64 scores and gamma");
+        return NULL;
+    }
+    double gamma = PyFloat_AsDouble(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    npy_intp count = PyArray_SIZE((PyArrayObject *)args[0]);
+    PyObject *pmf = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
+    if (pmf)
+        weigh_gaps(PyArray_DATA((PyArrayObject *)args[0]), count, gamma,
+                   PyArray_DATA((PyArrayObject *)pmf));
     return pmf;
+}
+
+/* Index drawn from a pmf at a number in [0, 1), see croupier.policy.sampling. */
+static Py_ssize_t draw(const double *pmf, Py_ssize_t count, double number)
+{
+    double total = 0.0, sum = 0.0;
+    Py_ssize_t last = 0;
+    for (Py_ssize_t a = 0; a < count; a++) {
+        total += pmf[a];
+        if (pmf[a] > 0.0)
+            last = a;
+    }
+    for (Py_ssize_t a = 0; a < count; a++) {
+        sum += pmf[a];
+        if (sum > number * total)
+            return pmf[a] > 0.0 ? a : last;
+    }
+    /* Rounding of the product can reach the last sum itself. */
+    return last;
+}
+
+static PyObject *as_list(const double *numbers, Py_ssize_t count)
+{
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t a = 0; list && a < count; a++) {
+        PyObject *number = PyFloat_FromDouble(numbers[a]);
+        if (number)
+            PyList_SET_ITEM(list, a, number);
+        else
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+PyDoc_STRVAR(choose_doc,
+"choose(weights, context, actions, gamma, number)\n--\n\n"
+"Pmf and scores, as lists, and the index drawn at a number in [0, 1): what score and gap_weights\n"
+"give, and a draw from it. None if a score is not finite or there are no actions.");
+
+static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Task task;
+    if (nargs != 5) {
+        PyErr_SetString(PyExc_TypeError, "choose takes what score takes and two numbers");
+        return NULL;
+    }
+    double gamma = PyFloat_AsDouble(args[3]), number = PyFloat_AsDouble(args[4]);
+    if (PyErr_Occurred() || !read_task(args, &task))
+        return NULL;
+    if (task.count == 0)
+        Py_RETURN_NONE;
+    double *scores = PyMem_Malloc(2 * (size_t)task.count * sizeof *scores);
+    if (!scores)
+        return PyErr_NoMemory();
+    double *pmf = scores + task.count;
+    PyObject *chosen = NULL;
+    if (score_into(&task, scores)) {
+        int finite = 1;
+        for (Py_ssize_t a = 0; a < task.count; a++)
+            finite &= isfinite(scores[a]) != 0;
+        if (finite) {
+            weigh_gaps(scores, task.count, gamma, pmf);
+            chosen = Py_BuildValue("NNn", as_list(pmf, task.count), as_list(scores, task.count),
+                                   draw(pmf, task.count, number));
+        }
+        else
+            chosen = Py_NewRef(Py_None);
+    }
+    PyMem_Free(scores);
+    return chosen;
 }
 
 static PyMethodDef methods[] = {
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL, encode_doc},
+    {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, choose_doc},
     {"count", count_features, METH_O, count_doc},
     {"look_up", (PyCFunction)(void (*)(void))look_up, METH_FASTCALL, look_up_doc},
     {"gap_weights", (PyCFunction)(void (*)(void))gap_weights, METH_FASTCALL, gap_weights_doc},

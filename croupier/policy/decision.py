@@ -22,8 +22,8 @@ from croupier.policy.events import (
     MixComponent,
 )
 from croupier.policy.requests import DecisionRequest
-from croupier.policy.sampling import draw, draw_key
-from croupier.policy.traffic import shadow_of
+from croupier.policy.sampling import draw, draw_key, uniform_of_key
+from croupier.policy.traffic import Shown, shadow_of, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.policy.events import Action, Shadow
-    from croupier.policy.traffic import Answer, OnFailure, Plan
+    from croupier.policy.traffic import OnFailure, Plan
 
 __all__ = (
     "MAX_ACTIONS",
@@ -242,9 +242,17 @@ def decide(
         return decide_baseline(
             request, circumstances, loop=loop, generation=number, slot=slot, shadow=shadow
         )
-    answer = plan.answer(*asked, uniform=circumstances.uniform, on_failure=on_failure)
     key = draw_key(loop, number, circumstances.decision_id, slot, secret=circumstances.secret)
-    chosen = draw(answer.pmf, key)
+    drawn = None
+    if plan.is_whole and circumstances.uniform <= 0.0 and not request.excluded:
+        drawn = plan.champion.choose(request.context, request.actions, uniform_of_key(key))
+    if drawn is not None:
+        pmf, scores, chosen = drawn
+        answer = Shown(pmf, scores, [whole(number)], None)
+    else:
+        asked_all = plan.answer(*asked, uniform=circumstances.uniform, on_failure=on_failure)
+        chosen = draw(asked_all.pmf, key)
+        answer = asked_all.shown()
     return decision_of(
         request, plan, circumstances, answer, chosen=chosen, baseline=baseline, key=key, slot=slot
     )
@@ -254,7 +262,7 @@ def decision_of(
     request: DecisionRequest,
     plan: Plan,
     circumstances: Circumstances,
-    answer: Answer,
+    answer: Shown,
     *,
     chosen: int,
     baseline: int,
@@ -275,7 +283,6 @@ def decision_of(
     slot, slate_size
         As in :class:`~croupier.policy.events.Decision`.
     """
-    pmf = answer.pmf.tolist()
     return Decision(
         decision_id=circumstances.decision_id,
         loop=plan.champion.loop,
@@ -285,11 +292,11 @@ def decision_of(
         context=request.context,
         actions=request.actions,
         excluded=request.excluded,
-        pmf=pmf,
+        pmf=answer.pmf,
         chosen=chosen,
-        propensity=pmf[chosen],
+        propensity=answer.pmf[chosen],
         baseline=baseline,
-        scores=None if answer.scores is None else answer.scores.tolist(),
+        scores=answer.scores,
         mix=answer.mix,
         draw_key=key,
         deferred=request.deferred,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from croupier.policy.events import Action, Features
+    from croupier.policy.kernel import Chosen
 
 __all__ = (
     "INTERACTION_PRIME",
@@ -302,6 +303,39 @@ class FeatureEncoder:
         return np.asarray(
             np.concatenate([context, own, interact(context, own)]) & self.mask, dtype=np.uint64
         )
+
+    def choose(
+        self,
+        weights: NDArray[np.float32],
+        context: Features,
+        actions: Sequence[Action],
+        gamma: float,
+        number: float,
+    ) -> Chosen | None:
+        """Draw an action by inverse gap weights of :meth:`linear_scores`; None without the kernel.
+
+        None too if a score is not finite.
+
+        Parameters
+        ----------
+        weights
+            The table, shape (2**bits,).
+        context, actions
+            The request.
+        gamma
+            Greediness ≥ 0.
+        number
+            In [0, 1), at which the pmf's cumulative sums are inverted.
+
+        Raises
+        ------
+        InvalidInputError
+            As :meth:`encode` does.
+        """
+        if self._kernel is None or weights.dtype != np.float32:
+            return None
+        decision = self.encode(context, actions)
+        return self._kernel.choose(weights, decision.context, decision.actions, gamma, number)
 
     def linear_scores(
         self, weights: NDArray[np.float32] | NDArray[np.float64], decision: EncodedDecision

@@ -16,6 +16,7 @@ from croupier.policy.errors import GenerationError, ScoringError
 from croupier.policy.estimates import all_finite
 from croupier.policy.exploration import Conservative, Exploration, Uniform
 from croupier.policy.oracle import load_oracle
+from croupier.policy.oracle.tables import LinearOracle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from croupier.policy.estimates import Estimates, Uncertainty
     from croupier.policy.events import Action, Features
+    from croupier.policy.kernel import Chosen
 
 __all__ = ("Generation", "Provenance", "cold_start", "registered_model_name")
 
@@ -150,6 +152,27 @@ class Generation:
             budget=0.0 if origin is None else origin.budget,
         )
         return pmf, scores
+
+    def choose(self, context: Features, actions: Sequence[Action], number: float) -> Chosen | None:
+        """Draw from :meth:`pmf`, with all actions eligible, in one call of the kernel.
+
+        None where that can't be: most generations weigh the gaps between the estimates of a linear
+        oracle, and that is what the kernel does. Everything else, and every error, is left to
+        :meth:`pmf`.
+
+        Parameters
+        ----------
+        context, actions
+            The request.
+        number
+            In [0, 1), see :func:`~croupier.policy.sampling.uniform_of_key`.
+        """
+        oracle, origin = self.oracle, self.provenance
+        if not isinstance(oracle, LinearOracle):
+            return None
+        rows = 0 if origin is None else origin.training_rows
+        gamma = self.exploration.greediness(rows, len(actions))
+        return None if gamma is None else oracle.choose(context, actions, gamma, number)
 
     def save(self, directory: Path) -> None:
         """Write the generation to a directory that doesn't exist yet; all of it or nothing.

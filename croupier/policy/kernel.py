@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ("KERNEL", "Kernel")
+__all__ = ("KERNEL", "Chosen", "Kernel")
 
 _T = TypeVar("_T")
+
+Chosen: TypeAlias = tuple[list[float], list[float], int]
+"""The pmf, the scores that it comes of, and the index of the action that was drawn from it."""
 
 
 class Kernel(Protocol):
@@ -45,10 +48,20 @@ class Kernel(Protocol):
         """What a dictionary has for each of some buffers, by their bytes."""
         ...
 
-    def gap_weights(
-        self, scores: NDArray[np.float64], gamma: float, largest: float, /
-    ) -> NDArray[np.float64]:
+    def gap_weights(self, scores: NDArray[np.float64], gamma: float, /) -> NDArray[np.float64]:
         """Inverse gap weights of finite scores, shape (K,)."""
+        ...
+
+    def choose(
+        self,
+        weights: NDArray[Any],
+        context: tuple[Any, Any],
+        actions: Sequence[tuple[Any, Any]],
+        gamma: float,
+        number: float,
+        /,
+    ) -> Chosen | None:
+        """Inverse gap weights of scores, the scores, and what is drawn at a number in [0, 1)."""
         ...
 
 

@@ -123,7 +123,7 @@ def decide_slate(
     if shadow is not None:
         other = inclusion(np.array(shadow.pmf), size, eligible) / size
         shadow = Shadow(shadow.generation, other.tolist())
-    of_a_place = Answer(pmf, answer.scores, answer.mix, shadow)
+    of_a_place = Answer(pmf, answer.scores, answer.mix, shadow).shown()
     key = draw_key(loop, number, circumstances.decision_id, secret=circumstances.secret)
     return [
         decision_of(

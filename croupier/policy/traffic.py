@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,12 +30,14 @@ __all__ = (
     "SHARE_TAG",
     "Answer",
     "Plan",
+    "Shown",
     "Split",
     "UniformSlice",
     "canary_share",
     "check_share",
     "shadow_of",
     "uniform_share",
+    "whole",
 )
 
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
@@ -102,7 +104,8 @@ class UniformSlice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 @lru_cache(maxsize=1024)
-def _whole(generation: int) -> MixComponent:
+def whole(generation: int) -> MixComponent:
+    """The mixture's only part, where a generation draws alone."""
     return MixComponent(f"generation:{generation}", 1.0)
 
 
@@ -135,6 +138,20 @@ class Answer(msgspec.Struct, frozen=True):
     mix: list[MixComponent]
     shadow: Shadow | None
 
+    def shown(self) -> Shown:
+        """The same in plain numbers."""
+        scores = None if self.scores is None else self.scores.tolist()
+        return Shown(self.pmf.tolist(), scores, self.mix, self.shadow)
+
+
+class Shown(NamedTuple):
+    """An :class:`Answer` as it is logged."""
+
+    pmf: list[float]
+    scores: list[float] | None
+    mix: list[MixComponent]
+    shadow: Shadow | None
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -159,6 +176,11 @@ class Plan:
     canary_share: float = 0.0
     shadow: Generation | None = None
     killed: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the champion alone is asked."""
+        return self.canary is None and self.shadow is None
 
     def answer(
         self,
@@ -191,8 +213,8 @@ class Plan:
         """
         asked = (context, actions, eligible, baseline)
         pmf, scores = self.champion.pmf(*asked)
-        if self.canary is None and self.shadow is None and uniform <= 0.0:
-            return Answer(pmf, scores, [_whole(self.champion.number)], None)
+        if self.is_whole and uniform <= 0.0:
+            return Answer(pmf, scores, [whole(self.champion.number)], None)
         mix = [(f"generation:{self.champion.number}", pmf, 1.0)]
         if self.canary is not None and self.canary_share > 0.0:
             tried = _attempt(self.canary, lambda each: each.pmf(*asked)[0], on_failure)

@@ -18,9 +18,11 @@ from croupier.policy.decision import Circumstances, DecisionRequest, decide
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Action, KeptAction, encode_event
-from croupier.policy.exploration import SquareCB, gap_weighting
-from croupier.policy.generation import cold_start
+from croupier.policy.exploration import Falcon, FastCB, Greedy, SquareCB, gap_weighting
+from croupier.policy.generation import Generation, cold_start
 from croupier.policy.kernel import KERNEL
+from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, VowpalWabbitOracle
+from croupier.policy.sampling import draw, draw_key, uniform_of_key
 from croupier.policy.traffic import Plan
 
 if KERNEL is None:
@@ -141,6 +143,92 @@ def test_gaps_are_weighted_alike(scores: list[float], gamma: float) -> None:
     assert abs(compiled.sum() - 1.0) < 1e-12
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    MILD,
+    st.lists(MILD, min_size=1, max_size=8),
+    st.integers(0, 2**32 - 1),
+    st.floats(0.0, 1e6),
+    st.text(max_size=8),
+)
+def test_a_draw_is_what_its_parts_give(
+    context: dict[str, Any], features: list[dict[str, Any]], seed: int, gamma: float, name: str
+) -> None:
+    weights = np.random.default_rng(seed).normal(size=1 << CONFIG.bits).astype(np.float32)
+    actions = [Action(str(place), each) for place, each in enumerate(features)]
+    key = draw_key("loop", 1, name)
+    found = COMPILED.choose(weights, context, actions, gamma, uniform_of_key(key))
+    assert found is not None
+    pmf, scores, chosen = found
+    expected = COMPILED.linear_scores(weights, COMPILED.encode(context, actions))
+    assert scores == expected.tolist()
+    exploration = SquareCB(gamma_scale=gamma, gamma_exponent=0.0)
+    assert pmf == exploration.pmf(expected).tolist()
+    # What is logged can be replayed bit for bit.
+    assert chosen == draw(np.array(pmf), key)
+    assert PLAIN.choose(weights, context, actions, gamma, 0.5) is None
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.3, 1.0, 7.0, 1e3]), min_size=1, max_size=200),
+    st.floats(0.0, 1e9),
+    st.integers(0, 2**53 - 1),
+)
+def test_draws_invert_the_pmf_alike(weights: list[float], gamma: float, number: int) -> None:
+    table = np.zeros(1024, dtype=np.float32)
+    table[: len(weights)] = weights
+    nothing = (np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.float32))
+    one = np.ones(1, dtype=np.float32)
+    actions = [(np.array([place], dtype=np.uint64), one) for place in range(len(weights))]
+    pmf, _, chosen = BUILT.choose(table, nothing, actions, gamma, number * 2.0**-53)
+    assert chosen == draw(np.array(pmf), f"{number << 11:016x}")
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_scores_that_are_not_finite_are_left_to_python(bad: float) -> None:
+    weights = np.full(1 << CONFIG.bits, bad, dtype=np.float32)
+    assert COMPILED.choose(weights, {}, [Action("a")], 1.0, 0.5) is None
+    assert COMPILED.choose(weights, {}, [], 1.0, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("exploration", "simple"),
+    [
+        (SquareCB(), True),
+        (SquareCB(floor=0.01), False),
+        (Falcon(), True),
+        (Falcon(floor=0.01), False),
+        (FastCB(), False),
+        (Greedy(), False),
+    ],
+)
+def test_decisions_are_the_same_without_it(exploration: Any, *, simple: bool) -> None:
+    rows = [
+        TrainingRow(
+            context={"c": 1.0},
+            actions=[Action(name, {"x": x})],
+            chosen=0,
+            propensity=0.5,
+            reward=reward,
+        )
+        for name, x, reward in [("a", 1.0, 1.0), ("b", -1.0, 0.0), ("a", 0.5, 1.0)] * 30
+    ]
+    oracle = VowpalWabbitOracle(VowpalWabbitConfig(encoder=CONFIG)).fit(rows)
+    generation = Generation("loop", 3, exploration, oracle, None)
+    request = DecisionRequest(
+        actions=[Action("a", {"x": 1.0}), Action("b", {"x": 2.0}), Action("c", {"x": -1.0})],
+        context={"c": 0.5},
+    )
+    assert (generation.choose(request.context, request.actions, 0.5) is not None) == simple
+    for name in range(200):
+        at = Circumstances(str(name), 1)
+        compiled = decide(request, Plan(generation), at)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Generation, "choose", lambda *_: None)
+            assert decide(request, Plan(generation), at) == compiled
+
+
 @settings(deadline=None, derandomize=True)
 @given(MILD, st.text(min_size=1, max_size=5))
 def test_an_event_of_kept_actions_has_the_same_bytes(features: dict[str, Any], name: str) -> None:
@@ -186,13 +274,13 @@ def test_wrong_arguments_are_errors() -> None:
         (weights, pair, (pair,)),
         (weights, pair, [None]),
     ):
-        with pytest.raises(TypeError, match="score takes"):
+        with pytest.raises(TypeError, match="expected"):
             BUILT.score(*wrong)
     with pytest.raises(ValueError, match="power of two"):
         BUILT.score(weights[:1000], pair, [pair])
     for wrong_scores in (weights, np.zeros(0), [1.0], np.zeros((2, 2))):
         with pytest.raises(TypeError, match="gap_weights takes"):
-            BUILT.gap_weights(wrong_scores, 1.0, 1.0)
+            BUILT.gap_weights(wrong_scores, 1.0)
     with pytest.raises(OverflowError):
         BUILT.encode({}, 2**70, None)
     with pytest.raises(TypeError):

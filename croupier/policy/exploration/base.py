@@ -171,6 +171,20 @@ class ExplorationBase(
         """
         return None
 
+    def greediness(self, training_rows: int, actions: int) -> float | None:  # noqa: ARG002
+        """γ, where the pmf of eligible actions is their inverse gap weights and nothing else.
+
+        What is so simple can be had from one call of the kernel. None where it is not.
+
+        Parameters
+        ----------
+        training_rows
+            Interactions behind the scores.
+        actions
+            Number of eligible actions.
+        """
+        return None
+
     def _pmf_of_eligible(self, estimates: Estimates, round_: Round) -> FloatArray:
         if estimates.mean.size == 0:
             raise ScoringError("no action is eligible")

@@ -55,6 +55,10 @@ class SquareCB(ExplorationBase, frozen=True, tag="squarecb"):
         """Greediness γ after `training_rows` interactions."""
         return min(float(self.gamma_scale * training_rows**self.gamma_exponent), LARGEST)
 
+    def greediness(self, training_rows: int, actions: int) -> float | None:  # noqa: ARG002
+        """γ unless there is a floor, see :class:`ExplorationBase`."""
+        return None if self.floor > 0.0 else self.gamma(training_rows)
+
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
         return _inverse_gap_weights(estimates.mean, self.gamma(round_.training_rows))
 
@@ -99,6 +103,10 @@ class Falcon(ExplorationBase, frozen=True, tag="falcon"):
             return 0.0
         confidence = self.log_class_size + math.log(training_rows / self.delta)
         return min(self.scale * math.sqrt(actions * training_rows / confidence), LARGEST)
+
+    def greediness(self, training_rows: int, actions: int) -> float | None:
+        """γ unless there is a floor, see :class:`ExplorationBase`."""
+        return None if self.floor > 0.0 else self.gamma(training_rows, actions)
 
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
         scores = estimates.mean
@@ -153,7 +161,7 @@ def _inverse_gap_weights(scores: FloatArray, gamma: float) -> FloatArray:
     """``1 / (K + gamma * gap)`` for all but the best, which share the rest evenly."""
     # An overflow means a probability of 0; only 0 * inf would be wrong, so gaps stay finite.
     if KERNEL is not None and scores.dtype == np.float64 and scores.flags.c_contiguous:
-        return KERNEL.gap_weights(scores, gamma, LARGEST)
+        return KERNEL.gap_weights(scores, gamma)
     with np.errstate(over="ignore"):
         gaps = np.minimum(scores.max() - scores, LARGEST)
         pmf = 1.0 / (scores.size + gamma * gaps)

@@ -16,12 +16,14 @@ from croupier.policy.errors import GenerationError
 from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import EncodedDecision, IndexArray
+    from croupier.policy.events import Action, Features
+    from croupier.policy.kernel import Chosen
     from croupier.policy.oracle.base import OracleConfigBase
     from croupier.policy.oracle.encoded import Link
 
@@ -86,6 +88,27 @@ class LinearOracle(TableOracle):
         if self.weights_ is None:
             raise not_fitted()
         return linked(self._encoder.linear_scores(self.weights_, decision), self.link_)
+
+    def choose(
+        self, context: Features, actions: Sequence[Action], gamma: float, number: float
+    ) -> Chosen | None:
+        """Draw from the inverse gap weights of the estimates, in one call of the kernel.
+
+        Gives what :meth:`score`, inverse gap weighting and a draw at the number give one after the
+        other; None without the kernel, and for what is left to these three.
+
+        Parameters
+        ----------
+        context, actions
+            The request; all actions are eligible.
+        gamma
+            Greediness ≥ 0.
+        number
+            In [0, 1), see :func:`~croupier.policy.sampling.uniform_of_key`.
+        """
+        if self.weights_ is None or self.link_ != "identity":
+            return None
+        return self._encoder.choose(self.weights_, context, actions, gamma, number)
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """The weights that are not 0."""
