@@ -26,6 +26,7 @@ __all__ = ("Batching", "GroupSink")
 
 # How often is looked for new records while there are none.
 _LOOK_S = 0.1
+_START_S = 30.0
 _AGAIN_S = 0.5
 _AGAIN_AT_MOST_S = 5.0
 # A broker that has just taken over a partition may not know for a moment how far it goes.
@@ -105,10 +106,10 @@ class GroupSink:
         InvalidInputError
             If the lake is ahead of the log: it was filled from another one.
         LogUnavailableError
-            If the cluster can't be reached at the start. Later on it is waited for.
+            If the cluster can't be reached for half a minute at the start: an election of leaders
+            takes less, a wrong address or password doesn't pass. Later on it is waited for.
         """
-        ensure_topics(self._log.config, self._log.loops, (*LOGGED, DEAD_LETTERS))
-        member = Membership(self._log, self._group, session_timeout_s=self._session_timeout_s)
+        member = self._joined(stopped)
         pause = _AGAIN_S
         try:
             while not stopped():
@@ -123,6 +124,18 @@ class GroupSink:
         finally:
             member.close()
         return report_of([*self._done, *(held.sink for held in self._held.values())])
+
+    def _joined(self, stopped: Callable[[], bool]) -> Membership:
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                ensure_topics(self._log.config, self._log.loops, (*LOGGED, DEAD_LETTERS))
+                return Membership(self._log, self._group, session_timeout_s=self._session_timeout_s)
+            except LogUnavailableError as error:
+                if stopped() or time.monotonic() > deadline:
+                    raise
+                _logger.warning("%s; trying again", error)
+                time.sleep(_AGAIN_S)
 
     def _turn(self, member: Membership) -> None:
         """Take over what was given and let go of what was taken, then bring over one batch."""
