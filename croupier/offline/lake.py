@@ -6,18 +6,20 @@ import fcntl
 import random
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote
 
 import polars as pl
+from arro3.core import RecordBatchReader, Table
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from croupier.offline.lake_files import Snapshot, data_files, files_added
 from croupier.policy.errors import CroupierError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ("SCHEMAS", "Lake", "LakeConflictError", "LakeLockedError", "ProgressError", "TableName")
 
@@ -82,6 +84,7 @@ _INTERACTION: _Columns = {
     "delay_s": pl.Float64,
     "fold": pl.Int64,
     **_PARTITION,
+    "revision": pl.Int64,
 }
 
 _GENERATION: _Columns = {
@@ -149,7 +152,9 @@ SCHEMAS: dict[TableName, pl.Schema] = {
 `scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
 [0, 1000), in the division of rows between learner and judge. `slot` is null for a decision that has
 none, `slate_size` for all but slates, `shadow` where none was asked. `offset` is a row's position
-in its `partition` of the log, which is null where the log is one sequence. Of a generation,
+in its `partition` of the log, which is null where the log is one sequence. An interaction has one
+row for every `revision`, see :func:`~croupier.offline.interactions.current_interactions`; null
+stands for 0. Of a generation,
 `decisions` are those that were logged, and `decisions_made` estimates all of them by
 `Σ 1 / keep_prob`.
 
@@ -223,11 +228,100 @@ class Lake:
         """Number of the table's latest version; -1 before the first write."""
         return DeltaTable(self.root / table).version() if self.exists(table) else -1
 
-    def progress(self, table: TableName, app: str) -> int | None:
-        """How far an application's committed transactions on a table have come; None if nowhere."""
-        if not self.exists(table):
+    def has_version(self, table: TableName, version: int) -> bool:
+        """Whether a version of a table can be read; -1 is the one before the first write."""
+        if version == -1:
+            return True
+        try:
+            DeltaTable(self.root / table, version=version)
+        except DeltaError:
+            return False
+        return True
+
+    def progress(self, table: TableName, app: str, version: int | None = None) -> int | None:
+        """How far an application's committed transactions on a table have come; None if nowhere.
+
+        In a version of the table if one is named.
+        """
+        if not self.exists(table) or version == -1:
             return None
-        return DeltaTable(self.root / table).transaction_version(app)
+        return DeltaTable(self.root / table, version=version).transaction_version(app)
+
+    def snapshot(self, table: TableName, loop: str) -> Snapshot:
+        """The files of one loop, as they are now."""
+        if not self.exists(table):
+            return Snapshot(-1, [])
+        delta = DeltaTable(self.root / table)
+        return Snapshot(delta.version(), data_files(delta, self.root / table, loop))
+
+    def added_since(self, table: TableName, version: int) -> set[Path] | None:
+        """Files with rows that a table has gained after a version; None if that isn't known."""
+        return files_added(self.root / table, version, self.version(table))
+
+    def read(
+        self, table: TableName, files: Sequence[Path], *, row_index: str | None = None
+    ) -> pl.LazyFrame:
+        """Read some files of a table lazily.
+
+        Parameters
+        ----------
+        table, files
+            Which ones.
+        row_index
+            Name of an additional first column: a row's place in all of the files, from 0.
+        """
+        schema = SCHEMAS[table]
+        names = ([] if row_index is None else [row_index]) + schema.names()
+        if not files:
+            index = {} if row_index is None else {row_index: pl.UInt32()}
+            return pl.LazyFrame(schema=pl.Schema(index | dict(schema)))
+        partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
+        rows = pl.scan_parquet(
+            list(files),
+            glob=False,
+            schema=schema,
+            hive_partitioning=True,
+            hive_schema=partitions,
+            missing_columns="insert",
+            row_index_name=row_index,
+        )
+        return rows.select(names)
+
+    def append_stream(
+        self, table: TableName, frames: Iterator[pl.DataFrame], marks: Mapping[str, int]
+    ) -> None:
+        """Append rows that are too many to be held at once, in one commit.
+
+        Parameters
+        ----------
+        table
+            To append to; nobody else may write to it meanwhile, since the rows are only made once.
+        frames
+            Each of the table's schema.
+        marks
+            Applications and their progress, noted in the same commit.
+
+        Raises
+        ------
+        LakeConflictError
+            If somebody else has written to it.
+        """
+        schema = SCHEMAS[table]
+        empty = Table.from_arrow(pl.DataFrame(schema=schema))
+        batches = (
+            batch
+            for frame in frames
+            for batch in Table.from_arrow(
+                frame.select(schema.names()).match_to_schema(schema).rechunk()
+            ).to_batches()
+        )
+        rows = RecordBatchReader.from_batches(empty.schema, batches)
+        delta = DeltaTable(self.root / table) if self.exists(table) else None
+        transactions = [Transaction(*each) for each in marks.items()]
+        try:
+            self._write(table, delta, rows, "append", transactions)
+        except CommitFailedError as error:
+            raise LakeConflictError(f"writing to {table} failed: {error}") from error
 
     def append(
         self,
@@ -384,20 +478,7 @@ class Lake:
         (https://github.com/pola-rs/polars/issues/20944).
         """
         delta = DeltaTable(self.root / table, version=version)
-        files = [unquote(uri) for uri in delta.file_uris()]
-        schema = SCHEMAS[table]
-        if not files:
-            return pl.LazyFrame(schema=schema)
-        partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
-        rows = pl.scan_parquet(
-            files,
-            glob=False,
-            schema=schema,
-            hive_partitioning=True,
-            hive_schema=partitions,
-            missing_columns="insert",
-        )
-        return rows.select(schema.names())
+        return self.read(table, [Path(unquote(uri)) for uri in delta.file_uris()])
 
     @contextmanager
     def _files(self, kind: int) -> Iterator[None]:
@@ -427,16 +508,18 @@ class Lake:
         self,
         table: TableName,
         delta: DeltaTable | None,
-        rows: pl.DataFrame,
+        rows: pl.DataFrame | RecordBatchReader,
         mode: Literal["append", "overwrite"],
         transactions: list[Transaction],
     ) -> None:
-        schema = SCHEMAS[table]
+        if isinstance(rows, pl.DataFrame):
+            schema = SCHEMAS[table]
+            rows = rows.select(schema.names()).match_to_schema(schema)
         making = delta is None and mode == "append"
         try:
             write_deltalake(
                 self.root / table if delta is None else delta,
-                rows.select(schema.names()).match_to_schema(schema),
+                rows,
                 mode="error" if making else mode,
                 schema_mode="merge",
                 partition_by=_PARTITIONS[table],

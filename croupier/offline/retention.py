@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from croupier.offline.rewards import KEY
 from croupier.offline.sink import sink, sunk_position, tables_of
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import decode_event
@@ -184,8 +185,13 @@ def _forget_days(lake: Lake, loop: str, until: date) -> int:
     if all(lake.scan(table).filter(gone).head(1).collect().is_empty() for table in _TABLES):
         return 0
     # A name has nothing in it that would have to be quoted, see `valid_loop_name`.
-    predicate = f"date < '{until.isoformat()}' AND loop = '{loop}'"
-    return _forget(lake, gone, dict.fromkeys(_TABLES, predicate), {mark: days})
+    predicates = {
+        # Clocks differ: what is stamped on the day before may be of a decision that is kept, and a
+        # later outcome would revise its reward without it.
+        table: f"date < '{until - _DAY if table == 'outcomes' else until}' AND loop = '{loop}'"
+        for table in _TABLES
+    }
+    return _forget(lake, gone, predicates, {mark: days})
 
 
 def _forget_positions(lake: Lake, loop: str, reach: Mapping[LogPartition, int]) -> int:
@@ -262,10 +268,9 @@ def _time(entry: LogEntry) -> int | None:
 def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
     """Day of the first decision that an interaction may still come of; None if there is none.
 
-    A deferred one that was never activated in time is none, and was never to become one.
+    A deferred one that was never activated is none, and may never become one.
     """
-    key = ("decision_id", "slot")
-    window = pl.duration(microseconds=config.attribution_window_us)
+    reach = pl.col("ts") + pl.duration(microseconds=config.late_horizon_us)
     activated = (
         lake.scan("outcomes", loop)
         .filter(pl.col("kind") == "activation")
@@ -273,9 +278,9 @@ def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
     )
     left = (
         lake.scan("decisions", loop)
-        .join(lake.scan("interactions", loop), on=key, how="anti", nulls_equal=True)
+        .join(lake.scan("interactions", loop), on=KEY, how="anti", nulls_equal=True)
         .join(activated, on="decision_id", how="left")
-        .filter(~pl.col("deferred") | (pl.col("activated") <= pl.col("ts") + window))
+        .filter(~pl.col("deferred") | (pl.col("activated") <= reach))
         .select(pl.col("date").min())
         .collect()
     )

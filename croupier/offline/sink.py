@@ -29,7 +29,7 @@ from croupier.policy.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from croupier.eventlog.log import EventLog, LogEntry, LogPartition
     from croupier.policy.events import Event
@@ -44,6 +44,7 @@ __all__ = (
     "partition_states",
     "report_of",
     "sink",
+    "sunk_in",
     "sunk_position",
     "tables_of",
 )
@@ -184,6 +185,22 @@ def sunk_position(lake: Lake, partition: LogPartition | None = None) -> int | No
     if partition is None:
         return lake.progress(_ORDER[-1], _APP)
     return lake.progress(tables_of(partition)[-1], _app(partition))
+
+
+def sunk_in(
+    lake: Lake, table: TableName, parts: Iterable[LogPartition], version: int
+) -> dict[str, int] | None:
+    """Positions up to which a version of a table had everything, by partition.
+
+    None if Delta has forgotten that version.
+    """
+    if not lake.has_version(table, version):
+        return None
+    return {
+        each.name: lake.progress(table, _app(each), version) or 0
+        for each in parts
+        if table in tables_of(each)
+    }
 
 
 def partition_states(log: EventLog, lake: Lake) -> list[PartitionState]:

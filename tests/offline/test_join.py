@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.interactions import current_interactions
 from croupier.offline.join import FOLDS, JoinReport, fold_of, join
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.sink import sink
@@ -27,8 +30,20 @@ from tests.offline.logs import EPOCH_US, append, decision, outcome, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import polars as pl
+
 MS = 1000
-AGGREGATIONS: list[Aggregation] = ["earliest", "latest", "sum", "mean", "min", "max"]
+DAY = 86_400_000_000
+AGGREGATIONS: list[Aggregation] = [
+    "earliest",
+    "latest",
+    "last",
+    "sum",
+    "mean",
+    "median",
+    "min",
+    "max",
+]
 
 
 @dataclass(frozen=True)
@@ -100,16 +115,35 @@ def aggregate(how: Aggregation, outcomes: Sequence[Outcome]) -> float:
     match how:
         case "earliest":
             return rewards[0]
-        case "latest":
+        case "latest" | "last":
             return rewards[-1]
         case "sum":
             return sum(rewards)
         case "mean":
             return sum(rewards) / len(rewards)
+        case "median":
+            return statistics.median(rewards)
         case "min":
             return min(rewards)
         case "max":
             return max(rewards)
+
+
+def source_of(in_time: Sequence[bool]) -> str:
+    """Whether some outcomes came within the window, after it, or both."""
+    if not in_time:
+        return "default"
+    return "observed" if all(in_time) else "revised" if any(in_time) else "late"
+
+
+def delay_of(
+    config: LoopConfig, decided: int | None, sent: Outcome | Activation | None
+) -> int | None:
+    """How long after its decision something came; None if it can't count for it."""
+    if decided is None or sent is None:
+        return None
+    delay = sent.ts - decided
+    return delay if -DAY <= delay <= config.late_horizon_us else None
 
 
 def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinReport]:
@@ -123,23 +157,25 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
         [event for event in loop.events if isinstance(event, Outcome)],
         lambda event: event.outcome_id,
     )
+    # The first of an id is the one that the sink keeps.
     activations = {
-        event.decision_id: event.ts
+        event.decision_id: event
         for event in reversed([each for each in loop.events if isinstance(each, Activation)])
     }
     decided = {(event.decision_id, event.slot): event.ts for event in decisions}
     rows = []
     for event in decisions:
         end = event.ts + window
-        activated = activations.get(event.decision_id)
-        if end >= as_of or (event.deferred and (activated is None or activated > end)):
+        activated = delay_of(config, event.ts, activations.get(event.decision_id))
+        if end >= as_of or (event.deferred and activated is None):
             continue
         counted = [
             each
             for each in outcomes
             if (each.decision_id, each.slot) == (event.decision_id, event.slot)
         ]
-        counted = [each for each in counted if each.ts <= end]
+        counted = [each for each in counted if delay_of(config, event.ts, each) is not None]
+        in_time = [each.ts <= end for each in counted]
         first = min((each.ts for each in counted), default=None)
         rows.append(
             {
@@ -148,24 +184,23 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
                 "reward": aggregate(config.aggregation, counted)
                 if counted
                 else config.default_reward,
-                "reward_source": "observed" if counted else "default",
+                "reward_source": source_of(in_time),
                 "outcomes": len(counted),
                 "delay_s": None if first is None else max(0.0, (first - event.ts) / 1e6),
                 "fold": fold_of(event.decision_id),
             }
         )
-    observed = sum(row["reward_source"] == "observed" for row in rows)
+    observed = sum(row["reward_source"] != "default" for row in rows)
+    delays = [
+        delay_of(config, decided.get((each.decision_id, each.slot)), each) for each in outcomes
+    ]
     report = JoinReport(
         joined=len(rows),
         observed=observed,
         defaulted=len(rows) - observed,
         open=sum(ts + window >= as_of for ts in decided.values()),
-        late=sum(
-            (each.decision_id, each.slot) in decided
-            and each.ts > decided[each.decision_id, each.slot] + window
-            for each in outcomes
-        ),
-        orphans=sum((each.decision_id, each.slot) not in decided for each in outcomes),
+        late=sum(delay > window for delay in delays if delay is not None),
+        orphans=delays.count(None),
     )
     return rows, report
 
@@ -231,7 +266,80 @@ def test_joining_while_the_log_grows_changes_nothing(loop: Loop, moments: list[i
             join(nightly, "shop", loop.config, moment)
         sink(log, whole)
         join(whole, "shop", loop.config, EPOCH_US + 200 * MS)
-        assert table(nightly.root, "interactions").equals(table(whole.root, "interactions"))
+        assert current(nightly).equals(current(whole))
+
+
+@st.composite
+def delayed(draw: st.DrawFn) -> tuple[Loop, list[list[Event]]]:
+    """A loop whose events span days, and the parts in which they arrive, in any order."""
+    config = LoopConfig(
+        attribution_window=draw(st.sampled_from(["1 h", "30 h"])),
+        late_horizon=draw(st.sampled_from(["30 h", "50 h", "90 d"])),
+        default_reward=0.25,
+        aggregation=draw(st.sampled_from(AGGREGATIONS)),
+        reward_min=-4.0,
+        reward_max=4.0,
+    )
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = random.Random(seed)
+    events: list[Event] = []
+    starts = {f"d{n}": EPOCH_US + rng.randrange(8 * DAY) for n in range(8)}
+    for name, ts in starts.items():
+        slots: Sequence[str | None] = rng.choice(([None], [None], ["top", "side"]))
+        deferred = rng.random() < 0.3
+        events += [decision(name, ts, deferred=deferred, slot=slot) for slot in slots]
+        if deferred and rng.random() < 0.8:
+            at = ts + rng.randrange(-DAY, 4 * DAY)
+            events.append(Activation(decision_id=name, loop="shop", ts=at))
+    for number in range(rng.randrange(20)):
+        name = rng.choice([*starts, "nobody"])
+        at = starts.get(name, EPOCH_US) + rng.randrange(-DAY - 9 * MS, 5 * DAY)
+        slot = rng.choice((None, None, "top", "side"))
+        reward = rng.randrange(-64, 64) / 16
+        events.append(outcome(name, f"o{number}", at, reward=reward, slot=slot))
+    rng.shuffle(events)
+    cuts = sorted(rng.randrange(len(events) + 1) for _ in range(rng.randrange(5)))
+    parts = [events[a:b] for a, b in zip([0, *cuts], [*cuts, len(events)], strict=True)]
+    return Loop("shop", config, events), parts
+
+
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    delayed(),
+    st.lists(st.integers(0, 10), min_size=6, max_size=6).map(sorted),
+    st.sampled_from([1, 4, 20_000]),
+)
+def test_nothing_late_is_dropped_however_it_arrives(
+    arriving: tuple[Loop, list[list[Event]]], days: list[int], batch: int
+) -> None:
+    """Any sinks and joins between them come to the same current interactions as one of each."""
+    loop, parts = arriving
+    last = EPOCH_US + 20 * DAY
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SqliteEventLog(Path(folder, "log"), synchronous="normal") as log,
+    ):
+        nightly, whole = Lake(Path(folder, "nightly")), Lake(Path(folder, "whole"))
+        for part, day in zip(parts, days, strict=False):
+            append(log, part)
+            sink(log, nightly, batch=batch)
+            join(nightly, "shop", loop.config, EPOCH_US + day * DAY)
+        sink(log, whole)
+        rows, report = expected_join(loop, last)
+        assert join(whole, "shop", loop.config, last) == report
+        found = current(whole)
+        assert found.select(list(rows[0]) if rows else []).to_dicts() == rows
+
+        join(nightly, "shop", loop.config, last)
+        assert current(nightly).equals(found)
+        version = nightly.version("interactions")
+        assert join(nightly, "shop", loop.config, last).revised == 0
+        assert nightly.version("interactions") == version
+
+
+def current(lake: Lake) -> pl.DataFrame:
+    """Interactions without their history, in the order of the log."""
+    return current_interactions(lake).drop("revision").sort("offset").collect()
 
 
 @pytest.fixture
@@ -284,9 +392,9 @@ def test_the_window_s_last_microsecond_belongs_to_it(log: SqliteEventLog, lake: 
             outcome("out", "2", EPOCH_US + window + 1),
         ],
     )
-    assert [row["reward"] for row in rows] == [1.0, 0.5]
-    assert [row["reward_source"] for row in rows] == ["observed", "default"]
-    assert [row["delay_s"] for row in rows] == [window / 1e6, None]
+    assert [row["reward_source"] for row in rows] == ["observed", "late"]
+    assert [row["reward"] for row in rows] == [1.0, 1.0]
+    assert [row["delay_s"] for row in rows] == [window / 1e6, (window + 1) / 1e6]
 
 
 def test_a_decision_is_joined_as_soon_as_its_window_has_closed(
