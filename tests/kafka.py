@@ -9,18 +9,91 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import TYPE_CHECKING
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourceType,
+)
 
-from croupier.eventlog.kafka.broker import Cluster, Runtime
-from croupier.eventlog.kafka.config import KafkaConfig
+from croupier.eventlog.kafka.broker import BrokerListener, Cluster, Runtime
+from croupier.eventlog.kafka.config import KafkaConfig, KafkaSecurity
+from croupier.eventlog.kafka.connection import admin
 from croupier.policy.errors import ConfigError
+from tests.certificates import Certificates, make_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("kafka", "kafka_config", "kafka_runtime", "topic_prefix")
+__all__ = (
+    "SecureKafka",
+    "kafka",
+    "kafka_config",
+    "kafka_runtime",
+    "secure_kafka",
+    "topic_prefix",
+)
+
+ADMIN, BROKER, SCORER, SINK = "admin", "broker", "scorer", "sink"
+
+
+@dataclass(frozen=True)
+class SecureKafka:
+    """One node that wants TLS, SCRAM and permissions.
+
+    It knows an administrator who may do everything, a scorer and a sink, who may do nothing until
+    they are allowed to.
+    """
+
+    cluster: Cluster
+    certificates: Certificates
+    passwords: dict[str, str]
+
+    def config(self, user: str, topic_prefix: str, **changes: Any) -> KafkaConfig:
+        """How a user gets in; changes are of :class:`KafkaSecurity`."""
+        security = {
+            "protocol": "SASL_SSL",
+            "ca_file": str(self.certificates.authority),
+            "username": user,
+            "password": self.passwords[user],
+            **changes,
+        }
+        return KafkaConfig(
+            bootstrap_servers=self.cluster.bootstrap_servers,
+            topic_prefix=topic_prefix,
+            partitions=3,
+            security=KafkaSecurity(**security),
+        )
+
+    def allow(self, topic_prefix: str) -> None:
+        """Let the scorer write below a prefix, and the sink read there, in groups named so too."""
+        permissions = [
+            (SCORER, ACLOperation.WRITE, ResourceType.TOPIC),
+            (SINK, ACLOperation.READ, ResourceType.TOPIC),
+            (SINK, ACLOperation.READ, ResourceType.GROUP),
+        ]
+        with closing(admin(self.config(ADMIN, topic_prefix))) as client:
+            client.create_acls(
+                [
+                    ACL(
+                        principal=f"User:{user}",
+                        host="*",
+                        operation=operation,
+                        permission_type=ACLPermissionType.ALLOW,
+                        resource_pattern=ResourcePattern(
+                            kind, topic_prefix, ACLResourcePatternType.PREFIXED
+                        ),
+                    )
+                    for user, operation, kind in permissions
+                ]
+            )
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +129,31 @@ def kafka_config(kafka: Cluster, topic_prefix: str) -> KafkaConfig:
     return KafkaConfig(
         bootstrap_servers=kafka.bootstrap_servers, topic_prefix=topic_prefix, partitions=3
     )
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(
+    kafka_runtime: Runtime, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecureKafka]:
+    """One node with TLS, SCRAM-SHA-512 and permissions."""
+    folder = tmp_path_factory.mktemp("secure-kafka")
+    certificates = make_certificates(folder)
+    passwords = {name: f"{name}-{uuid.uuid4().hex}" for name in (ADMIN, BROKER, SCORER, SINK)}
+    listener = BrokerListener(
+        protocol="SASL_SSL",
+        users=passwords,
+        broker_user=BROKER,
+        properties={
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(certificates.server),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(certificates.authority),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            # Nobody is anonymous but the node to its own controller.
+            "super.users": f"User:{ADMIN};User:{BROKER};User:ANONYMOUS",
+        },
+    )
+    cluster = Cluster.create(folder / "node", listener=listener, runtime=kafka_runtime)
+    cluster.start()
+    yield SecureKafka(cluster, certificates, passwords)
+    cluster.kill()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 
 from croupier.offline.known_keys import KnownKeys
 from croupier.offline.lake import SCHEMAS, Lake, ProgressError, TableName
@@ -67,6 +68,8 @@ _STREAMS: dict[str, TableName] = {
 }
 # The year 10000: beyond it there is no date that the lake could write down.
 _LATEST_US = 253_402_300_800_000_000
+
+_UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 _logger = getLogger(__name__)
 
@@ -492,19 +495,35 @@ def _frame(
     table: TableName, rows: list[dict[str, Any]]
 ) -> tuple[pl.DataFrame, list[tuple[dict[str, Any], InvalidInputError]]]:
     """Rows as a table's, and those that the table can't hold, with the reason."""
-    schema = SCHEMAS[table]
     try:
-        return pl.DataFrame(rows, schema=schema), []
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
+        return _framed(table, rows), []
+    except _UNFIT:
         # Rare, so that it may take long to find out which ones it is.
-        fit, unfit = [pl.DataFrame(schema=schema)], []
+        fit, unfit = [], []
         for row in rows:
             try:
-                fit.append(pl.DataFrame([row], schema=schema))
-            except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+                _framed(table, [row])
+            except _UNFIT as error:
                 reason = f"expected values that the lake can hold: {str(error).splitlines()[0]}"
                 unfit.append((row, InvalidInputError("event", reason)))
-        return pl.concat(fit), unfit
+            else:
+                fit.append(row)
+        return _framed(table, fit), unfit
+
+
+def _framed(table: TableName, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as a table's; through Arrow, which takes lists and structs from Python ten times faster.
+
+    Raises
+    ------
+    ArrowException, OverflowError, TypeError, ValueError
+        If the table can't hold one of them.
+    """
+    schema = pl.DataFrame(schema=SCHEMAS[table]).to_arrow().schema
+    columns = {name: [row[name] for row in rows] for name in schema.names}
+    frame = pl.from_arrow(pa.Table.from_pydict(columns, schema=schema))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.match_to_schema(SCHEMAS[table])
 
 
 def _is_imported(decision: Decision) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from croupier.eventlog.log import LogPartition
+
+# kafka-python leaves a socket that finds nobody to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -138,7 +146,7 @@ def test_what_was_released_is_gone_and_said_to_be(log: KafkaLog) -> None:
     assert part.release(4) == 1
     assert part.release(4) == part.release(3) == 0
     assert (part.start(), part.end()) == (4, 10)
-    with pytest.raises(InvalidInputError, match="position: expected at least 4.*got 3"):
+    with pytest.raises(InvalidInputError, match=r"position: expected at least 4.*got 3"):
         part.read(3, limit=10)
     assert [entry.position for entry in part.read(4, limit=100)] == [4, 5, 6, 7, 8, 9]
     assert part.release(10) == 1
@@ -165,25 +173,24 @@ def test_threads_take_turns(log: KafkaLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "headers", "flaw"),
+    ("message", "flaw"),
     [
-        (b"k", b"{}", [], None),
-        (b"k", b"{}", [(SCHEMA_HEADER, b"1"), (KIND_HEADER, b"decision")], None),
-        (b"k", b"{}", [(SCHEMA_HEADER, b"2")], "expected schema version 1, got b'2'"),
-        (b"k", b"{}", [(KIND_HEADER, b"outcome")], "a record of kind decision, got b'outcome'"),
-        (b"k", b"{}", [(KIND_HEADER, b"\xff")], "a record of kind decision"),
-        (None, b"{}", [], "expected a key, got none"),
-        (b"k", None, [], "expected a value, got none"),
+        ((b"k", b"{}", []), None),
+        ((b"k", b"{}", [(SCHEMA_HEADER, b"1"), (KIND_HEADER, b"decision")]), None),
+        ((b"k", b"{}", [(SCHEMA_HEADER, b"2")]), "expected schema version 1, got b'2'"),
+        ((b"k", b"{}", [(KIND_HEADER, b"outcome")]), "of kind decision, got b'outcome'"),
+        ((b"k", b"{}", [(KIND_HEADER, b"\xff")]), "a record of kind decision"),
+        ((None, b"{}", []), "expected a key, got none"),
+        ((b"k", None, []), "expected a value, got none"),
     ],
 )
 def test_flaws_that_the_log_sees(
     log: KafkaLog,
     kafka_config: KafkaConfig,
-    key: bytes | None,
-    value: bytes | None,
-    headers: list[tuple[str, bytes]],
+    message: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]],
     flaw: str | None,
 ) -> None:
+    key, value, headers = message
     ensure_topics(kafka_config, ["shop"])
     send(kafka_config, topic(kafka_config.topic_prefix, "shop", "decisions"), key, value, headers)
     (entry,) = log.partitions()[0].read(0, limit=10)
@@ -215,16 +222,7 @@ def test_dead_letters_are_the_message_and_where_it_comes_from(
     assert {each[REASON_HEADER] for each in dead} == {b"event: expected better"}
 
 
-@pytest.fixture
-def leaks_let_pass() -> Iterator[None]:
-    """kafka-python leaves sockets open that never were connected, and cycles keep them for long."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
-
-
-def test_a_cluster_that_is_away_is_unavailable(leaks_let_pass: None) -> None:
+def test_a_cluster_that_is_away_is_unavailable() -> None:
     away = KafkaConfig(bootstrap_servers=("127.0.0.1:1",), delivery_timeout_s=0.5)
     with KafkaLog(away, ["shop"]) as log:
         part = log.partition("shop", "decisions", 0)

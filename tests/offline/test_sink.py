@@ -269,6 +269,7 @@ def test_what_the_log_let_go_of_was_sunk_before(tmp_path: Path) -> None:
     with SqliteEventLog(tmp_path / "short", segment_rows=4) as short:
         append(short, mixed_events(4, seed=1))
         position = sink(short, lake).position
+        assert isinstance(position, int)
         append(short, mixed_events(8, seed=2)[4:])
         short.release(position)
         assert short.start() == position

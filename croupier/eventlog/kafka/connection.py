@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, for_code
+from kafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from kafka.net.compat import KafkaNetClient
 
 from croupier.eventlog.kafka.topics import LOGGED, topic
 from croupier.policy.errors import ConfigError, LogUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from croupier.eventlog.kafka.config import KafkaConfig
     from croupier.eventlog.kafka.topics import Stream
@@ -44,6 +48,15 @@ _FINE = 0
 _UNKNOWN_TOPIC = 3
 
 _LARGEST_MESSAGE = "max.message.bytes"
+
+# What a connection failed of, the most exact first, and the settings to look at. Brokers give the
+# reason and hang up; kafka-python drops what arrives along with the end of a connection.
+_SUSPECTS = (
+    ("UnsupportedSaslMechanismError", "sasl_mechanism"),
+    ("SaslAuthenticationFailedError", "username, password"),
+    ("CERTIFICATE_VERIFY_FAILED", "ca_file, check_hostname"),
+    ("socket disconnected", "username, password, sasl_mechanism, protocol"),
+)
 
 
 def client_settings(config: KafkaConfig) -> dict[str, Any]:
@@ -141,9 +154,11 @@ def open_client(kind: Callable[..., Any], **settings: Any) -> Any:
         If the cluster can't be reached, or doesn't let it in.
     """
     made: list[KafkaNetClient] = []
+    refusals: list[BaseException] = []
 
     def connections(**arguments: Any) -> KafkaNetClient:
         made.append(KafkaNetClient(**arguments))
+        _note_refusals(made[-1], refusals)
         return made[-1]
 
     try:
@@ -151,7 +166,10 @@ def open_client(kind: Callable[..., Any], **settings: Any) -> Any:
     except (KafkaError, OSError) as error:
         for each in made:
             each.close()
-        raise LogUnavailableError(f"connecting to Kafka failed: {reason(error)}") from error
+        why = (
+            reason(error) if not refusals else _why_refused(refusals, settings["security_protocol"])
+        )
+        raise LogUnavailableError(f"connecting to Kafka failed: {why}") from error
 
 
 def ensure_topics(
@@ -189,9 +207,36 @@ def ensure_topics(
 
 
 def reason(error: BaseException) -> str:
-    """What a client's error says, and what kind it is, without its class twice."""
-    name, text = type(error).__name__, str(error)
+    """What a client's error says, and what kind it is, without its class twice.
+
+    Of a request that was turned down, kafka-python would quote all of it, and of the answer.
+    """
+    name, text = type(error).__name__, str(error).partition("Request '")[0].rstrip(": ")
     return text if text.startswith(name) else f"{name}: {text}" if text else name
+
+
+def _note_refusals(client: KafkaNetClient, refusals: list[BaseException]) -> None:
+    """Keep why connections fail: kafka-python tells its logger, and then says that time is up."""
+    manager = client._manager  # noqa: SLF001 - there is no other way to hear of it
+    connect = manager.get_connection
+
+    def get_connection(*arguments: Any, **settings: Any) -> Any:
+        connection = connect(*arguments, **settings)
+        connection.init_future.add_errback(refusals.append)
+        return connection
+
+    manager.get_connection = get_connection
+
+
+def _why_refused(refusals: Sequence[BaseException], protocol: str) -> str:
+    """The most telling reason for which connections failed, and the settings it may be due to."""
+    reasons = [reason(each) for each in refusals]
+    if protocol != "PLAINTEXT":
+        for sign, fields in _SUSPECTS:
+            for said in reasons:
+                if sign in said:
+                    return f"{said} (due to log.kafka.security.{fields}?)"
+    return reasons[-1]
 
 
 def _partitions(
@@ -233,6 +278,8 @@ def _create(config: KafkaConfig, client: KafkaAdminClient, names: Iterable[str])
         except TopicAlreadyExistsError:
             # Another scorer has started at the same time, over the same configuration.
             client.wait_for_topics([name])
+        except KafkaError as error:
+            raise LogUnavailableError(f"making topic {name} failed: {reason(error)}") from error
 
 
 def _check_partitions(
@@ -254,12 +301,11 @@ def _check_partitions(
 def _check_sizes(config: KafkaConfig, client: KafkaAdminClient, names: Iterable[str]) -> None:
     """Have no record acknowledged that a topic will never take."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-    try:
-        described = client.describe_configs(resources, config_filter="all") if resources else {}
-    except AuthorizationError:
-        # Whoever may only write to topics that others have made has to trust their size.
-        return
+    described = client.describe_configs(resources, config_filter="all") if resources else {}
     for name, settings in described.get("topic", {}).items():
+        if _LARGEST_MESSAGE not in settings:
+            # Whoever may only write to topics that others have made has to trust their size.
+            continue
         if int(settings[_LARGEST_MESSAGE]["value"]) < config.max_message_bytes:
             raise ConfigError(
                 "log.kafka.max_message_bytes",

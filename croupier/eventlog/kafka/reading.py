@@ -260,7 +260,8 @@ class KafkaLog(EventLog):
                 self._consumer = self._connect()
             try:
                 yield self._consumer
-            except (KafkaError, OSError) as error:
+            except (KafkaError, OSError, KeyError) as error:
+                # kafka-python trips over a partition that no broker has told the end of in time.
                 self._drop()
                 raise LogUnavailableError(f"reading from Kafka failed: {reason(error)}") from error
             except BaseException:
