@@ -125,7 +125,7 @@ def join_command(
             refresh_realised(session.lake, name, confidence=confidence)
 
     def show() -> None:
-        columns = ["loop", "joined", "observed", "defaulted", "open", "late", "orphans"]
+        columns = ["loop", "joined", "observed", "defaulted", "revised", "open", "late", "orphans"]
         session.output.table(
             "Join",
             columns,
@@ -518,7 +518,8 @@ def _show_night(session: Session, night: LoopNight) -> None:
     session.output.remark(
         f"{night.loop}: {joined.joined:,} interactions joined ({joined.observed:,} observed, "
         f"{joined.defaulted:,} by default), {joined.open:,} windows open, "
-        f"{joined.late:,} outcomes late, {joined.orphans:,} without a decision"
+        f"{joined.late:,} outcomes late, {joined.revised:,} interactions revised, "
+        f"{joined.orphans:,} outcomes without a decision"
     )
     _show_fidelity(session, night.loop, night.fidelity)
     if night.imitation is not None and night.verdict is not None:

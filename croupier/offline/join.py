@@ -141,7 +141,7 @@ def join(
     """
     before = joined_until(lake, loop)
     until = as_of_us if before is None else max(as_of_us, before)
-    run = _Run(lake, loop, config, until, held, seen)
+    run = _Run(lake, loop, config, until, held=held, seen=seen)
     try:
         return run()
     finally:
@@ -171,6 +171,7 @@ class _Run:
         loop: str,
         config: LoopConfig,
         until_us: int,
+        *,
         held: int,
         seen: Seen | None,
     ) -> None:
@@ -178,7 +179,9 @@ class _Run:
         self._seen = seen
         self._held = held
         self._wide = max(1, held // _WIDTH)
-        self._before = joined_until(lake, loop)
+        before = joined_until(lake, loop)
+        # The first day of which some windows had not closed by the last join.
+        self._first = None if before is None else _day(before - config.attribution_window_us)
         # In this order: a decision is never younger than its outcomes.
         self._outcomes = lake.snapshot("outcomes", loop)
         self._decisions = lake.snapshot("decisions", loop)
@@ -240,9 +243,9 @@ class _Run:
         And those that are new, of whatever day.
         """
         files = self._decisions.files
-        if self._before is None:
+        first = self._first
+        if first is None:
             return files
-        first = _day(self._before - self._config.attribution_window_us)
         return [each for each in files if each.date >= first or each.path in self._new_decisions]
 
     def _near_outcomes(self, days: set[date]) -> list[DataFile]:
@@ -322,13 +325,21 @@ class _Run:
         self._add_outcomes(files, having.select("decision_id").unique())
 
     def _homeless(self) -> pl.DataFrame:
-        """Ids and days of new outcomes without a decision among the near ones."""
+        """Ids and days of new outcomes without a decision among the near ones.
+
+        Of an activated decision some slots can be in new files, and others in old ones of the day.
+        """
+        whole = pl.lit(value=True) if self._first is None else pl.col("date") >= self._first
         found = [pl.DataFrame(schema={"decision_id": pl.String, "date": pl.Date})]
         for bucket in range(self._sent.count):
             new = self._sent[bucket].filter("new")
             if len(new):
-                missing = new.join(self._keys[bucket], on="decision_id", how="anti")
-                found.append(missing.select("decision_id", "date").unique())
+                keys, sent = self._keys[bucket], pl.col("kind") == "outcome"
+                missing = (
+                    new.filter(sent).join(keys, on=KEY, how="anti", nulls_equal=True),
+                    new.filter(~sent).join(keys.filter(whole), on="decision_id", how="anti"),
+                )
+                found += [each.select("decision_id", "date").unique() for each in missing]
         return pl.concat(found)
 
     def _resolve(self, count: int) -> tuple[Buckets, JoinReport]:

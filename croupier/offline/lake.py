@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote
 
 import polars as pl
-from arro3.core import RecordBatchReader, Table
+from arro3.core import RecordBatch, RecordBatchReader, Table
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -308,20 +308,29 @@ class Lake:
         """
         schema = SCHEMAS[table]
         empty = Table.from_arrow(pl.DataFrame(schema=schema))
-        batches = (
-            batch
-            for frame in frames
-            for batch in Table.from_arrow(
-                frame.select(schema.names()).match_to_schema(schema).rechunk()
-            ).to_batches()
-        )
-        rows = RecordBatchReader.from_batches(empty.schema, batches)
+        broken: list[Exception] = []
+
+        def batches() -> Iterator[RecordBatch]:
+            try:
+                for frame in frames:
+                    rows = frame.select(schema.names()).match_to_schema(schema).rechunk()
+                    yield from Table.from_arrow(rows).to_batches()
+            except Exception as error:
+                # Delta would make something of its own of it.
+                broken.append(error)
+                raise
+
+        rows = RecordBatchReader.from_batches(empty.schema, batches())
         delta = DeltaTable(self.root / table) if self.exists(table) else None
         transactions = [Transaction(*each) for each in marks.items()]
         try:
             self._write(table, delta, rows, "append", transactions)
         except CommitFailedError as error:
             raise LakeConflictError(f"writing to {table} failed: {error}") from error
+        except DeltaError:
+            if broken:
+                raise broken[0] from None
+            raise
 
     def append(
         self,

@@ -140,6 +140,8 @@ def read_open_bandit(
             reward_source=pl.lit("observed"),
             outcomes=pl.lit(1),
             delay_s=pl.lit(None),
+            partition=pl.lit(None),
+            revision=pl.lit(0),
         )
         .select(pl.col(name).cast(kind) for name, kind in SCHEMAS["interactions"].items())
     )

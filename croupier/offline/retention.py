@@ -185,13 +185,8 @@ def _forget_days(lake: Lake, loop: str, until: date) -> int:
     if all(lake.scan(table).filter(gone).head(1).collect().is_empty() for table in _TABLES):
         return 0
     # A name has nothing in it that would have to be quoted, see `valid_loop_name`.
-    predicates = {
-        # Clocks differ: what is stamped on the day before may be of a decision that is kept, and a
-        # later outcome would revise its reward without it.
-        table: f"date < '{until - _DAY if table == 'outcomes' else until}' AND loop = '{loop}'"
-        for table in _TABLES
-    }
-    return _forget(lake, gone, predicates, {mark: days})
+    predicate = f"date < '{until.isoformat()}' AND loop = '{loop}'"
+    return _forget(lake, gone, dict.fromkeys(_TABLES, predicate), {mark: days})
 
 
 def _forget_positions(lake: Lake, loop: str, reach: Mapping[LogPartition, int]) -> int:
