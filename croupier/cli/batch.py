@@ -13,6 +13,7 @@ import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import interval
+from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate, logged_value
 from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
@@ -381,7 +382,7 @@ def _loops_with_interactions(session: Session) -> list[str]:
 def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], None]) -> Evaluation:
     """Train on one half of a loop's log, judge on the other, against whatever made the log."""
     loop = session.config.loops.get(name, LoopConfig())
-    half = current_interactions(session.lake, name).filter(is_judged(0.5))
+    half = settled_interactions(session.lake, name, loop).filter(is_judged(0.5))
     judged = half.sort("offset", "decision_id").collect()
     if judged.is_empty():
         raise InvalidInputError("loop", f"expected a loop with interactions, got {name!r}")

@@ -148,9 +148,12 @@ def join(
         run.clear()
 
 
-def joined_until(lake: Lake, loop: str) -> int | None:
-    """The moment up to which a loop's decisions are joined; None before the first join."""
-    return lake.progress("interactions", f"{_APP}:{loop}:until")
+def joined_until(lake: Lake, loop: str, version: int | None = None) -> int | None:
+    """The moment up to which a loop's decisions are joined; None before the first join.
+
+    In a version of the interactions if one is named.
+    """
+    return lake.progress("interactions", f"{_APP}:{loop}:until", version)
 
 
 def joined_versions(lake: Lake, loop: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import polars as pl
 
+from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
@@ -378,7 +379,8 @@ class Nightly:
 
     def _judged(self, loop: str) -> pl.DataFrame:
         """The judge's interactions, which no generation learned from."""
-        judged = current_interactions(self.lake, loop).filter(is_judged(self.config.judge_share))
+        rows = settled_interactions(self.lake, loop, self.loops[loop])
+        judged = rows.filter(is_judged(self.config.judge_share))
         return judged.sort("offset", "decision_id").collect()
 
     def _require_challenger(self, loop: str, number: int) -> None:

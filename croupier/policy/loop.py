@@ -52,6 +52,13 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     aggregation
         How several outcomes of a decision become one reward: the ``earliest`` or the ``last``
         (``latest`` is the same), or their ``sum``, ``mean``, ``median``, ``min`` or ``max``.
+    censoring
+        What learning and evaluation make of decisions whose outcome may still come, see
+        :func:`~croupier.offline.delays.settled_interactions`: ``none`` takes their reward as it is
+        now, ``hold_back`` leaves out recent ones, ``weight`` weighs what has come already.
+    settled_share
+        Share of the outcomes, in (0, 1), that must have come by the age of a decision that is not
+        held back.
     learning_mode
         ``online`` plays the generation; ``apprentice`` plays the baseline and learns to imitate it;
         ``logging_only`` plays the baseline.
@@ -75,6 +82,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     late_horizon: str = _DEFAULT_HORIZON
     default_reward: float = 0.0
     aggregation: Aggregation = "earliest"
+    censoring: Literal["none", "hold_back", "weight"] = "none"
+    settled_share: float = 0.95
     learning_mode: LearningMode = "online"
     uniform_slices: tuple[UniformSlice, ...] = ()
     reward_min: float = 0.0
@@ -95,6 +104,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                     f"log_retention must be at least a day longer than attribution_window "
                     f"({self.attribution_window}), got {self.log_retention!r}"
                 )
+        if not 0.0 < self.settled_share < 1.0:
+            raise ValueError(f"settled_share must be in (0, 1), got {self.settled_share}")
         missing = sorted(self.exploration.needs - self.oracle.offers)
         if missing:
             raise ValueError(
