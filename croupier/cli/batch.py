@@ -426,8 +426,8 @@ def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig, log:
     if until is not None:
         versions = joined_versions(present, loop)
         seen = Seen(
-            _seen(present, "decisions", versions[0], log.partitions()),
-            _seen(present, "outcomes", versions[1], log.partitions()),
+            sunk_in(present, "decisions", log.partitions(), versions[0]),
+            sunk_in(present, "outcomes", log.partitions(), versions[1]),
         )
         join(fresh, loop, config, until, seen=seen)
         return
@@ -436,21 +436,6 @@ def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig, log:
     until = newest.collect().item()
     if until is not None:
         join(fresh, loop, config, until + config.attribution_window_us + 1)
-
-
-def _seen(present: Lake, table: TableName, version: int, parts: Sequence[LogPartition]) -> pl.Expr:
-    """Which rows a version of a table had; all if it isn't known any more."""
-    sunk = sunk_in(present, table, parts, version)
-    if sunk is None:
-        return pl.lit(value=True)
-    own: list[pl.Expr] = []
-    for part in parts:
-        if part.name in sunk:
-            below = pl.col("offset") < sunk[part.name]
-            if part.number is None:
-                return below
-            own.append((pl.col("partition") == part.number) & below)
-    return pl.any_horizontal(pl.col("partition").is_null(), *own)
 
 
 def _same(table: TableName, one: Lake, other: Lake, loop: str, reached: pl.Expr) -> bool:

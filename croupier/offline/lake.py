@@ -6,6 +6,7 @@ import fcntl
 import random
 import time
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote
@@ -387,6 +388,30 @@ class Lake:
     def replace(self, table: TableName, rows: pl.DataFrame) -> None:
         """Put rows in the place of all of a table's; older versions stay readable."""
         self._commit(table, lambda: self._write(table, None, rows, "overwrite", []))
+
+    def compact(self, *, before: date | None = None) -> dict[TableName, int]:
+        """Put small files into larger ones, day by day; gives how many files fewer there are.
+
+        Rows stay, and so do older versions. Others may append meanwhile; whoever else replaces the
+        same files makes it fail, and then nothing has changed.
+
+        Parameters
+        ----------
+        before
+            Days to leave alone from; today and yesterday unless given, which still grow.
+        """
+        until = before or datetime.now(tz=UTC).date() - timedelta(days=1)
+        fewer: dict[TableName, int] = {}
+        for table, keys in _PARTITIONS.items():
+            if "date" not in keys or not self.exists(table):
+                continue
+            with self._files(fcntl.LOCK_SH):
+                delta = DeltaTable(self.root / table)
+                metrics = delta.optimize.compact(
+                    partition_filters=[("date", "<", until.isoformat())], max_concurrent_tasks=1
+                )
+            fewer[table] = metrics["numFilesRemoved"] - metrics["numFilesAdded"]
+        return fewer
 
     def delete(
         self, table: TableName, predicate: str, *, marks: Mapping[str, int] | None = None

@@ -33,6 +33,7 @@ __all__ = (
     "RetentionReport",
     "forget_again",
     "forget_all",
+    "forgotten_before",
     "retain",
     "sink_again",
     "sunk_positions",
@@ -121,6 +122,14 @@ def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
     sunk = {each: sunk_position(lake, each) or 0 for each in _of(loop, parts)}
     removed = _forget_positions(lake, loop, sunk)
     return RetentionReport({loop: removed} if removed else {}, _release(lake, parts))
+
+
+def forgotten_before(lake: Lake, loop: str, part: LogPartition) -> Callable[[int, int], bool]:
+    """Whether a loop's record at a position of a partition, of a time, was forgotten."""
+    days = lake.progress("decisions", f"{_BY_DATE}:{loop}") or 0
+    until = lake.progress("decisions", _mark(loop, part)) or 0
+    day_us = _DAY // timedelta(microseconds=1)
+    return lambda position, ts_us: position < until or ts_us < days * day_us
 
 
 def sink_again(

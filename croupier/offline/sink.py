@@ -30,7 +30,7 @@ from croupier.policy.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from croupier.eventlog.log import EventLog, LogEntry, LogPartition
     from croupier.policy.events import Event
@@ -190,20 +190,22 @@ def sunk_position(lake: Lake, partition: LogPartition | None = None) -> int | No
     return lake.progress(tables_of(partition)[-1], _app(partition))
 
 
-def sunk_in(
-    lake: Lake, table: TableName, parts: Iterable[LogPartition], version: int
-) -> dict[str, int] | None:
-    """Positions up to which a version of a table had everything, by partition.
+def sunk_in(lake: Lake, table: TableName, parts: Sequence[LogPartition], version: int) -> pl.Expr:
+    """Which rows a version of a table had; all if Delta has forgotten that version.
 
-    None if Delta has forgotten that version.
+    By their positions: files of that version may be gone.
     """
     if not lake.has_version(table, version):
-        return None
-    return {
-        each.name: lake.progress(table, _app(each), version) or 0
-        for each in parts
-        if table in tables_of(each)
-    }
+        return pl.lit(value=True)
+    own: list[pl.Expr] = []
+    for part in parts:
+        if table not in tables_of(part):
+            continue
+        below = pl.col("offset") < (lake.progress(table, _app(part), version) or 0)
+        if part.number is None:
+            return below
+        own.append((pl.col("partition") == part.number) & below)
+    return pl.any_horizontal(pl.col("partition").is_null(), *own)
 
 
 def partition_states(log: EventLog, lake: Lake) -> list[PartitionState]:
