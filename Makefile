@@ -10,16 +10,20 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow bench-serving check format lock clean
+.PHONY: demo test test-slow test-faults bench-serving bench-eventlog check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 7200
+
+# Minutes of load on three scorers and sinks and a Kafka cluster, any of which dies; needs Java, Maven.
+test-faults: $(VENV)/.dev
+	$(BIN)/pytest tests/faults -m faults --timeout 3600
 
 # The HTTP scorer beside other servers, under load from wrk; some five minutes.
 bench-serving: $(VENV)/.dev
@@ -27,6 +31,10 @@ bench-serving: $(VENV)/.dev
 		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk >/dev/null; } \
 		|| { echo "error: expected wrk on the path: apt-get install wrk" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.serving
+
+# The event logs side by side, with a Kafka of one node; some ten minutes. Needs Java and Maven.
+bench-eventlog: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.eventlog
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ fail.
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from contextlib import closing
@@ -26,6 +27,7 @@ from kafka.admin import (
 from croupier.eventlog.kafka.broker import BrokerListener, Cluster, Runtime
 from croupier.eventlog.kafka.config import KafkaConfig, KafkaSecurity
 from croupier.eventlog.kafka.connection import admin
+from croupier.eventlog.kafka.topics import DEAD_LETTERS, topic
 from croupier.policy.errors import ConfigError
 from tests.certificates import Certificates, make_certificates
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "SecureKafka",
+    "collected",
     "kafka",
     "kafka_config",
     "kafka_runtime",
@@ -72,12 +75,25 @@ class SecureKafka:
             security=KafkaSecurity(**security),
         )
 
-    def allow(self, topic_prefix: str) -> None:
-        """Let the scorer write below a prefix, and the sink read there, in groups named so too."""
+    def allow(self, topic_prefix: str, loop: str = "shop") -> None:
+        """Let the scorer write below a prefix, and the sink read there, in groups named so too.
+
+        The sink may also write to a loop's dead letters.
+        """
+        topics, groups = (
+            ResourcePattern(kind, topic_prefix, ACLResourcePatternType.PREFIXED)
+            for kind in (ResourceType.TOPIC, ResourceType.GROUP)
+        )
+        dead = ResourcePattern(
+            ResourceType.TOPIC,
+            topic(topic_prefix, loop, DEAD_LETTERS),
+            ACLResourcePatternType.LITERAL,
+        )
         permissions = [
-            (SCORER, ACLOperation.WRITE, ResourceType.TOPIC),
-            (SINK, ACLOperation.READ, ResourceType.TOPIC),
-            (SINK, ACLOperation.READ, ResourceType.GROUP),
+            (SCORER, ACLOperation.WRITE, topics),
+            (SINK, ACLOperation.READ, topics),
+            (SINK, ACLOperation.READ, groups),
+            (SINK, ACLOperation.WRITE, dead),
         ]
         with closing(admin(self.config(ADMIN, topic_prefix))) as client:
             client.create_acls(
@@ -87,11 +103,9 @@ class SecureKafka:
                         host="*",
                         operation=operation,
                         permission_type=ACLPermissionType.ALLOW,
-                        resource_pattern=ResourcePattern(
-                            kind, topic_prefix, ACLResourcePatternType.PREFIXED
-                        ),
+                        resource_pattern=pattern,
                     )
-                    for user, operation, kind in permissions
+                    for user, operation, pattern in permissions
                 ]
             )
 
@@ -157,3 +171,13 @@ def secure_kafka(
     cluster.start()
     yield SecureKafka(cluster, certificates, passwords)
     cluster.kill()
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Sockets of kafka-python's that found nobody are left to the garbage collector: here it is.
+
+    A test that uses it has to let ResourceWarnings pass.
+    """
+    yield
+    gc.collect()

@@ -98,7 +98,7 @@ def _sink_in_group(session: Session, name: str, rows: int, seconds: float) -> Si
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
     with KafkaLog(session.config.log.kafka, session.config.loops) as log:
-        session.output.remark(f"sinking in group {name}; stop with SIGTERM or SIGINT")
+        session.output.errors.print(f"sinking in group {name}; stop with SIGTERM or SIGINT")
         return GroupSink(log, session.lake, name, batching=batching).run(stop.is_set)
 
 
@@ -459,10 +459,13 @@ def _same(table: TableName, one: Lake, other: Lake, loop: str, reached: pl.Expr)
 
 
 def _reached(
-    table: TableName, loop: str, until: int | dict[str, int], parts: Sequence[LogPartition]
+    table: TableName,
+    loop: str,
+    until: int | dict[str, int] | None,
+    parts: Sequence[LogPartition],
 ) -> pl.Expr:
     """Which rows of a loop in a table stand below positions of the log."""
-    if isinstance(until, int):
+    if not isinstance(until, dict):
         return pl.lit(value=True)
     source = "decisions" if table == "interactions" else table
     below = [

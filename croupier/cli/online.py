@@ -18,6 +18,7 @@ from croupier.cli.output import Output
 from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
+from croupier.eventlog.spilling import SpillState, spill_state, spilling_since
 from croupier.offline.sink import partition_states
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from croupier.service.control import ControlSetup
@@ -144,12 +145,17 @@ def status(
     """Show what a data directory holds and whether its scorer answers."""
     session = Session.open(config, data_dir, json=json)
     service, log, loops = _service(session.paths), _log_state(session), _loop_states(session)
+    spill = _spill(session.paths)
 
     def show() -> None:
         session.output.table(
             f"Croupier in {session.paths.root}",
             ["part", "state"],
-            [["scorer", _service_line(service)], ["event log", _log_line(log)]],
+            [
+                ["scorer", _service_line(service)],
+                ["event log", _log_line(log)],
+                *([["spill", _spill_line(spill)]] if spill.spilling else []),
+            ],
         )
         if loops:
             # A caution is a sentence, and has a line of its own on stderr.
@@ -162,7 +168,13 @@ def status(
             if loop.settings is not None:
                 session.output.remark(f"{loop.loop}: {loop.settings}")
 
-    facts = {"data_dir": str(session.paths.root), "service": service, "log": log, "loops": loops}
+    facts = {
+        "data_dir": str(session.paths.root),
+        "service": service,
+        "log": log,
+        "spill": spill,
+        "loops": loops,
+    }
     session.output.result(facts, show)
     session.warn()
 
@@ -280,6 +292,20 @@ def _service_line(service: dict[str, Any]) -> str:
     if service["running"]:
         return f"{service['status']} at {service['url']} (process {service['pid']})"
     return f"not answering at {service['url']}" if "url" in service else "not running"
+
+
+def _spill(paths: DataPaths) -> SpillState:
+    try:
+        return spill_state(paths.spill)
+    except LogUnavailableError as error:
+        return SpillState(spilling=True, since=spilling_since(paths.spill), error=str(error))
+
+
+def _spill_line(spill: SpillState) -> str:
+    if spill.error is not None:
+        return f"can't be read: {spill.error}"
+    since = datetime.fromtimestamp(spill.since or 0.0, tz=UTC).isoformat(timespec="seconds")
+    return f"{spill.records:,} records wait for the cluster since {since}"
 
 
 def _log_line(log: dict[str, Any] | None) -> str:

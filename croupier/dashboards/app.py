@@ -10,7 +10,7 @@ import streamlit as st
 
 from croupier.dashboards import generations
 from croupier.dashboards.data import LakeUnreadableError
-from croupier.dashboards.layout import show_unreadable
+from croupier.dashboards.layout import show_unreadable, warn_of_spill
 
 __all__ = ("main",)
 
@@ -21,6 +21,7 @@ def main() -> None:
     page = st.navigation(
         [st.Page(generations.show, title="Generations", url_path="generations", default=True)]
     )
+    warn_of_spill()
     try:
         page.run()
     except LakeUnreadableError as error:

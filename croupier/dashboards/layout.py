@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import streamlit as st
 
 from croupier.dashboards.settings import data_dir
+from croupier.offline.spill import missing_since
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from croupier.dashboards.data import LakeUnreadableError
 
-__all__ = ("choose_loop", "draw", "show_empty", "show_unreadable", "small")
+__all__ = ("choose_loop", "draw", "show_empty", "show_unreadable", "small", "warn_of_spill")
 
 _LOOP: Final = "loop"
 """Name of the query parameter that holds the chosen loop, and key of the selector."""
@@ -46,6 +47,16 @@ def choose_loop(loops: Sequence[str]) -> str:
         st.warning(f"The address names a loop that is not in this lake; this is “{chosen}”.")
     st.query_params[_LOOP] = state[_SHOWN] = chosen
     return chosen
+
+
+def warn_of_spill() -> None:
+    """Say so if the newest events are on a scorer's disk, where no page can see them."""
+    since = missing_since(data_dir())
+    if since is not None:
+        st.warning(
+            f"The log's cluster has been away since {since:%Y-%m-%d %H:%M} UTC. Decisions go on; "
+            "those made since then wait on the scorers' disks, and aren't shown here yet."
+        )
 
 
 def draw(chart: alt.LayerChart, description: str) -> None:

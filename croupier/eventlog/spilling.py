@@ -33,12 +33,12 @@ from croupier.eventlog.sqlite import MAX_PAYLOAD_BYTES, SqliteEventLog
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from croupier.eventlog.log import LogEntry
 
-__all__ = ("SpillState", "SpillingWriter", "spill_state")
+__all__ = ("SpillState", "SpillingWriter", "spill_state", "spilling_since")
 
 # Small, since space is given back by whole segments.
 _SEGMENT_ROWS = 20_000
@@ -340,6 +340,15 @@ def spill_state(directory: Path) -> SpillState:
             return SpillState(spilling=True, since=_began(name), records=episode.waiting())
 
 
+def spilling_since(directory: Path) -> float | None:
+    """Since when a data directory's processes spill, in seconds of the epoch; touches nothing."""
+    try:
+        name = _present(os.listdir(directory))  # noqa: PTH208 - names are all that is needed
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if name is None else _began(name)
+
+
 class _Folder:
     """Where episodes are; there is at most one."""
 
@@ -353,7 +362,7 @@ class _Folder:
         """Name of the present episode."""
         with _reported("looking into the spill's folder"):
             names = os.listdir(self.path)  # noqa: PTH208 - before every append, so it must be fast
-        return next((name for name in sorted(names) if name.isdigit()), None)
+        return _present(names)
 
     @contextmanager
     def appending(self) -> Iterator[None]:
@@ -477,6 +486,11 @@ class _Opened:
 
 def _record(entry: LogEntry) -> Record:
     return Record(entry.loop, entry.kind, entry.key, entry.payload)
+
+
+def _present(names: Iterable[str]) -> str | None:
+    """The episode among the names in a folder."""
+    return min(filter(str.isdigit, names), default=None)
 
 
 def _began(episode: str) -> float:

@@ -115,7 +115,8 @@ class GroupSink:
                 try:
                     self._turn(member)
                     pause = _AGAIN_S
-                except (LogUnavailableError, LakeConflictError) as error:
+                except (LogUnavailableError, LakeConflictError, FileNotFoundError) as error:
+                    # A file may be missing that somebody on another machine has just forgotten.
                     _logger.warning("%s; trying again", error)
                     time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
                     pause = min(2 * pause, _AGAIN_AT_MOST_S)

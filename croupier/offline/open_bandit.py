@@ -137,10 +137,10 @@ def read_open_bandit(
             audit=pl.lit("{}"),
             slate_size=pl.lit(None),
             shadow=pl.lit(None),
+            partition=pl.lit(None),
             reward_source=pl.lit("observed"),
             outcomes=pl.lit(1),
             delay_s=pl.lit(None),
-            partition=pl.lit(None),
             revision=pl.lit(0),
         )
         .select(pl.col(name).cast(kind) for name, kind in SCHEMAS["interactions"].items())

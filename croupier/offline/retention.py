@@ -172,11 +172,13 @@ def sink_again(
     return [*reports, sink(log, fresh, progress, until=until, again=True)]
 
 
-def sunk_positions(lake: Lake, parts: Sequence[LogPartition]) -> int | dict[str, int]:
-    """Up to where a lake has everything; by partition if the log has several."""
-    sunk = {each.name: sunk_position(lake, each) or 0 for each in parts}
-    alone = [sunk[each.name] for each in parts if each.stream is None]
-    return alone[0] if alone else sunk
+def sunk_positions(lake: Lake, parts: Sequence[LogPartition]) -> int | dict[str, int] | None:
+    """Up to where a lake has everything, by partition if the log has several; None if nowhere."""
+    sunk = {part.name: sunk_position(lake, part) for part in parts}
+    if all(position is None for position in sunk.values()):
+        return None
+    alone = [sunk[part.name] for part in parts if part.stream is None]
+    return alone[0] if alone else {name: position or 0 for name, position in sunk.items()}
 
 
 def forget_again(fresh: Lake, lake: Lake, loop: str) -> None:

@@ -51,6 +51,14 @@ def text(page: AppTest) -> str:
     return "\n".join(element.value for element in page.markdown)
 
 
+def test_a_log_that_is_away_is_told(data_dir: Path) -> None:
+    write_lake(data_dir, homepage())
+    assert not show().warning
+    (data_dir / "spill" / "01767225600000000000").mkdir(parents=True)
+    (warning,) = show().warning
+    assert "away since 2026-01-01 00:00 UTC" in warning.value
+
+
 def test_headline_is_the_champions_row(data_dir: Path) -> None:
     rows = homepage()
     write_lake(data_dir, rows + newsletter())

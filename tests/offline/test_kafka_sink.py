@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from croupier.offline.lake import TableName
     from croupier.policy.events import Event
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 DAY_US = 86_400_000_000
 

@@ -69,8 +69,10 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         number of partitions.
     client
         Whose code talks to the brokers; ``confluent-kafka`` has to be installed.
-    compression, linger_ms, batch_bytes
-        How records are put together on their way.
+    compression, batch_bytes, linger_ms
+        How records are put together on their way: compressed by what, up to which size in one
+        batch, and how long confluent-kafka waits for more. kafka-python has no need to: it is
+        given all records of an append, and sends what there is.
     max_message_bytes
         Largest message, its key and headers included, and likewise largest request to a broker.
         Topics are made to take it; one that doesn't is refused at the start.

@@ -174,13 +174,7 @@ class Node:
                     "dir",
                     f"node {self.number} in {self.folder.parent} is running, as process {pid}",
                 ) from None
-            for port in (self._ports.clients, self._ports.controllers):
-                if not _is_free(port):
-                    raise ConfigError(
-                        "dir",
-                        f"expected port {port} to be free for node {self.number} of "
-                        f"{self.folder.parent}, but something listens on it",
-                    )
+            self._require_free_ports()
             command = runtime.command(
                 "kafka.Kafka",
                 str(self.folder / "server.properties"),
@@ -249,6 +243,15 @@ class Node:
     def resume(self) -> None:
         """Let it go on after :meth:`suspend`."""
         self._signal(signal.SIGCONT)
+
+    def _require_free_ports(self) -> None:
+        for port in (self._ports.clients, self._ports.controllers):
+            if not _is_free(port):
+                raise ConfigError(
+                    "dir",
+                    f"expected port {port} to be free for node {self.number} of "
+                    f"{self.folder.parent}, but something listens on it",
+                )
 
     def _signal(self, number: signal.Signals) -> None:
         pid = self.pid
