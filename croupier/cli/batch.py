@@ -13,25 +13,27 @@ import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import interval
+from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate, logged_value
 from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
 from croupier.offline.imitation import Imitation
-from croupier.offline.join import join
+from croupier.offline.interactions import current_interactions
+from croupier.offline.join import Seen, join, joined_until, joined_versions
 from croupier.offline.lake import SCHEMAS, Lake, TableName
 from croupier.offline.nightly import LoopNight, fidelity_of
 from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retention import forget_again, sink_again, sunk_positions
 from croupier.offline.retrain import is_judged, retrain
-from croupier.offline.sink import SinkReport, sink, tables_of
+from croupier.offline.sink import SinkReport, sink, sunk_in, tables_of
 from croupier.policy.errors import ConfigError, InvalidInputError
 from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from croupier.eventlog.log import EventLog
+    from croupier.eventlog.log import EventLog, LogPartition
     from croupier.offline.ope import Estimate
     from croupier.policy.oracle import Fidelity
 
@@ -124,7 +126,7 @@ def join_command(
             refresh_realised(session.lake, name, confidence=confidence)
 
     def show() -> None:
-        columns = ["loop", "joined", "observed", "defaulted", "open", "late", "orphans"]
+        columns = ["loop", "joined", "observed", "defaulted", "revised", "open", "late", "orphans"]
         session.output.table(
             "Join",
             columns,
@@ -314,11 +316,13 @@ def replay(
         with session.output.progress("replay") as progress:
             reports += sink_again(log, fresh, session.lake, names, progress, until=until)
         for name in names:
-            _join_as_far(fresh, session.lake, name, session.config.loop(name))
+            _join_as_far(fresh, session.lake, name, session.config.loop(name), log)
             forget_again(fresh, session.lake, name)
         tables = {
             name: {
-                table: _same(table, session.lake, fresh, name, _reached(table, name, until, log))
+                table: _same(
+                    table, session.lake, fresh, name, _reached(table, name, until, log.partitions())
+                )
                 for table in _REPLAYED
             }
             for name in names
@@ -378,7 +382,7 @@ def _loops_with_interactions(session: Session) -> list[str]:
 def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], None]) -> Evaluation:
     """Train on one half of a loop's log, judge on the other, against whatever made the log."""
     loop = session.config.loops.get(name, LoopConfig())
-    half = session.lake.scan("interactions", name).filter(is_judged(0.5))
+    half = settled_interactions(session.lake, name, loop).filter(is_judged(0.5))
     judged = half.sort("offset", "decision_id").collect()
     if judged.is_empty():
         raise InvalidInputError("loop", f"expected a loop with interactions, got {name!r}")
@@ -412,12 +416,22 @@ def _logged_value(session: Session, name: str) -> Estimate:
     """What the policies that made a loop's log earned, over all of it."""
     loop = session.config.loops.get(name, LoopConfig())
     columns = ("reward", "propensity", "keep_prob")
-    rows = session.lake.scan("interactions", name).select(columns).collect()
+    rows = current_interactions(session.lake, name).select(columns).collect()
     return logged_value(rows, loop, confidence=session.config.nightly.gate.confidence)
 
 
-def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig) -> None:
-    """Join up to just after the newest decision that the present lake has an interaction of."""
+def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig, log: EventLog) -> None:
+    """Join what the present lake's last join has looked at, up to where it came."""
+    until = joined_until(present, loop)
+    if until is not None:
+        versions = joined_versions(present, loop)
+        seen = Seen(
+            sunk_in(present, "decisions", log.partitions(), versions[0]),
+            sunk_in(present, "outcomes", log.partitions(), versions[1]),
+        )
+        join(fresh, loop, config, until, seen=seen)
+        return
+    # The join of an earlier version of Croupier didn't note how far it came.
     newest = present.scan("interactions", loop).select(pl.col("ts").max().dt.epoch("us"))
     until = newest.collect().item()
     if until is not None:
@@ -425,16 +439,30 @@ def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig) -> N
 
 
 def _same(table: TableName, one: Lake, other: Lake, loop: str, reached: pl.Expr) -> bool:
-    """Whether two lakes have the same rows of a loop, as far as one of them has come."""
+    """Whether two lakes have the same rows of a loop, as far as one of them has come.
+
+    How often an interaction was revised depends on when it was joined, and is not compared.
+    """
     order = [name for name in _ORDER if name in SCHEMAS[table]]
     first, second = (
-        lake.scan(table, loop).filter(reached).sort(order).collect() for lake in (one, other)
+        (
+            current_interactions(lake, loop).drop("revision")
+            if table == "interactions"
+            else lake.scan(table, loop)
+        )
+        .filter(reached)
+        .sort(order)
+        .collect()
+        for lake in (one, other)
     )
     return first.equals(second)
 
 
 def _reached(
-    table: TableName, loop: str, until: int | dict[str, int] | None, log: EventLog
+    table: TableName,
+    loop: str,
+    until: int | dict[str, int] | None,
+    parts: Sequence[LogPartition],
 ) -> pl.Expr:
     """Which rows of a loop in a table stand below positions of the log."""
     if not isinstance(until, dict):
@@ -442,7 +470,7 @@ def _reached(
     source = "decisions" if table == "interactions" else table
     below = [
         (pl.col("partition") == part.number) & (pl.col("offset") < until[part.name])
-        for part in log.partitions()
+        for part in parts
         if part.loop == loop and source in tables_of(part)
     ]
     return pl.any_horizontal(pl.col("partition").is_null(), *below)
@@ -479,7 +507,8 @@ def _show_night(session: Session, night: LoopNight) -> None:
     session.output.remark(
         f"{night.loop}: {joined.joined:,} interactions joined ({joined.observed:,} observed, "
         f"{joined.defaulted:,} by default), {joined.open:,} windows open, "
-        f"{joined.late:,} outcomes late, {joined.orphans:,} without a decision"
+        f"{joined.late:,} outcomes late, {joined.revised:,} interactions revised, "
+        f"{joined.orphans:,} outcomes without a decision"
     )
     _show_fidelity(session, night.loop, night.fidelity)
     if night.imitation is not None and night.verdict is not None:

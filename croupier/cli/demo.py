@@ -19,6 +19,7 @@ from croupier.cli.config import CONFIG_FILE, load_config
 from croupier.cli.output import Output, with_interval
 from croupier.cli.traffic import DigitTraffic, TrafficConfig
 from croupier.offline.audit import draws_test
+from croupier.offline.interactions import current_interactions
 from croupier.offline.lake import Lake
 from croupier.policy.errors import ConfigError, CroupierError
 from croupier.service.server import read_address
@@ -346,7 +347,7 @@ def _report(data_dir: Path, application: DigitTraffic, *, days: int, seconds: fl
     lake = Lake(paths.lake)
     decisions = lake.scan("decisions", LOOP).collect()
     ids = decisions["decision_id"]
-    sources = lake.scan("interactions", LOOP).select("reward_source").collect()["reward_source"]
+    sources = current_interactions(lake, LOOP).select("reward_source").collect()["reward_source"]
     p_value = draws_test(decisions).combined_p_value
     missing = len(set(application.acknowledged) - set(ids.to_list()))
     duplicates = len(ids) - ids.n_unique()

@@ -240,9 +240,11 @@ def _log_state(session: Session) -> dict[str, Any] | None:
 
 def _loop_states(session: Session) -> list[LoopState]:
     """The state of every loop that is configured or in the lake."""
+    # A revised interaction is still one.
+    first = session.lake.scan("interactions").filter(pl.col("revision").fill_null(0) == 0)
     counts = [
-        session.lake.scan(table).group_by("loop").agg(pl.len().alias(table)).collect()
-        for table in ("decisions", "interactions")
+        rows.group_by("loop").agg(pl.len().alias(table)).collect()
+        for table, rows in (("decisions", session.lake.scan("decisions")), ("interactions", first))
     ]
     champions = (
         session.lake.scan("generations")

@@ -33,6 +33,7 @@ from croupier.control.contracts import (
 )
 from croupier.control.learning import read_arguments
 from croupier.offline.counterfactual import baseline_policy, judge_policies, random_policy
+from croupier.offline.interactions import current_interactions
 from croupier.offline.retrain import is_judged, retrain
 from croupier.policy.errors import (
     CroupierError,
@@ -262,7 +263,7 @@ class Evaluations:
         self._plane.bring_up_to_date(loop)
         config = self._plane.config(loop)
         rows = (
-            self._plane.lake.scan("interactions", loop)
+            current_interactions(self._plane.lake, loop)
             .filter(pl.col("ts").is_between(evaluation.start_time, evaluation.end_time, "left"))
             .filter(is_judged(self._plane.judge_share))
             .sort("offset", "decision_id")

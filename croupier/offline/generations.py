@@ -10,7 +10,7 @@ import polars as pl
 from scipy import stats
 
 from croupier.offline.audit import draws_test
-from croupier.offline.interactions import keep_weights
+from croupier.offline.interactions import current_interactions, keep_weights
 from croupier.offline.lake import SCHEMAS
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
     were kept in the log (each counts ``1 / keep_prob`` times), with a normal interval; the
     propensity test says whether its draws happened with the probabilities that were logged.
     """
-    served = lake.scan("interactions", loop).filter(pl.col("generation").is_not_null())
+    served = current_interactions(lake, loop).filter(pl.col("generation").is_not_null())
     _put(lake, [{"loop": loop} | row for row in _realised(served, confidence)])
 
 

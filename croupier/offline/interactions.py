@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import polars as pl
 
+from croupier.offline.rewards import KEY
 from croupier.policy.events import Action, Features
 from croupier.policy.oracle import TrainingRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ("LoggedRequest", "keep_weights", "learning_weights", "logged_requests", "training_rows")
+    from croupier.offline.lake import Lake
+
+__all__ = (
+    "LoggedRequest",
+    "current_interactions",
+    "keep_weights",
+    "learning_weights",
+    "logged_requests",
+    "training_rows",
+)
 
 _context_decoder = msgspec.json.Decoder(Features)
 _actions_decoder = msgspec.json.Decoder(list[Action])
@@ -49,6 +59,38 @@ class LoggedRequest:
     chosen: int
     baseline: int | None = None
     slate_size: int | None = None
+
+
+def current_interactions(
+    lake: Lake, loop: str | None = None, *, version: int | None = None
+) -> pl.LazyFrame:
+    """Interactions as they are known to be: of every decision and slot the highest revision.
+
+    Parameters
+    ----------
+    lake
+        To read lazily.
+    loop
+        Whose; all loops' if None.
+    version
+        Of the table; the latest if None.
+    """
+    if version is None:
+        rows = lake.scan("interactions", loop)
+    else:
+        assert loop is not None
+        rows = lake.scan_version("interactions", version, loop)
+    key = ("loop", *KEY)
+    revision = pl.col("revision").fill_null(0)
+    # Few have been revised, so these are held, and all others stream past them.
+    revised = rows.filter(pl.col("revision") > 0).group_by(key).agg(last=pl.col("revision").max())
+    last = pl.col("last").fill_null(0)
+    return (
+        rows.with_columns(revision)
+        .join(revised, on=key, how="left", nulls_equal=True, maintain_order="left")
+        .filter(pl.col("revision") == last)
+        .drop("last")
+    )
 
 
 def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:

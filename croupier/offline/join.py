@@ -1,44 +1,64 @@
-"""The join: decisions meet their outcomes and become interactions, each exactly once."""
+"""The join: decisions meet their outcomes and become interactions, each exactly once.
+
+A join reads what is new. The commit that adds its interactions also notes how far it has come: the
+moment up to which windows have closed, and the versions of `decisions` and `outcomes` that were
+read. The next one looks at the days whose windows have closed since, at files that were added
+since, and, for outcomes that came late, at the keys of the days that their decisions can be of.
+What it does not look at can't have changed.
+
+It holds no more than a bounded number of rows at once. Keys and outcomes, which are narrow, are
+divided by a hash of the decision's id into buckets that are resolved one by one; then the wide rows
+of the decisions are read and written stretch by stretch, all in one commit.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import math
+import shutil
+from bisect import bisect_left
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from croupier.offline.lake import SCHEMAS
+from croupier.offline.rewards import FOLDS, KEY, SKEW_US, fold_of, resolve
+from croupier.offline.stretches import Buckets, Stretch, stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from croupier.offline.lake import Lake
-    from croupier.policy.loop import Aggregation, LoopConfig
+    from croupier.offline.lake import Lake, TableName
+    from croupier.offline.lake_files import DataFile
+    from croupier.policy.loop import LoopConfig
 
-__all__ = ("FOLDS", "JoinReport", "fold_of", "join")
+__all__ = ("FOLDS", "JoinReport", "Seen", "fold_of", "join", "joined_until", "joined_versions")
 
-FOLDS = 1000
-"""Number of folds that decisions are divided into, by a hash of their ids."""
+_APP = "croupier-join"
+_DAY = timedelta(days=1)
+_HELD, _WIDTH = 1_000_000, 20
+# A stretch of which no more than one row in so many is needed is read row by row.
+_FEW = 20
 
-# A decision without slots has null for its slot, and is joined as if that were a name.
-_KEY = ("decision_id", "slot")
+_DECISIONS = (*KEY, "date", "ts", "deferred")
+_OUTCOMES = ("kind", *KEY, "date", "reward", "ts", "partition", "offset")
+_PRESENT = (*KEY, "revision", "reward", "reward_source", "outcomes", "delay_s")
+_WRITTEN = ("reward", "reward_source", "outcomes", "delay_s", "fold", "revision")
 
-_AGGREGATIONS: dict[Aggregation, pl.Expr] = {
-    "earliest": pl.col("reward").sort_by("ts", "offset").first(),
-    "latest": pl.col("reward").sort_by("ts", "offset").last(),
-    "sum": pl.col("reward"),
-    "mean": pl.col("reward"),
-    "min": pl.col("reward").min(),
-    "max": pl.col("reward").max(),
+
+def _schema(table: TableName, names: Sequence[str], more: pl.Schema) -> pl.Schema:
+    return pl.Schema([*((name, SCHEMAS[table][name]) for name in names), *more.items()])
+
+
+# A decision is found again by its stretch, and its place in the stretch's files.
+_PLACE = pl.Schema({"row": pl.UInt32, "stretch": pl.UInt32})
+_NARROWED = {
+    "decisions": _schema("decisions", _DECISIONS, _PLACE),
+    "outcomes": _schema("outcomes", _OUTCOMES, pl.Schema({"new": pl.Boolean})),
+    "interactions": _schema("interactions", _PRESENT, pl.Schema()),
 }
-# The last bit of polars' own sums depends on how it splits its work, and a lake that is built anew
-# is to be the same to the last bit.
-_EXACT: dict[Aggregation, Callable[[pl.Series], float]] = {
-    "sum": math.fsum,
-    "mean": lambda rewards: math.fsum(rewards) / len(rewards),
-}
+_RESOLVED = _schema("interactions", _WRITTEN, _PLACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +70,14 @@ class JoinReport:
     joined
         Interactions added.
     observed, defaulted
-        How many of them had an outcome in time, and how many took the default reward.
+        How many of them had an outcome, and how many took the default reward.
     open
         Decisions whose window has not closed yet.
     late, orphans
-        Outcomes in the lake that came after their decision's window had closed, and outcomes
-        without a decision.
+        Outcomes, of those that are new to the join, that came after their decision's window had
+        closed, and outcomes without a decision that they can count for.
+    revised
+        Interactions that got another reward, since outcomes came after they had been added.
     """
 
     joined: int
@@ -64,23 +86,44 @@ class JoinReport:
     open: int
     late: int
     orphans: int
+    revised: int = 0
 
 
-def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which rows a join is to take for all that there are."""
+
+    decisions: pl.Expr
+    outcomes: pl.Expr
+
+
+def join(
+    lake: Lake,
+    loop: str,
+    config: LoopConfig,
+    as_of_us: int,
+    *,
+    held: int = _HELD,
+    seen: Seen | None = None,
+) -> JoinReport:
     """Add an interaction for every decision whose attribution window closed before `as_of_us`.
 
     A decision is known by its id and its slot: an outcome counts for the slot that it names, and is
     an orphan if the decision has none of that name, or has slots and the outcome names none. An
-    activation is one of all slots.
+    activation is one of all slots. A deferred decision counts once it was activated, and not at all
+    if it never was.
 
-    A deferred decision counts once it was activated in time, and not at all if it never was.
-    What an interaction holds depends on the log and the loop's configuration alone, not on when
-    or how often the join runs.
+    All outcomes count that are stamped within the loop's `late_horizon` of their decision. Those
+    that are in the lake by the time of the decision's first join make its reward; whatever comes
+    later revises it: a row with the next `revision` has the reward of all outcomes so far. Its
+    `reward_source` tells by the stamps alone whether they came within the window (``observed``),
+    after it (``late``), or both (``revised``). So what the current interactions hold depends on the
+    log, the loop's configuration and how far the join has come, not on how often it runs.
 
-    An outcome or activation that is stamped before its decision is in time, with a delay of 0:
-    nobody can answer a decision that was not made yet, so the clocks of two scorers differ.
-    Dropping it would trade a real reward for the default one, and only on the scorers whose clocks
-    are behind.
+    An outcome or activation that is stamped before its decision, by no more than a day, is in time,
+    with a delay of 0: nobody can answer a decision that was not made yet, so the clocks of two
+    scorers differ. Dropping it would trade a real reward for the default one, and only on the
+    scorers whose clocks are behind.
 
     Parameters
     ----------
@@ -90,74 +133,296 @@ def join(lake: Lake, loop: str, config: LoopConfig, as_of_us: int) -> JoinReport
         Whose decisions, and how outcomes count.
     as_of_us
         In microseconds since the epoch: everything received before is in the lake.
+    held
+        About how many keys or outcomes are held at once, and twenty times as many as whole
+        decisions.
+    seen
+        Rows to look at, if not all: what was left out is looked at by the next join.
     """
-    window = pl.duration(microseconds=config.attribution_window_us)
-    as_of = pl.lit(as_of_us).cast(pl.Datetime("us", "UTC"))
-    decisions = lake.scan("decisions", loop)
-    known = decisions.select(*_KEY, decided=pl.col("ts"))
-    sent = lake.scan("outcomes", loop)
-    rewarding = sent.filter(pl.col("kind") == "outcome").join(
-        known, on=_KEY, how="left", nulls_equal=True
-    )
-    activating = (
-        sent.filter(pl.col("kind") == "activation").drop("slot").join(known, on="decision_id")
-    )
-    in_time = pl.col("ts") <= pl.col("decided") + window
+    before = joined_until(lake, loop)
+    until = as_of_us if before is None else max(as_of_us, before)
+    run = _Run(lake, loop, config, until, held=held, seen=seen)
+    try:
+        return run()
+    finally:
+        run.clear()
 
-    closed = decisions.filter(pl.col("ts") + window < as_of)
-    fresh = closed.join(lake.scan("interactions", loop), on=_KEY, how="anti", nulls_equal=True)
-    activated = activating.filter(in_time).select(_KEY).unique()
-    counted = pl.concat(
-        [
-            fresh.filter(~pl.col("deferred")),
-            fresh.filter(pl.col("deferred")).join(activated, on=_KEY, how="semi", nulls_equal=True),
-        ]
+
+def joined_until(lake: Lake, loop: str, version: int | None = None) -> int | None:
+    """The moment up to which a loop's decisions are joined; None before the first join.
+
+    In a version of the interactions if one is named.
+    """
+    return lake.progress("interactions", f"{_APP}:{loop}:until", version)
+
+
+def joined_versions(lake: Lake, loop: str) -> tuple[int, int]:
+    """Versions of `decisions` and of `outcomes` that a loop's last join has read, or -1."""
+    decisions, outcomes = (
+        lake.progress("interactions", f"{_APP}:{loop}:{table}")
+        for table in ("decisions", "outcomes")
     )
-    rewards = _rewards(rewarding.filter(in_time), config.aggregation)
-    rows = (
-        counted.join(rewards, on=_KEY, how="left", nulls_equal=True)
-        .with_columns(
-            reward=pl.col("reward").fill_null(config.default_reward),
-            reward_source=pl.when(pl.col("reward").is_null())
-            .then(pl.lit("default"))
-            .otherwise(pl.lit("observed")),
-            outcomes=pl.col("outcomes").fill_null(0),
+    return -1 if decisions is None else decisions, -1 if outcomes is None else outcomes
+
+
+class _Run:
+    """One run of the join for one loop."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        loop: str,
+        config: LoopConfig,
+        until_us: int,
+        *,
+        held: int,
+        seen: Seen | None,
+    ) -> None:
+        self._lake, self._loop, self._config, self._until = lake, loop, config, until_us
+        self._seen = seen
+        self._held = held
+        self._wide = max(1, held // _WIDTH)
+        before = joined_until(lake, loop)
+        # The first day of which some windows had not closed by the last join.
+        self._first = None if before is None else _day(before - config.attribution_window_us)
+        # In this order: a decision is never younger than its outcomes.
+        self._outcomes = lake.snapshot("outcomes", loop)
+        self._decisions = lake.snapshot("decisions", loop)
+        self._interactions = lake.snapshot("interactions", loop)
+        decided, sent = joined_versions(lake, loop)
+        self._new_decisions = self._new("decisions", self._decisions.files, decided)
+        self._new_outcomes = self._new("outcomes", self._outcomes.files, sent)
+        self._horizon = timedelta(days=-(-config.late_horizon_us // SKEW_US))
+        self._folder = lake.root / ".join"
+        self._stretches: list[Stretch] = []
+
+    def __call__(self) -> JoinReport:
+        """Do it."""
+        # A join that was killed has left its buckets.
+        self.clear()
+        near = self._near_decisions()
+        sent = self._near_outcomes({each.date for each in near})
+        count = -(-max(_rows(near), _rows(sent), 1) // self._held)
+        self._keys, self._sent, self._present = (
+            Buckets(schema, self._folder / name, count, pl.col("decision_id").hash() % count)
+            for name, schema in _NARROWED.items()
         )
-        .sort("partition", "offset")
-        .collect()
-    )
-    folds = pl.Series("fold", [fold_of(each) for each in rows["decision_id"]], dtype=pl.Int64)
-    rows = rows.with_columns(folds).select(SCHEMAS["interactions"].names())
-    if len(rows):
-        lake.append("interactions", rows)
-    counts = pl.collect_all(
-        [
-            decisions.filter(pl.col("ts") + window >= as_of).select(pl.len()),
-            rewarding.filter(pl.col("ts") > pl.col("decided") + window).select(pl.len()),
-            rewarding.filter(pl.col("decided").is_null()).select(pl.len()),
+        self._add_decisions(near)
+        self._add_outcomes(sent)
+        self._add_present({each.date for each in near})
+        self._look_back(near, sent)
+        resolved, report = self._resolve(count)
+        anything = report.joined + report.revised > 0
+        if anything or (self._interactions.version >= 0 and self._anything_new()):
+            self._lake.append_stream("interactions", self._frames(resolved), self._marks())
+        return report
+
+    def clear(self) -> None:
+        """Remove what was put aside on disk."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _new(self, table: TableName, files: Iterable[DataFile], version: int) -> set[Path]:
+        """The files that the last join has not read."""
+        paths = {each.path for each in files}
+        added = None if version < 0 else self._lake.added_since(table, version)
+        return paths if added is None else paths & added
+
+    def _anything_new(self) -> bool:
+        return bool(self._new_decisions or self._new_outcomes)
+
+    def _marks(self) -> dict[str, int]:
+        name = f"{_APP}:{self._loop}"
+        if self._seen is not None:
+            return {f"{name}:until": self._until}
+        return {
+            f"{name}:until": self._until,
+            f"{name}:decisions": self._decisions.version,
+            f"{name}:outcomes": self._outcomes.version,
+        }
+
+    def _near_decisions(self) -> list[DataFile]:
+        """Files with decisions whose windows have closed since the last join, or are open yet.
+
+        And those that are new, of whatever day.
+        """
+        files = self._decisions.files
+        first = self._first
+        if first is None:
+            return files
+        return [each for each in files if each.date >= first or each.path in self._new_decisions]
+
+    def _near_outcomes(self, days: set[date]) -> list[DataFile]:
+        """Files with outcomes that decisions of some days can have, and those that are new."""
+        reach = _Reach(days, _DAY, self._horizon)
+        files = self._outcomes.files
+        return [each for each in files if each.date in reach or each.path in self._new_outcomes]
+
+    def _add_decisions(
+        self, files: Sequence[DataFile], ids: pl.DataFrame | None = None
+    ) -> pl.DataFrame:
+        """Read keys, of all decisions in some files or of some; gives the latter."""
+        found = [pl.DataFrame(schema=_NARROWED["decisions"])]
+        for stretch in stretches(files, self._wide):
+            rows = stretch.read(self._lake, "decisions")
+            if self._seen is not None:
+                rows = rows.filter(self._seen.decisions)
+            keys = _of(rows.select(*_DECISIONS, "row").collect(), ids).with_columns(
+                stretch=pl.lit(len(self._stretches), dtype=pl.UInt32)
+            )
+            self._stretches.append(stretch)
+            self._keys.add(keys)
+            if ids is not None:
+                found.append(keys)
+        return pl.concat(found)
+
+    def _add_outcomes(self, files: Iterable[DataFile], ids: pl.DataFrame | None = None) -> None:
+        for new in (False, True):
+            chosen = [each for each in files if (each.path in self._new_outcomes) == new]
+            for stretch in stretches(chosen, self._held):
+                rows = stretch.read(self._lake, "outcomes")
+                if self._seen is not None:
+                    rows = rows.filter(self._seen.outcomes)
+                found = _of(rows.select(_OUTCOMES).collect(), ids)
+                self._sent.add(found.with_columns(new=pl.lit(new)))
+
+    def _add_present(self, days: set[date], ids: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Read what interactions of some days hold, of all or of some; gives the latter."""
+        found = [pl.DataFrame(schema=_NARROWED["interactions"])]
+        files = [each for each in self._interactions.files if each.date in days]
+        for stretch in stretches(files, self._held):
+            rows = stretch.read(self._lake, "interactions").select(_PRESENT).collect()
+            rows = _of(rows, ids).with_columns(pl.col("revision").fill_null(0))
+            self._present.add(rows)
+            if ids is not None:
+                found.append(rows)
+        return pl.concat(found)
+
+    def _look_back(self, near: Iterable[DataFile], sent: Iterable[DataFile]) -> None:
+        """Find the decisions of new outcomes that are none of the near ones.
+
+        Their keys are read alone, of days that they can be of, and of files whose bounds do not
+        rule them out: with ids that grow with time, such as UUIDs of version 7, hardly any.
+        """
+        homeless = self._homeless()
+        if homeless.is_empty():
+            return
+        ids = homeless.select("decision_id").unique()
+        passed = {each.path for each in near}
+        reach = _Reach(set(homeless["date"]), self._horizon, _DAY)
+        files = [
+            each
+            for each in _that_may_hold(ids["decision_id"], self._decisions.files)
+            if each.date in reach and each.path not in passed
         ]
-    )
-    open_, late, orphans = (count.item() for count in counts)
-    observed = int((rows["reward_source"] == "observed").sum())
-    return JoinReport(len(rows), observed, len(rows) - observed, open_, late, orphans)
+        far = self._add_decisions(files, ids)
+        present = self._add_present(set(far["date"]), far.select("decision_id").unique())
+        # An interaction without outcomes has had none: all that there are now are new.
+        some = present.sort("revision").unique(KEY, keep="last")
+        without = some.filter(pl.col("outcomes") == 0)
+        having = far.join(without, on=KEY, how="anti", nulls_equal=True)
+        passed = {each.path for each in sent}
+        reach = _Reach(set(having["date"]), _DAY, self._horizon)
+        files = [
+            each for each in self._outcomes.files if each.date in reach and each.path not in passed
+        ]
+        self._add_outcomes(files, having.select("decision_id").unique())
+
+    def _homeless(self) -> pl.DataFrame:
+        """Ids and days of new outcomes without a decision among the near ones.
+
+        Of an activated decision some slots can be in new files, and others in old ones of the day.
+        """
+        whole = pl.lit(value=True) if self._first is None else pl.col("date") >= self._first
+        found = [pl.DataFrame(schema={"decision_id": pl.String, "date": pl.Date})]
+        for bucket in range(self._sent.count):
+            new = self._sent[bucket].filter("new")
+            if len(new):
+                keys, sent = self._keys[bucket], pl.col("kind") == "outcome"
+                missing = (
+                    new.filter(sent).join(keys, on=KEY, how="anti", nulls_equal=True),
+                    new.filter(~sent).join(keys.filter(whole), on="decision_id", how="anti"),
+                )
+                found += [each.select("decision_id", "date").unique() for each in missing]
+        return pl.concat(found)
+
+    def _resolve(self, count: int) -> tuple[Buckets, JoinReport]:
+        """What is to be written, by stretch, and what to say of it."""
+        groups = max(1, -(-len(self._stretches) // _WIDTH))
+        resolved = Buckets(
+            _RESOLVED, self._folder / "resolved", groups, pl.col("stretch") // _WIDTH
+        )
+        joined = observed = revised = open_ = late = orphans = 0
+        for bucket in range(count):
+            found = resolve(
+                self._config,
+                self._until,
+                self._keys[bucket],
+                self._sent[bucket],
+                self._present[bucket],
+            )
+            first = pl.col("revision") == 0
+            resolved.add(found.rows.select(_RESOLVED.names()))
+            fresh = found.rows.filter(first)
+            joined += len(fresh)
+            observed += int((fresh["outcomes"] > 0).sum())
+            revised += len(found.rows) - len(fresh)
+            open_ += found.counts.open
+            late += found.counts.late
+            orphans += found.counts.orphans
+        report = JoinReport(joined, observed, joined - observed, open_, late, orphans, revised)
+        return resolved, report
+
+    def _frames(self, resolved: Buckets) -> Iterator[pl.DataFrame]:
+        """Interactions with all their columns, stretch by stretch."""
+        for group in range(resolved.count):
+            stretched = resolved[group].partition_by("stretch", as_dict=True, include_key=False)
+            for (number,), rows in sorted(stretched.items()):
+                stretch = self._stretches[int(number)]
+                decisions = stretch.read(self._lake, "decisions")
+                if len(rows) * _FEW < stretch.rows:
+                    decisions = decisions.filter(pl.col("row").is_in(rows["row"].implode()))
+                yield decisions.collect().join(rows, on="row").sort("offset")
 
 
-def _rewards(outcomes: pl.LazyFrame, aggregation: Aggregation) -> pl.LazyFrame:
-    """One reward for every slot or decision that has outcomes in time."""
-    delay = (pl.col("ts").min() - pl.col("decided").first()).dt.total_microseconds() / 1e6
-    rewards = outcomes.group_by(_KEY).agg(
-        reward=_AGGREGATIONS[aggregation],
-        outcomes=pl.len().cast(pl.Int64),
-        # Rounded to what a clock tells, since polars may multiply by 1e-6 instead of dividing.
-        delay_s=delay.clip(lower_bound=0.0).round(6),
-    )
-    if aggregation not in _EXACT:
-        return rewards
-    exact = pl.col("reward").map_elements(_EXACT[aggregation], return_dtype=pl.Float64)
-    return rewards.with_columns(reward=exact)
+class _Reach:
+    """Days around some days.
+
+    Parameters
+    ----------
+    days
+        In the middle.
+    before, after
+        How far it reaches from each of them.
+    """
+
+    def __init__(self, days: set[date], before: timedelta, after: timedelta) -> None:
+        self._days = sorted(days)
+        self._before, self._after = before, after
+
+    def __contains__(self, day: date) -> bool:
+        place = bisect_left(self._days, day - self._after)
+        return place < len(self._days) and self._days[place] <= day + self._before
 
 
-def fold_of(decision_id: str) -> int:
-    """Fold of a decision, in [0, 1000): for ever the same, and even over any kind of ids."""
-    digest = hashlib.blake2b(decision_id.encode(), digest_size=8, person=b"croupier-fold-1")
-    return int.from_bytes(digest.digest(), "big") % FOLDS
+def _that_may_hold(ids: pl.Series, files: Iterable[DataFile]) -> Iterator[DataFile]:
+    """Files whose bounds don't rule out that one of some decisions is there."""
+    ordered = ids.sort()
+    for each in files:
+        if each.lowest is None or each.highest is None:
+            yield each
+            continue
+        place = ordered.search_sorted(each.lowest)
+        if place < len(ordered) and ordered[int(place)] <= each.highest:
+            yield each
+
+
+def _of(rows: pl.DataFrame, ids: pl.DataFrame | None) -> pl.DataFrame:
+    return rows if ids is None else rows.join(ids, on="decision_id", how="semi")
+
+
+def _rows(files: Iterable[DataFile]) -> int:
+    return sum(each.rows for each in files)
+
+
+def _day(ts_us: int) -> date:
+    return datetime.fromtimestamp(max(ts_us, 0) / 1e6, tz=UTC).date()

@@ -6,19 +6,22 @@ import fcntl
 import random
 import time
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote
 
 import msgspec
 import polars as pl
+from arro3.core import RecordBatch, RecordBatchReader, Table
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from croupier.offline.lake_files import Snapshot, data_files, files_added
 from croupier.policy.errors import CroupierError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = (
     "SCHEMAS",
@@ -91,6 +94,7 @@ _INTERACTION: _Columns = {
     "delay_s": pl.Float64,
     "fold": pl.Int64,
     **_PARTITION,
+    "revision": pl.Int64,
 }
 
 _GENERATION: _Columns = {
@@ -159,7 +163,9 @@ SCHEMAS: dict[TableName, pl.Schema] = {
 `scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
 [0, 1000), in the division of rows between learner and judge. `slot` is null for a decision that has
 none, `slate_size` for all but slates, `shadow` where none was asked. `offset` is a row's position
-in its `partition` of the log, which is null where the log is one sequence. Of a generation,
+in its `partition` of the log, which is null where the log is one sequence. An interaction has one
+row for every `revision`, see :func:`~croupier.offline.interactions.current_interactions`; null
+stands for 0. Of a generation,
 `decisions` are those that were logged, and `decisions_made` estimates all of them by
 `Σ 1 / keep_prob`.
 
@@ -273,7 +279,7 @@ class Lake:
             {"file": list(paths), "version": list(paths.values())},
             schema={"file": pl.String, "version": pl.Int64},
         )
-        rows = self._parquet(table, list(paths), include_file_paths="file")
+        rows = self.read(table, [Path(path) for path in paths], file_paths="file")
         return (
             rows.filter(pl.col("loop") == loop)
             .join(versions, on="file", how="left")
@@ -284,11 +290,120 @@ class Lake:
         """Number of the table's latest version; -1 before the first write."""
         return DeltaTable(self.root / table).version() if self.exists(table) else -1
 
-    def progress(self, table: TableName, app: str) -> int | None:
-        """How far an application's committed transactions on a table have come; None if nowhere."""
-        if not self.exists(table):
+    def has_version(self, table: TableName, version: int) -> bool:
+        """Whether a version of a table can be read; -1 is the one before the first write."""
+        if version == -1:
+            return True
+        try:
+            DeltaTable(self.root / table, version=version)
+        except DeltaError:
+            return False
+        return True
+
+    def progress(self, table: TableName, app: str, version: int | None = None) -> int | None:
+        """How far an application's committed transactions on a table have come; None if nowhere.
+
+        In a version of the table if one is named.
+        """
+        if not self.exists(table) or version == -1:
             return None
-        return DeltaTable(self.root / table).transaction_version(app)
+        return DeltaTable(self.root / table, version=version).transaction_version(app)
+
+    def snapshot(self, table: TableName, loop: str) -> Snapshot:
+        """The files of one loop, as they are now."""
+        if not self.exists(table):
+            return Snapshot(-1, [])
+        delta = DeltaTable(self.root / table)
+        return Snapshot(delta.version(), data_files(delta, self.root / table, loop))
+
+    def added_since(self, table: TableName, version: int) -> set[Path] | None:
+        """Files with rows that a table has gained after a version; None if that isn't known."""
+        return files_added(self.root / table, version, self.version(table))
+
+    def read(
+        self,
+        table: TableName,
+        files: Sequence[Path],
+        *,
+        row_index: str | None = None,
+        file_paths: str | None = None,
+    ) -> pl.LazyFrame:
+        """Read some files of a table lazily.
+
+        Parameters
+        ----------
+        table, files
+            Which ones.
+        row_index
+            Name of an additional first column: a row's place in all of the files, from 0.
+        file_paths
+            Name of an additional last column: the file that a row is in.
+        """
+        schema = SCHEMAS[table]
+        columns = pl.Schema(schema)
+        if row_index is not None:
+            columns = pl.Schema({row_index: pl.UInt32(), **columns})
+        if file_paths is not None:
+            columns[file_paths] = pl.String()
+        if not files:
+            return pl.LazyFrame(schema=columns)
+        partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
+        rows = pl.scan_parquet(
+            list(files),
+            glob=False,
+            schema=schema,
+            hive_partitioning=True,
+            hive_schema=partitions,
+            missing_columns="insert",
+            row_index_name=row_index,
+            include_file_paths=file_paths,
+        )
+        return rows.select(columns.names())
+
+    def append_stream(
+        self, table: TableName, frames: Iterator[pl.DataFrame], marks: Mapping[str, int]
+    ) -> None:
+        """Append rows that are too many to be held at once, in one commit.
+
+        Parameters
+        ----------
+        table
+            To append to; nobody else may write to it meanwhile, since the rows are only made once.
+        frames
+            Each of the table's schema.
+        marks
+            Applications and their progress, noted in the same commit.
+
+        Raises
+        ------
+        LakeConflictError
+            If somebody else has written to it.
+        """
+        schema = SCHEMAS[table]
+        empty = Table.from_arrow(pl.DataFrame(schema=schema))
+        broken: list[Exception] = []
+
+        def batches() -> Iterator[RecordBatch]:
+            try:
+                for frame in frames:
+                    rows = frame.select(schema.names()).match_to_schema(schema).rechunk()
+                    yield from Table.from_arrow(rows).to_batches()
+            except Exception as error:
+                # Delta would make something of its own of it.
+                broken.append(error)
+                raise
+
+        rows = RecordBatchReader.from_batches(empty.schema, batches())
+        delta = DeltaTable(self.root / table) if self.exists(table) else None
+        transactions = [Transaction(*each) for each in marks.items()]
+        try:
+            self._write(table, delta, rows, "append", transactions)
+        except CommitFailedError as error:
+            raise LakeConflictError(f"writing to {table} failed: {error}") from error
+        except DeltaError:
+            if broken:
+                raise broken[0] from None
+            raise
 
     def append(
         self,
@@ -345,6 +460,30 @@ class Lake:
     def replace(self, table: TableName, rows: pl.DataFrame) -> None:
         """Put rows in the place of all of a table's; older versions stay readable."""
         self._commit(table, lambda: self._write(table, None, rows, "overwrite", []))
+
+    def compact(self, *, before: date | None = None) -> dict[TableName, int]:
+        """Put small files into larger ones, day by day; gives how many files fewer there are.
+
+        Rows stay, and so do older versions. Others may append meanwhile; whoever else replaces the
+        same files makes it fail, and then nothing has changed.
+
+        Parameters
+        ----------
+        before
+            Days to leave alone from; today and yesterday unless given, which still grow.
+        """
+        until = before or datetime.now(tz=UTC).date() - timedelta(days=1)
+        fewer: dict[TableName, int] = {}
+        for table, keys in _PARTITIONS.items():
+            if "date" not in keys or not self.exists(table):
+                continue
+            with self._files(fcntl.LOCK_SH):
+                delta = DeltaTable(self.root / table)
+                metrics = delta.optimize.compact(
+                    partition_filters=[("date", "<", until.isoformat())], max_concurrent_tasks=1
+                )
+            fewer[table] = metrics["numFilesRemoved"] - metrics["numFilesAdded"]
+        return fewer
 
     def delete(
         self, table: TableName, predicate: str, *, marks: Mapping[str, int] | None = None
@@ -445,26 +584,7 @@ class Lake:
         (https://github.com/pola-rs/polars/issues/20944).
         """
         delta = DeltaTable(self.root / table, version=version)
-        files = [unquote(uri) for uri in delta.file_uris()]
-        return self._parquet(table, files).select(SCHEMAS[table].names())
-
-    def _parquet(
-        self, table: TableName, files: list[str], *, include_file_paths: str | None = None
-    ) -> pl.LazyFrame:
-        schema = SCHEMAS[table]
-        if not files:
-            named = [] if include_file_paths is None else [(include_file_paths, pl.String())]
-            return pl.LazyFrame(schema=pl.Schema([*schema.items(), *named]))
-        partitions = pl.Schema({name: schema[name] for name in _PARTITIONS[table]})
-        return pl.scan_parquet(
-            files,
-            glob=False,
-            schema=schema,
-            hive_partitioning=True,
-            hive_schema=partitions,
-            missing_columns="insert",
-            include_file_paths=include_file_paths,
-        )
+        return self.read(table, [Path(unquote(uri)) for uri in delta.file_uris()])
 
     def _appended(self, table: TableName, version: int, loop: str) -> list[str]:
         """Files of a loop's rows that are new in a version.
@@ -515,16 +635,18 @@ class Lake:
         self,
         table: TableName,
         delta: DeltaTable | None,
-        rows: pl.DataFrame,
+        rows: pl.DataFrame | RecordBatchReader,
         mode: Literal["append", "overwrite"],
         transactions: list[Transaction],
     ) -> None:
-        schema = SCHEMAS[table]
+        if isinstance(rows, pl.DataFrame):
+            schema = SCHEMAS[table]
+            rows = rows.select(schema.names()).match_to_schema(schema)
         making = delta is None and mode == "append"
         try:
             write_deltalake(
                 self.root / table if delta is None else delta,
-                rows.select(schema.names()).match_to_schema(schema),
+                rows,
                 mode="error" if making else mode,
                 schema_mode="merge",
                 partition_by=_PARTITIONS[table],

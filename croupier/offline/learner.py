@@ -2,9 +2,10 @@
 
 What an oracle learns bit by bit depends on the order. Here the order is the lake's own: first, at
 once, what stood in the interactions at a base version, then what every later commit has added, and
-within each of these by offset and id. So a learner's whole history is two numbers, the base version
-and the version reached. From these, the configuration and the seed the same oracle can be made
-again, whether a process died in between or not.
+within each of these by offset and id. What was learned can't be unlearned, so an interaction counts
+with the reward that it had at first; a later revision is for the night. So a learner's whole history
+is two numbers, the base version and the version reached. From these, the configuration and the seed
+the same oracle can be made again, whether a process died in between or not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from croupier import __version__
-from croupier.offline.interactions import learning_weights
+from croupier.offline.interactions import current_interactions, learning_weights
 from croupier.offline.retrain import (
     budget_of,
     config_digest,
@@ -151,7 +152,7 @@ class OnlineLearner:
         """
         require_lessons(self._loop, self.lessons)
         learned = (
-            self._lake.scan_version("interactions", self.version, self._loop)
+            current_interactions(self._lake, self._loop, version=self.version)
             .filter(~is_judged(self._judge_share))
             .sort("offset", "decision_id")
             .collect()
@@ -179,6 +180,7 @@ class OnlineLearner:
         rows = self._lake.scan_commits("interactions", first, last, self._loop)
         return (
             rows.filter(~is_judged(self._judge_share), pl.col("version") > self.version)
+            .filter(pl.col("revision").fill_null(0) == 0)
             .sort("version", "offset", "decision_id")
             .collect()
         )

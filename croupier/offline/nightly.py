@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import polars as pl
 
+from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
+from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
 from croupier.offline.registry import Change
 from croupier.offline.retention import RetentionReport, retain
@@ -287,7 +289,7 @@ class Nightly:
         if isinstance(self.loops[loop].exploration, Conservative):
             # Its shadows play the baseline whatever they have learned, and say nothing.
             return imitation, verdict
-        everything = self.lake.scan("interactions", loop).collect()
+        everything = current_interactions(self.lake, loop).collect()
         served = served_match_rate(everything, confidence=confidence)
         return msgspec.structs.replace(imitation, served=served), verdict
 
@@ -421,7 +423,8 @@ class Nightly:
 
     def _judged(self, loop: str) -> pl.DataFrame:
         """The judge's interactions, which no generation learned from."""
-        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
+        rows = settled_interactions(self.lake, loop, self.loops[loop])
+        judged = rows.filter(is_judged(self.config.judge_share))
         return judged.sort("offset", "decision_id").collect()
 
     def _require_challenger(self, loop: str, number: int) -> None:

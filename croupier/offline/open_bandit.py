@@ -141,6 +141,7 @@ def read_open_bandit(
             reward_source=pl.lit("observed"),
             outcomes=pl.lit(1),
             delay_s=pl.lit(None),
+            revision=pl.lit(0),
         )
         .select(pl.col(name).cast(kind) for name, kind in SCHEMAS["interactions"].items())
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from croupier.offline.rewards import KEY
 from croupier.offline.sink import sink, sunk_position, tables_of
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import decode_event
@@ -32,6 +33,7 @@ __all__ = (
     "RetentionReport",
     "forget_again",
     "forget_all",
+    "forgotten_before",
     "retain",
     "sink_again",
     "sunk_positions",
@@ -120,6 +122,14 @@ def forget_all(lake: Lake, log: EventLog, loop: str) -> RetentionReport:
     sunk = {each: sunk_position(lake, each) or 0 for each in _of(loop, parts)}
     removed = _forget_positions(lake, loop, sunk)
     return RetentionReport({loop: removed} if removed else {}, _release(lake, parts))
+
+
+def forgotten_before(lake: Lake, loop: str, part: LogPartition) -> Callable[[int, int], bool]:
+    """Whether a loop's record at a position of a partition, of a time, was forgotten."""
+    days = lake.progress("decisions", f"{_BY_DATE}:{loop}") or 0
+    until = lake.progress("decisions", _mark(loop, part)) or 0
+    day_us = _DAY // timedelta(microseconds=1)
+    return lambda position, ts_us: position < until or ts_us < days * day_us
 
 
 def sink_again(
@@ -264,10 +274,9 @@ def _time(entry: LogEntry) -> int | None:
 def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
     """Day of the first decision that an interaction may still come of; None if there is none.
 
-    A deferred one that was never activated in time is none, and was never to become one.
+    A deferred one that was never activated is none, and may never become one.
     """
-    key = ("decision_id", "slot")
-    window = pl.duration(microseconds=config.attribution_window_us)
+    reach = pl.col("ts") + pl.duration(microseconds=config.late_horizon_us)
     activated = (
         lake.scan("outcomes", loop)
         .filter(pl.col("kind") == "activation")
@@ -275,9 +284,9 @@ def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
     )
     left = (
         lake.scan("decisions", loop)
-        .join(lake.scan("interactions", loop), on=key, how="anti", nulls_equal=True)
+        .join(lake.scan("interactions", loop), on=KEY, how="anti", nulls_equal=True)
         .join(activated, on="decision_id", how="left")
-        .filter(~pl.col("deferred") | (pl.col("activated") <= pl.col("ts") + window))
+        .filter(~pl.col("deferred") | (pl.col("activated") <= reach))
         .select(pl.col("date").min())
         .collect()
     )

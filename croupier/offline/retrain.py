@@ -12,6 +12,7 @@ import polars as pl
 
 from croupier import __version__
 from croupier.offline.budget import decision_budget
+from croupier.offline.delays import settled_interactions
 from croupier.offline.imitation import imitation_lessons
 from croupier.offline.interactions import training_rows
 from croupier.offline.join import FOLDS
@@ -99,7 +100,7 @@ def retrain(
     if version < 0:
         raise NotEnoughDataError(f"loop {loop!r} has no interactions yet; run the join first")
     learned = (
-        lake.scan_version("interactions", version, loop)
+        settled_interactions(lake, loop, config, version=version)
         .filter(~is_judged(judge_share))
         .sort("offset", "decision_id")
         .collect()

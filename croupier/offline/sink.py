@@ -45,6 +45,7 @@ __all__ = (
     "partition_states",
     "report_of",
     "sink",
+    "sunk_in",
     "sunk_position",
     "tables_of",
 )
@@ -187,6 +188,24 @@ def sunk_position(lake: Lake, partition: LogPartition | None = None) -> int | No
     if partition is None:
         return lake.progress(_ORDER[-1], _APP)
     return lake.progress(tables_of(partition)[-1], _app(partition))
+
+
+def sunk_in(lake: Lake, table: TableName, parts: Sequence[LogPartition], version: int) -> pl.Expr:
+    """Which rows a version of a table had; all if Delta has forgotten that version.
+
+    By their positions: files of that version may be gone.
+    """
+    if not lake.has_version(table, version):
+        return pl.lit(value=True)
+    own: list[pl.Expr] = []
+    for part in parts:
+        if table not in tables_of(part):
+            continue
+        below = pl.col("offset") < (lake.progress(table, _app(part), version) or 0)
+        if part.number is None:
+            return below
+        own.append((pl.col("partition") == part.number) & below)
+    return pl.any_horizontal(pl.col("partition").is_null(), *own)
 
 
 def partition_states(log: EventLog, lake: Lake) -> list[PartitionState]:

@@ -15,7 +15,9 @@ from croupier.policy.traffic import UniformSlice
 
 __all__ = ("Aggregation", "LoopConfig", "duration_text", "parse_duration", "valid_loop_name")
 
-Aggregation: TypeAlias = Literal["earliest", "latest", "sum", "mean", "min", "max"]
+Aggregation: TypeAlias = Literal[
+    "earliest", "latest", "last", "sum", "mean", "median", "min", "max"
+]
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)", re.ASCII)
@@ -28,6 +30,7 @@ _MICROSECONDS = {
 }
 # Sums of a timestamp and a duration must fit into 64 bits.
 _LONGEST = 365_000 * _MICROSECONDS["d"]
+_DEFAULT_HORIZON = "90 d"
 
 
 class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,8 +46,19 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         How long an outcome is waited for: a number and ``ms``, ``s``, ``min``, ``h`` or ``d``.
     default_reward
         Reward of a decision without an outcome when its window closes.
+    late_horizon
+        How long after its decision an outcome may still come and change the interaction: a
+        duration not shorter than the attribution window.
     aggregation
-        How several outcomes of a decision become one reward.
+        How several outcomes of a decision become one reward: the ``earliest`` or the ``last``
+        (``latest`` is the same), or their ``sum``, ``mean``, ``median``, ``min`` or ``max``.
+    censoring
+        What learning and evaluation make of decisions whose outcome may still come, see
+        :func:`~croupier.offline.delays.settled_interactions`: ``none`` takes their reward as it is
+        now, ``hold_back`` leaves out recent ones, ``weight`` weighs what has come already.
+    settled_share
+        Share of the outcomes, in (0, 1), that must have come by the age of a decision that is not
+        held back.
     learning_mode
         ``online`` plays the generation; ``apprentice`` plays the baseline and learns to imitate it;
         ``logging_only`` plays the baseline.
@@ -65,8 +79,11 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     exploration: Exploration = SquareCB()
     oracle: OracleConfig = VowpalWabbitConfig()
     attribution_window: str = "10 min"
+    late_horizon: str = _DEFAULT_HORIZON
     default_reward: float = 0.0
     aggregation: Aggregation = "earliest"
+    censoring: Literal["none", "hold_back", "weight"] = "none"
+    settled_share: float = 0.95
     learning_mode: LearningMode = "online"
     uniform_slices: tuple[UniformSlice, ...] = ()
     reward_min: float = 0.0
@@ -77,6 +94,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)
+        self._check_horizon()
         _require_positive("model_export_frequency", self.model_export_frequency)
         if self.log_retention is not None:
             _require_positive("log_retention", self.log_retention)
@@ -86,6 +104,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                     f"log_retention must be at least a day longer than attribution_window "
                     f"({self.attribution_window}), got {self.log_retention!r}"
                 )
+        if not 0.0 < self.settled_share < 1.0:
+            raise ValueError(f"settled_share must be in (0, 1), got {self.settled_share}")
         missing = sorted(self.exploration.needs - self.oracle.offers)
         if missing:
             raise ValueError(
@@ -100,6 +120,21 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             )
         if not 0.0 < self.keep_prob <= 1.0:
             raise ValueError(f"keep_prob must be in (0, 1], got {self.keep_prob}")
+
+    def _check_horizon(self) -> None:
+        _require_positive("late_horizon", self.late_horizon)
+        # The default is long, but an attribution window may be longer.
+        given = self.late_horizon != _DEFAULT_HORIZON
+        if given and parse_duration(self.late_horizon) < self.attribution_window_us:
+            raise ValueError(
+                f"late_horizon must not be shorter than attribution_window "
+                f"({self.attribution_window}), got {self.late_horizon!r}"
+            )
+
+    @property
+    def late_horizon_us(self) -> int:
+        """The late horizon in microseconds, not shorter than the attribution window."""
+        return max(parse_duration(self.late_horizon), self.attribution_window_us)
 
     @property
     def attribution_window_us(self) -> int:

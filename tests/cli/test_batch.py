@@ -214,6 +214,7 @@ def test_the_steps_of_a_night(command: Command) -> None:
         "open": 0,
         "late": 0,
         "orphans": 0,
+        "revised": 0,
     }
     assert "Join" in command("join").out
     trained = command("retrain", "--json").facts

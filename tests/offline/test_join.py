@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import statistics
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.interactions import current_interactions
 from croupier.offline.join import FOLDS, JoinReport, fold_of, join
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.sink import sink
@@ -27,8 +32,20 @@ from tests.offline.logs import EPOCH_US, append, decision, outcome, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from croupier.offline.lake import TableName
+
 MS = 1000
-AGGREGATIONS: list[Aggregation] = ["earliest", "latest", "sum", "mean", "min", "max"]
+DAY = 86_400_000_000
+AGGREGATIONS: list[Aggregation] = [
+    "earliest",
+    "latest",
+    "last",
+    "sum",
+    "mean",
+    "median",
+    "min",
+    "max",
+]
 
 
 @dataclass(frozen=True)
@@ -100,16 +117,35 @@ def aggregate(how: Aggregation, outcomes: Sequence[Outcome]) -> float:
     match how:
         case "earliest":
             return rewards[0]
-        case "latest":
+        case "latest" | "last":
             return rewards[-1]
         case "sum":
             return sum(rewards)
         case "mean":
             return sum(rewards) / len(rewards)
+        case "median":
+            return statistics.median(rewards)
         case "min":
             return min(rewards)
         case "max":
             return max(rewards)
+
+
+def source_of(in_time: Sequence[bool]) -> str:
+    """Whether some outcomes came within the window, after it, or both."""
+    if not in_time:
+        return "default"
+    return "observed" if all(in_time) else "revised" if any(in_time) else "late"
+
+
+def delay_of(
+    config: LoopConfig, decided: int | None, sent: Outcome | Activation | None
+) -> int | None:
+    """How long after its decision something came; None if it can't count for it."""
+    if decided is None or sent is None:
+        return None
+    delay = sent.ts - decided
+    return delay if -DAY <= delay <= config.late_horizon_us else None
 
 
 def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinReport]:
@@ -123,23 +159,25 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
         [event for event in loop.events if isinstance(event, Outcome)],
         lambda event: event.outcome_id,
     )
+    # The first of an id is the one that the sink keeps.
     activations = {
-        event.decision_id: event.ts
+        event.decision_id: event
         for event in reversed([each for each in loop.events if isinstance(each, Activation)])
     }
     decided = {(event.decision_id, event.slot): event.ts for event in decisions}
     rows = []
     for event in decisions:
         end = event.ts + window
-        activated = activations.get(event.decision_id)
-        if end >= as_of or (event.deferred and (activated is None or activated > end)):
+        activated = delay_of(config, event.ts, activations.get(event.decision_id))
+        if end >= as_of or (event.deferred and activated is None):
             continue
         counted = [
             each
             for each in outcomes
             if (each.decision_id, each.slot) == (event.decision_id, event.slot)
         ]
-        counted = [each for each in counted if each.ts <= end]
+        counted = [each for each in counted if delay_of(config, event.ts, each) is not None]
+        in_time = [each.ts <= end for each in counted]
         first = min((each.ts for each in counted), default=None)
         rows.append(
             {
@@ -148,24 +186,23 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
                 "reward": aggregate(config.aggregation, counted)
                 if counted
                 else config.default_reward,
-                "reward_source": "observed" if counted else "default",
+                "reward_source": source_of(in_time),
                 "outcomes": len(counted),
                 "delay_s": None if first is None else max(0.0, (first - event.ts) / 1e6),
                 "fold": fold_of(event.decision_id),
             }
         )
-    observed = sum(row["reward_source"] == "observed" for row in rows)
+    observed = sum(row["reward_source"] != "default" for row in rows)
+    delays = [
+        delay_of(config, decided.get((each.decision_id, each.slot)), each) for each in outcomes
+    ]
     report = JoinReport(
         joined=len(rows),
         observed=observed,
         defaulted=len(rows) - observed,
         open=sum(ts + window >= as_of for ts in decided.values()),
-        late=sum(
-            (each.decision_id, each.slot) in decided
-            and each.ts > decided[each.decision_id, each.slot] + window
-            for each in outcomes
-        ),
-        orphans=sum((each.decision_id, each.slot) not in decided for each in outcomes),
+        late=sum(delay > window for delay in delays if delay is not None),
+        orphans=delays.count(None),
     )
     return rows, report
 
@@ -231,7 +268,84 @@ def test_joining_while_the_log_grows_changes_nothing(loop: Loop, moments: list[i
             join(nightly, "shop", loop.config, moment)
         sink(log, whole)
         join(whole, "shop", loop.config, EPOCH_US + 200 * MS)
-        assert table(nightly.root, "interactions").equals(table(whole.root, "interactions"))
+        assert current(nightly).equals(current(whole))
+
+
+@st.composite
+def delayed(draw: st.DrawFn) -> tuple[Loop, list[list[Event]]]:
+    """A loop whose events span days, and the parts in which they arrive, in any order."""
+    config = LoopConfig(
+        attribution_window=draw(st.sampled_from(["1 h", "30 h"])),
+        late_horizon=draw(st.sampled_from(["30 h", "50 h", "90 d"])),
+        default_reward=0.25,
+        aggregation=draw(st.sampled_from(AGGREGATIONS)),
+        reward_min=-4.0,
+        reward_max=4.0,
+    )
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = random.Random(seed)
+    events: list[Event] = []
+    starts = {f"d{n}": EPOCH_US + rng.randrange(8 * DAY) for n in range(8)}
+    for name, ts in starts.items():
+        slots: Sequence[str | None] = rng.choice(([None], [None], ["top", "side"]))
+        deferred = rng.random() < 0.3
+        events += [decision(name, ts, deferred=deferred, slot=slot) for slot in slots]
+        if deferred and rng.random() < 0.8:
+            at = ts + rng.randrange(-DAY, 4 * DAY)
+            events.append(Activation(decision_id=name, loop="shop", ts=at))
+    for number in range(rng.randrange(20)):
+        name = rng.choice([*starts, "nobody"])
+        at = starts.get(name, EPOCH_US) + rng.randrange(-DAY - 9 * MS, 5 * DAY)
+        slot = rng.choice((None, None, "top", "side"))
+        reward = rng.randrange(-64, 64) / 16
+        events.append(outcome(name, f"o{number}", at, reward=reward, slot=slot))
+    rng.shuffle(events)
+    cuts = sorted(rng.randrange(len(events) + 1) for _ in range(rng.randrange(5)))
+    parts = [events[a:b] for a, b in zip([0, *cuts], [*cuts, len(events)], strict=True)]
+    return Loop("shop", config, events), parts
+
+
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    delayed(),
+    st.lists(st.integers(0, 10), min_size=6, max_size=6).map(sorted),
+    st.sampled_from([3, 20_000]),
+    st.sampled_from([1, 5, 1_000_000]),
+)
+def test_nothing_late_is_dropped_however_it_arrives(
+    arriving: tuple[Loop, list[list[Event]]], days: list[int], batch: int, held: int
+) -> None:
+    """Any sinks and joins between them come to the same current interactions as one of each.
+
+    However few rows are held at once.
+    """
+    loop, parts = arriving
+    last = EPOCH_US + 20 * DAY
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SqliteEventLog(Path(folder, "log"), synchronous="normal") as log,
+    ):
+        nightly, whole = Lake(Path(folder, "nightly")), Lake(Path(folder, "whole"))
+        for part, day in zip(parts, days, strict=False):
+            append(log, part)
+            sink(log, nightly, batch=batch)
+            join(nightly, "shop", loop.config, EPOCH_US + day * DAY, held=held)
+        sink(log, whole)
+        rows, report = expected_join(loop, last)
+        assert join(whole, "shop", loop.config, last) == report
+        found = current(whole)
+        assert found.select(list(rows[0]) if rows else []).to_dicts() == rows
+
+        join(nightly, "shop", loop.config, last)
+        assert current(nightly).equals(found)
+        version = nightly.version("interactions")
+        assert join(nightly, "shop", loop.config, last).revised == 0
+        assert nightly.version("interactions") == version
+
+
+def current(lake: Lake) -> pl.DataFrame:
+    """Interactions without their history, in the order of the log."""
+    return current_interactions(lake).drop("revision").sort("offset").collect()
 
 
 @pytest.fixture
@@ -284,9 +398,9 @@ def test_the_window_s_last_microsecond_belongs_to_it(log: SqliteEventLog, lake: 
             outcome("out", "2", EPOCH_US + window + 1),
         ],
     )
-    assert [row["reward"] for row in rows] == [1.0, 0.5]
-    assert [row["reward_source"] for row in rows] == ["observed", "default"]
-    assert [row["delay_s"] for row in rows] == [window / 1e6, None]
+    assert [row["reward_source"] for row in rows] == ["observed", "late"]
+    assert [row["reward"] for row in rows] == [1.0, 1.0]
+    assert [row["delay_s"] for row in rows] == [window / 1e6, (window + 1) / 1e6]
 
 
 def test_a_decision_is_joined_as_soon_as_its_window_has_closed(
@@ -333,6 +447,154 @@ def test_every_slot_has_its_own_reward(log: SqliteEventLog, lake: Lake) -> None:
     ]
     assert rows["fold"].unique().sort().to_list() == sorted({fold_of("slots"), fold_of("single")})
     assert join(lake, "shop", config, later).joined == 0
+
+
+def test_a_late_outcome_revises_the_interaction(log: SqliteEventLog, lake: Lake) -> None:
+    """The rows before it stay, and a version of the table that was read stays as it was."""
+    config = LoopConfig(attribution_window="1 h", aggregation="mean", default_reward=0.5)
+    append(log, [decision("default"), decision("held"), decision("left"), outcome("held", "1")])
+    sink(log, lake)
+    later = EPOCH_US + 2 * DAY
+    assert join(lake, "shop", config, later).joined == 3
+    version = lake.version("interactions")
+    for day, name, reward in ((3, "default", 1.0), (4, "held", 0.0), (5, "default", 0.0)):
+        append(log, [outcome(name, f"late {day}", EPOCH_US + day * DAY, reward=reward)])
+        sink(log, lake)
+        report = join(lake, "shop", config, later)
+        assert (report.joined, report.late, report.revised) == (0, 1, 1)
+    columns = ("decision_id", "revision", "reward", "reward_source", "outcomes")
+    rows = lake.scan("interactions", "shop").select(columns).sort(columns).collect()
+    assert rows.rows() == [
+        ("default", 0, 0.5, "default", 0),
+        ("default", 1, 1.0, "late", 1),
+        ("default", 2, 0.5, "late", 2),
+        ("held", 0, 1.0, "observed", 1),
+        ("held", 1, 0.5, "revised", 2),
+        ("left", 0, 0.5, "default", 0),
+    ]
+    now = current_interactions(lake, "shop").select(columns).sort("decision_id").collect()
+    assert now["revision"].to_list() == [2, 1, 0]
+    then = current_interactions(lake, "shop", version=version).collect()
+    assert sorted(then["reward"]) == [0.5, 0.5, 1.0]
+
+
+def test_a_revision_counts_by_the_settings_of_its_moment(log: SqliteEventLog, lake: Lake) -> None:
+    """Other settings alone change nothing that is joined already."""
+    append(log, [decision("a"), decision("b")])
+    sink(log, lake)
+    later = EPOCH_US + DAY
+    join(lake, "shop", LoopConfig(), later)
+    append(log, [decision("c"), outcome("a", "1", reward=0.5)])
+    sink(log, lake)
+    report = join(lake, "shop", LoopConfig(default_reward=0.25), later)
+    assert (report.joined, report.revised) == (1, 1)
+    assert current(lake)["reward"].to_list() == [0.5, 0.0, 0.25]
+
+
+class WatchedLake(Lake):
+    """A lake that remembers what was read of it, and breaks down when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.days: dict[str, set[int]] = {}
+        self.rows = 0
+        self.reads_left = -1
+
+    def read(
+        self,
+        table: TableName,
+        files: Sequence[Path],
+        *,
+        row_index: str | None = None,
+        file_paths: str | None = None,
+    ) -> pl.LazyFrame:
+        if self.reads_left == 0:
+            raise OSError("the disk is gone")
+        self.reads_left -= 1
+        dates = [date.fromisoformat(each.parent.name.removeprefix("date=")) for each in files]
+        first = datetime.fromtimestamp(EPOCH_US / 1e6, tz=UTC).date()
+        self.days.setdefault(table, set()).update((each - first).days for each in dates)
+        found = super().read(table, files, row_index=row_index, file_paths=file_paths)
+        self.rows += found.select(pl.len()).collect().item()
+        return found
+
+
+def nights(log: SqliteEventLog, lake: Lake, config: LoopConfig, days: range) -> list[JoinReport]:
+    """A hundred decisions and ten outcomes a day, sunk and joined at the day's end."""
+    reports = []
+    for day in days:
+        start = EPOCH_US + day * DAY
+        ids = [uuid7(start + n * 600_000_000) for n in range(100)]
+        append(log, [decision(each, start + n * 600_000_000) for n, each in enumerate(ids)])
+        append(log, [outcome(each, f"o{each}", start + DAY // 2) for each in ids[:10]])
+        sink(log, Lake(lake.root))
+        reports.append(join(lake, "shop", config, start + DAY))
+    return reports
+
+
+def test_a_night_reads_what_is_new(log: SqliteEventLog, tmp_path: Path) -> None:
+    """Not the days before, however many there are; a late outcome opens its decision's files."""
+    lake = WatchedLake(tmp_path / "lake")
+    config = LoopConfig(attribution_window="12 h")
+    nights(log, lake, config, range(5))
+    lake.rows = 0
+    nights(log, lake, config, range(5, 6))
+    fifth = lake.rows
+    nights(log, lake, config, range(6, 20))
+    lake.days, lake.rows = {}, 0
+    [report] = nights(log, lake, config, range(20, 21))
+    assert (report.joined, report.revised, report.orphans) == (100, 0, 0)
+    assert min(min(days) for days in lake.days.values()) >= 18
+    assert lake.rows <= 1.2 * fifth
+
+    old = lake.scan("decisions").sort("ts").select("decision_id").collect()["decision_id"][320]
+    append(log, [outcome(old, "late", EPOCH_US + 20 * DAY)])
+    sink(log, Lake(lake.root))
+    lake.days = {}
+    assert join(lake, "shop", config, EPOCH_US + 21 * DAY).revised == 1
+    # By their bounds alone, all other days are known not to hold an id that grows with time.
+    assert {day for day in lake.days["decisions"] if day < 18} == {3}
+
+
+def test_a_join_that_breaks_off_has_done_nothing(log: SqliteEventLog, tmp_path: Path) -> None:
+    """Wherever it breaks off, also in the middle of writing."""
+    lake, config = WatchedLake(tmp_path / "lake"), LoopConfig(attribution_window="12 h")
+    nights(log, lake, config, range(2))
+    append(log, [decision("x", EPOCH_US + 3 * DAY), outcome("x", "late", EPOCH_US + 9 * DAY)])
+    append(log, [outcome(current(lake)["decision_id"][50], "later", EPOCH_US + 9 * DAY)])
+    sink(log, lake)
+    before = lake.version("interactions")
+    broken = 0
+    while True:
+        lake.reads_left = broken
+        try:
+            report = join(lake, "shop", config, EPOCH_US + 20 * DAY, held=400)
+        except OSError:
+            assert lake.version("interactions") == before
+            broken += 1
+        else:
+            break
+    assert broken > 10
+    assert report.revised == 1
+    whole = Lake(tmp_path / "whole")
+    sink(log, whole)
+    join(whole, "shop", config, EPOCH_US + 20 * DAY)
+    lake.reads_left = -1
+    assert current(lake).equals(current(whole))
+    assert not (lake.root / ".join").exists()
+
+
+def test_bounds_hold_for_long_ids(log: SqliteEventLog, lake: Lake) -> None:
+    """Delta keeps but the beginning of a long one."""
+    ids = [f"{letter}{'z' * 200}" for letter in "abé"]
+    append(log, [decision(each, EPOCH_US + n) for n, each in enumerate(ids)])
+    sink(log, lake)
+    config = LoopConfig()
+    join(lake, "shop", config, EPOCH_US + 20 * DAY)
+    for each in ids:
+        append(log, [outcome(each, f"o{each[0]}", EPOCH_US + 15 * DAY)])
+        sink(log, lake)
+        assert join(lake, "shop", config, EPOCH_US + 20 * DAY).revised == 1
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

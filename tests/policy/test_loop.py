@@ -80,7 +80,7 @@ def test_defaults() -> None:
         ({"keep_prob": 1.01}, r"keep_prob must be in \(0, 1\], got 1.01"),
         ({"keep_prob": float("nan")}, r"keep_prob must be in \(0, 1\], got nan"),
         ({"keep_prob": "all"}, "keep_prob"),
-        ({"aggregation": "median"}, "aggregation"),
+        ({"aggregation": "mode"}, "aggregation"),
         ({"learning_mode": "offline"}, "learning_mode"),
         ({"exploration": {"kind": "ucb"}}, "'ucb'.*exploration"),
         ({"exploration": {"kind": "softmax", "temperature": 0}}, "temperature .*exploration"),

@@ -1,0 +1,115 @@
+"""A lake that is as the log says, one that isn't, and files that are put together."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.interactions import current_interactions
+from croupier.offline.join import join
+from croupier.offline.lake import Lake, TableName
+from croupier.offline.retention import forget_all, retain
+from croupier.offline.sink import sink
+from croupier.offline.verify import LoopVerification, verify_loop
+from croupier.policy.loop import LoopConfig
+from tests.offline.logs import EPOCH_US, append, decision, mixed_events, outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DAY = 86_400_000_000
+CONFIG = LoopConfig(attribution_window="12 h", log_retention="7 d")
+LATER = EPOCH_US + 400 * DAY
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[SqliteEventLog]:
+    with SqliteEventLog(tmp_path / "log", synchronous="normal") as opened:
+        yield opened
+
+
+@pytest.fixture
+def lake(log: SqliteEventLog, tmp_path: Path) -> Lake:
+    """Twenty days of all kinds of events, repeated ones too, joined night by night."""
+    lake = Lake(tmp_path / "lake")
+    events = mixed_events(480, seed=4)
+    for start in range(0, 480, 60):
+        append(log, events[start : start + 60])
+        sink(log, lake, batch=20)
+        join(lake, "shop", CONFIG, EPOCH_US + (start + 60) * DAY // 24)
+    return lake
+
+
+def verified(lake: Lake, log: SqliteEventLog) -> LoopVerification:
+    return verify_loop(lake, log, "shop", CONFIG)
+
+
+def test_a_lake_that_is_as_the_log_says(lake: Lake, log: SqliteEventLog) -> None:
+    found = verified(lake, log)
+    assert found.sound
+    assert found.records > 150
+    assert found.checked == len(current_interactions(lake, "shop").collect())
+    # Records that are not sunk yet, and outcomes that no join has read, are nobody's fault.
+    append(log, [decision("x", LATER), outcome("d3", "x", LATER)])
+    assert verified(lake, log) == found
+    sink(log, lake)
+    assert verified(lake, log).sound
+
+
+@pytest.mark.parametrize("table", ["decisions", "outcomes", "audits"])
+def test_a_row_that_is_missing_is_found(lake: Lake, log: SqliteEventLog, table: TableName) -> None:
+    rows = lake.scan(table).sort("offset").collect()
+    gone = rows.filter(pl.col("loop") == "shop")["offset"][7]
+    lake.replace(table, rows.filter(pl.col("offset") != gone))
+    assert (verified(lake, log).missing, verified(lake, log).sound) == (1, False)
+
+
+def test_rows_that_are_there_twice_or_from_nowhere_are_found(
+    lake: Lake, log: SqliteEventLog
+) -> None:
+    row = lake.scan("decisions", "shop").sort("offset").head(1).collect()
+    lake.append("decisions", row)
+    assert (verified(lake, log).repeated, verified(lake, log).unknown) == (1, 0)
+    lake.append("decisions", row.with_columns(decision_id=pl.lit("from nowhere")))
+    assert (verified(lake, log).repeated, verified(lake, log).unknown) == (1, 1)
+
+
+def test_a_reward_that_was_altered_is_found(lake: Lake, log: SqliteEventLog) -> None:
+    rows = lake.scan("interactions").sort("offset").collect()
+    place = pl.col("offset") == current_interactions(lake, "shop").collect()["offset"][5]
+    last = pl.col("revision") == pl.col("revision").filter(place).max()
+    altered = pl.when(place & last).then(pl.col("reward") + 2**-40).otherwise("reward")
+    lake.replace("interactions", rows.with_columns(reward=altered))
+    assert verified(lake, log).wrong == 1
+
+
+def test_what_was_forgotten_is_not_missed(lake: Lake, log: SqliteEventLog) -> None:
+    join(lake, "shop", CONFIG, EPOCH_US + 30 * DAY)
+    retain(lake, log, {"shop": CONFIG}, now_us=EPOCH_US + 20 * DAY)
+    found = verified(lake, log)
+    assert found.sound
+    assert found.records > 0
+    forget_all(lake, log, "shop")
+    assert verified(lake, log).records == 0
+
+
+def test_compaction_changes_files_alone(lake: Lake, log: SqliteEventLog) -> None:
+    """The join takes no row for a new one, and misses none of a new file that was put together."""
+    before = {name: len(lake.snapshot(name, "shop").files) for name in ("decisions", "outcomes")}
+    rows = current_interactions(lake).sort("loop", "offset").collect()
+    append(log, [outcome("d3", "late", EPOCH_US + 3 * DAY), decision("new", EPOCH_US + 2 * DAY)])
+    sink(log, lake)
+    fewer = lake.compact(before=date(2100, 1, 1))
+    assert fewer["decisions"] > 0
+    assert len(lake.snapshot("decisions", "shop").files) < before["decisions"]
+    assert current_interactions(lake).sort("loop", "offset").collect().equals(rows)
+    report = join(lake, "shop", CONFIG, EPOCH_US + 20 * DAY)
+    assert (report.joined, report.revised) == (1, 1)
+    assert verified(lake, log).sound
+    # Nothing is left to be done, and days that still grow are left alone.
+    assert set(lake.compact(before=date(2020, 1, 1)).values()) == {0}
