@@ -55,6 +55,16 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     budget
         Reward that each of its decisions may lose in expectation because earlier ones have earned
         it, below 0 while they have earned too little; only a conservative exploration spends it.
+    learned_folds
+        The first and the last fold that it, or its calibration, learned from; None where that
+        isn't told.
+    learned_from_us
+        Time of the earliest decision that it learned from, in microseconds since the Unix epoch;
+        later than the log's where there is a training window.
+    learned_from_slices
+        Whether decisions within uniform slices were among them.
+    started_from
+        Number of the generation whose oracle it went on teaching; None if it learned afresh.
     """
 
     parent: int
@@ -65,6 +75,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     training_rows: int
     created_us: int
     budget: float = 0.0
+    learned_folds: tuple[int, int] | None = None
+    learned_from_us: int | None = None
+    learned_from_slices: bool = True
+    started_from: int | None = None
 
 
 class _Scores(Protocol):
@@ -181,8 +195,15 @@ class Generation:
             raise
 
     @classmethod
-    def load(cls, directory: Path) -> Generation:
+    def load(cls, directory: Path, *, to_learn: bool = False) -> Generation:
         """Read a generation back and check that no file was altered.
+
+        Parameters
+        ----------
+        directory
+            What :meth:`save` wrote.
+        to_learn
+            Whether its oracle is to learn on, see :func:`~croupier.policy.oracle.load_oracle`.
 
         Raises
         ------
@@ -199,7 +220,7 @@ class Generation:
         if altered:
             names = ", ".join(sorted({name for name, _ in altered}))
             raise GenerationError(f"{directory} was altered after it was saved: {names}")
-        oracle = load_oracle(directory / _ORACLE) if manifest.files else None
+        oracle = load_oracle(directory / _ORACLE, to_learn=to_learn) if manifest.files else None
         return cls(
             manifest.loop, manifest.number, manifest.exploration, oracle, manifest.provenance
         )

@@ -99,6 +99,11 @@ class OracleConfigBase(
         return False
 
     @property
+    def weighs_propensities(self) -> bool:
+        """Whether learning corrects for the propensities by itself."""
+        return False
+
+    @property
     def encoder(self) -> EncoderConfig:
         """How features become indices."""
         raise NotImplementedError

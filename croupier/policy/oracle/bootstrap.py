@@ -23,7 +23,7 @@ from croupier.policy.oracle.vowpal_wabbit import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -64,6 +64,11 @@ class BootstrapConfig(OracleConfigBase, frozen=True, tag="bootstrap"):
     def learns_online(self) -> bool:
         """If the base does."""
         return self.base.learns_online
+
+    @property
+    def weighs_propensities(self) -> bool:
+        """If the base does."""
+        return self.base.weighs_propensities
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -142,7 +147,7 @@ class BootstrapOracle(EnsembleOracle):
         encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
         if self._learners is None:
             if self.weights_ is not None:
-                raise not_online("it was loaded, and the learners' state isn't saved")
+                raise not_online("it was loaded without its learners")
             self._learners = self._new_learners(base)
             self.weights_ = self._no_weights()
         at_once = len(rows) >= READ_OUT_ROWS or (base.l2 > 0 and len(rows) > 0)
@@ -171,6 +176,25 @@ class BootstrapOracle(EnsembleOracle):
             members.std(axis=0, ddof=1) if "deviation" in needs else None,
             members=members if "members" in needs else None,
         )
+
+    def learners(self) -> Mapping[str, bytes]:
+        """The members' learners and the number of rows they saw, if they can be saved."""
+        base = self.config.base
+        if self._learners is None or isinstance(base, SklearnConfig) or not base.resumes:
+            return {}
+        members = {f"member {i}": each.serialize() for i, each in enumerate(self._learners)}
+        return members | {"seen": str(self._seen).encode()}
+
+    def resume(self, learners: Mapping[str, bytes]) -> None:
+        """Take over what :meth:`learners` gave."""
+        base = self.config.base
+        if isinstance(base, SklearnConfig):
+            raise TypeError("scikit-learn's estimators leave no learners")
+        self._learners = [
+            BanditLearner(base, self.random_state, learners[f"member {i}"])
+            for i in range(self.config.members)
+        ]
+        self._seen = int(learners["seen"])
 
     def _size(self) -> int:
         return self.config.members

@@ -24,7 +24,7 @@ from croupier.policy.oracle.vowpal_wabbit import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,6 +69,11 @@ class CoverConfig(OracleConfigBase, frozen=True, tag="cover"):
     @property
     def learns_online(self) -> bool:
         """It learns nothing but online."""
+        return True
+
+    @property
+    def weighs_propensities(self) -> bool:
+        """All members see rewards that are corrected for them."""
         return True
 
     def __post_init__(self) -> None:
@@ -134,7 +139,7 @@ class CoverOracle(EnsembleOracle):
         encoded = self._encoded(rows)
         if self._first is None:
             if self.weights_ is not None:
-                raise not_online("it was loaded, and the learners' state isn't saved")
+                raise not_online("it was loaded without its learners")
             self._start()
         self._learn(encoded)
         return self
@@ -149,6 +154,26 @@ class CoverOracle(EnsembleOracle):
         """As :meth:`estimate`, for features that are encoded already."""
         members = self.members_encoded(decision)
         return Estimates(members[0], members=members if "members" in needs else None)
+
+    def learners(self) -> Mapping[str, bytes]:
+        """The members' learners and the number of rows they saw."""
+        if self._first is None:
+            return {}
+        members = {f"member {i}": each.serialize() for i, each in enumerate(self._others, 1)}
+        return members | {
+            "first": self._first.serialize(),
+            "seen": str(self._seen).encode(),
+        }
+
+    def resume(self, learners: Mapping[str, bytes]) -> None:
+        """Take over what :meth:`learners` gave."""
+        config, seed = self.config, self.random_state
+        self._first = BanditLearner(_first_config(config), seed, learners["first"])
+        self._others = tuple(
+            CostLearner(config.encoder, config.learning_rate, seed, learners[f"member {i}"])
+            for i in range(1, config.members)
+        )
+        self._seen = int(learners["seen"])
 
     def _size(self) -> int:
         return self.config.members

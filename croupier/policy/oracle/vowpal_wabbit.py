@@ -13,7 +13,7 @@ from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
 from croupier.policy.oracle.tables import LinearOracle, require_usable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,6 +70,20 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
         """Vowpal Wabbit learns nothing but online."""
         return True
 
+    @property
+    def weighs_propensities(self) -> bool:
+        """That is what `cb_type` says."""
+        return True
+
+    @property
+    def resumes(self) -> bool:
+        """Whether Vowpal Wabbit's own model file holds all that it needs to go on.
+
+        Read back, ``mtr`` and ``ips`` go on bit for bit. Under ``dr`` the model lacks the second
+        regression's learning rate, and with a ridge penalty how far weights were shrunk.
+        """
+        return self.cb_type != "dr" and self.l2 == 0.0
+
     def __post_init__(self) -> None:
         rate = self.learning_rate
         require("learning_rate", 0 < rate < math.inf, "positive", rate)
@@ -87,11 +101,22 @@ class VowpalWabbitOracle(LinearOracle):
     keeps the order of actions where clipping would make ties.
 
     The learner stays in memory, 16 bytes for each of the table's 2**bits entries (32 under ``dr``),
-    so that :meth:`partial_fit` can go on where :meth:`fit` ended. It isn't saved.
+    so that :meth:`partial_fit` can go on where :meth:`fit` ended. It is saved where its file holds
+    all of it, which is but for ``dr`` and a ridge penalty, and read back where it is asked for.
     """
 
     config: VowpalWabbitConfig
     _learner: BanditLearner | None = None
+
+    def learners(self) -> Mapping[str, bytes]:
+        """The learner, if it can be saved."""
+        if self._learner is None or not self.config.resumes:
+            return {}
+        return {"learner": self._learner.serialize()}
+
+    def resume(self, learners: Mapping[str, bytes]) -> None:
+        """Take over what :meth:`learners` gave."""
+        self._learner = BanditLearner(self.config, self.random_state, learners["learner"])
 
     def fit(self, rows: Sequence[TrainingRow]) -> VowpalWabbitOracle:
         """Learn from interactions in the given order.
@@ -134,7 +159,7 @@ class VowpalWabbitOracle(LinearOracle):
         encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
         if self._learner is None:
             if self.weights_ is not None:
-                raise not_online("it was loaded, and the learner's state isn't saved")
+                raise not_online("it was loaded without its learner")
             self._learner = BanditLearner(self.config, self.random_state)
         if self.weights_ is None:
             self.weights_ = self._learner.weights()
@@ -158,17 +183,30 @@ class BanditLearner:
         What it learns, and how.
     random_state
         Its seed.
+    model
+        What another one gave when it was serialized, to go on from there; only where the
+        configuration :attr:`~VowpalWabbitConfig.resumes`.
     """
 
-    def __init__(self, config: VowpalWabbitConfig, random_state: int) -> None:
+    def __init__(
+        self, config: VowpalWabbitConfig, random_state: int, model: bytes | None = None
+    ) -> None:
         # Doubly robust learning keeps two weights per feature within the same 2**b.
         bits = config.encoder.bits + (1 if config.cb_type == "dr" else 0)
         reduction = (
             f"--cb_adf --cb_type {config.cb_type} --l2 {config.l2} --power_t {config.power_t}"
         )
-        self._workspace = _workspace(reduction, bits, config.learning_rate, random_state)
+        self._workspace = (
+            _workspace(reduction, bits, config.learning_rate, random_state)
+            if model is None
+            else _resumed(model)
+        )
         self._size = 1 << config.encoder.bits
         self._shrinks = config.l2 > 0
+
+    def serialize(self) -> bytes:
+        """Vowpal Wabbit's model file."""
+        return bytes(self._workspace.serialize())
 
     def learn(self, examples: Sequence[Any]) -> None:
         """Learn from one interaction, as :func:`bandit_examples` makes it."""
@@ -205,11 +243,27 @@ class CostLearner:
         Positive.
     random_state
         Its seed.
+    model
+        What another one gave when it was serialized, to go on from there.
     """
 
-    def __init__(self, encoder: EncoderConfig, learning_rate: float, random_state: int) -> None:
-        self._workspace = _workspace("", encoder.bits, learning_rate, random_state)
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        learning_rate: float,
+        random_state: int,
+        model: bytes | None = None,
+    ) -> None:
+        self._workspace = (
+            _workspace("", encoder.bits, learning_rate, random_state)
+            if model is None
+            else _resumed(model)
+        )
         self._size = 1 << encoder.bits
+
+    def serialize(self) -> bytes:
+        """Vowpal Wabbit's model file."""
+        return bytes(self._workspace.serialize())
 
     def learn(
         self, examples: Sequence[Any], rewards: NDArray[np.float64], weight: float = 1.0
@@ -298,6 +352,17 @@ def _workspace(reduction: str, bits: int, learning_rate: float, random_state: in
         f"--random_seed {random_state}"
     )
     return vw.Workspace(arguments.split())
+
+
+def _resumed(model: bytes) -> Any:
+    """A workspace that goes on where the one ended that was serialized."""
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    try:
+        # The model has its own arguments, those of its learning rate among them.
+        return vw.Workspace(["--quiet"], model_data=model)
+    except RuntimeError as error:
+        raise GenerationError(f"Vowpal Wabbit can't go on from its model: {error}") from error
 
 
 def _costs(workspace: Any, size: int, columns: IndexArray | None) -> NDArray[np.float32]:
