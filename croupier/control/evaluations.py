@@ -264,7 +264,7 @@ class Evaluations:
         rows = (
             self._plane.lake.scan("interactions", loop)
             .filter(pl.col("ts").is_between(evaluation.start_time, evaluation.end_time, "left"))
-            .filter(is_judged(self._plane.judge_share))
+            .filter(is_judged(self._plane.judge_share, config.training))
             .sort("offset", "decision_id")
             .collect()
         )

@@ -58,12 +58,24 @@ def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
         yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, *rest)
 
 
-def training_rows(interactions: pl.DataFrame) -> Iterator[TrainingRow]:
-    """Decode what an oracle learns from, in the order of the rows."""
+def training_rows(
+    interactions: pl.DataFrame, weights: NDArray[np.float64] | None = None
+) -> Iterator[TrainingRow]:
+    """Decode what an oracle learns from, in the order of the rows.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the interactions table.
+    weights
+        Importance of every row, shape (n,); :func:`learning_weights` if None.
+    """
     columns = ("context", "actions", "chosen", "propensity", "reward")
     rows = interactions.select(columns).iter_rows()
-    weights = learning_weights(interactions).tolist()
-    for (context, actions, chosen, propensity, reward), weight in zip(rows, weights, strict=True):
+    importance = learning_weights(interactions) if weights is None else weights
+    for (context, actions, chosen, propensity, reward), weight in zip(
+        rows, importance.tolist(), strict=True
+    ):
         yield TrainingRow(
             context=_context_decoder.decode(context),
             actions=_actions_decoder.decode(actions),

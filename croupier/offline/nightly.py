@@ -13,9 +13,10 @@ from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.join import JoinReport, join
+from croupier.offline.lake import SCHEMAS
 from croupier.offline.registry import Change
 from croupier.offline.retention import RetentionReport, retain
-from croupier.offline.retrain import is_judged, retrain
+from croupier.offline.retrain import is_judged, retrain, unseen_by
 from croupier.offline.sink import SinkReport, sink
 from croupier.policy.errors import (
     GenerationError,
@@ -194,12 +195,17 @@ class Nightly:
         NotEnoughDataError
             If there is too little to learn from.
         """
+        config, parent = self.loops[loop], self.registry.champion(loop)
+        champion = None
+        if config.training.start == "champion" and parent != 0:
+            champion = self.registry.load(loop, parent, to_learn=True)
         return retrain(
             self.lake,
             loop,
-            self.loops[loop],
+            config,
             number=self.next_number(loop),
-            parent=self.registry.champion(loop),
+            parent=parent,
+            champion=champion,
             judge_share=self.config.judge_share,
             seed=self.config.seed,
             created_us=now_us,
@@ -228,9 +234,10 @@ class Nightly:
             metrics={"training_rows": provenance.training_rows} | _fidelity_metrics(generation),
         )
         del origin["created_us"]
+        known = SCHEMAS["generations"]
         record_generation(
             self.lake,
-            origin
+            {name: value for name, value in origin.items() if name in known}
             | described
             | {
                 "loop": generation.loop,
@@ -252,9 +259,10 @@ class Nightly:
             If there are too few such rows.
         """
         loop = challenger.loop
+        champion = self.generation(loop, self.registry.champion(loop))
         evaluation = evaluate(
-            self._judged(loop),
-            self.generation(loop, self.registry.champion(loop)),
+            self._judged(loop, champion, challenger),
+            champion,
             challenger,
             self.loops[loop],
             confidence=self.config.gate.confidence,
@@ -273,9 +281,10 @@ class Nightly:
             If there are too few such rows.
         """
         loop, confidence = challenger.loop, self.config.gate.confidence
+        champion = self.generation(loop, self.registry.champion(loop))
         imitation, verdict = judge_imitation(
-            self._judged(loop),
-            self.generation(loop, self.registry.champion(loop)),
+            self._judged(loop, champion, challenger),
+            champion,
             challenger,
             confidence=confidence,
             progress=progress,
@@ -375,9 +384,15 @@ class Nightly:
         numbers: list[int] = [0, *known.to_list(), *self.registry.numbers(loop)]
         return 1 + max(numbers)
 
-    def _judged(self, loop: str) -> pl.DataFrame:
-        """The judge's interactions, which no generation learned from."""
-        judged = self.lake.scan("interactions", loop).filter(is_judged(self.config.judge_share))
+    def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
+        """The judge's interactions, which none of the generations learned from.
+
+        One that was trained when fewer of them were the judge's may have learned from some.
+        """
+        training = self.loops[loop].training
+        judged = self.lake.scan("interactions", loop).filter(
+            is_judged(self.config.judge_share, training), *map(unseen_by, generations)
+        )
         return judged.sort("offset", "decision_id").collect()
 
     def _require_challenger(self, loop: str, number: int) -> None:

@@ -274,7 +274,14 @@ class Registry:
             return 0
         return self._number(model.name, model.aliases[CHAMPION])
 
-    def load(self, loop: str, number: int, exploration: Exploration | None = None) -> Generation:
+    def load(
+        self,
+        loop: str,
+        number: int,
+        exploration: Exploration | None = None,
+        *,
+        to_learn: bool = False,
+    ) -> Generation:
         """Read a generation back; number 0 is the cold start.
 
         Parameters
@@ -284,6 +291,8 @@ class Registry:
         exploration
             The loop's, which the cold start depends on; see
             :func:`~croupier.policy.generation.cold_start`.
+        to_learn
+            Whether its oracle is to learn on.
 
         Raises
         ------
@@ -298,7 +307,7 @@ class Registry:
                 downloaded = self._client().download_artifacts(
                     version.run_id, "generation", staging
                 )
-            return Generation.load(Path(downloaded))
+            return Generation.load(Path(downloaded), to_learn=to_learn)
 
     def numbers(self, loop: str) -> list[int]:
         """Numbers of all generations that the registry has, ascending."""

@@ -5,34 +5,70 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from croupier import __version__
 from croupier.offline.budget import decision_budget
+from croupier.offline.calibrate import asked, fit_curve
 from croupier.offline.imitation import imitation_lessons
 from croupier.offline.interactions import training_rows
 from croupier.offline.join import FOLDS
+from croupier.offline.weighting import balancing_ratio, effective, training_weights
+from croupier.policy.calibration import PriorCorrection
 from croupier.policy.encoding import FeatureEncoder
-from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation, Provenance
-from croupier.policy.oracle import make_oracle
+from croupier.policy.loop import parse_duration
+from croupier.policy.oracle import EncodedOracle, make_oracle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from croupier.offline.lake import Lake
     from croupier.policy.loop import LoopConfig
-    from croupier.policy.oracle import Oracle, TrainingRow
+    from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
+    from croupier.policy.training import TrainingConfig
 
-__all__ = ("config_digest", "is_judged", "retrain")
+__all__ = (
+    "LearnerFolds",
+    "config_digest",
+    "is_judged",
+    "learner_folds",
+    "learner_rows",
+    "retrain",
+    "unseen_by",
+)
 
 _log = logging.getLogger(__name__)
 
 MIN_TRAINING_ROWS = 20
+# Of fewer rows than a tenth of these, a measure says next to nothing.
+MIN_MEASURED_LOG = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerFolds:
+    """How the folds that the judge leaves are shared out; every part ends where the next begins.
+
+    Attributes
+    ----------
+    measured
+        First of the folds that only measure what was learned.
+    calibrated
+        First of the folds that curves are fitted on.
+    trained
+        First of the folds that the oracle learns from, up to the last of all.
+    """
+
+    measured: int
+    calibrated: int
+    trained: int
 
 
 def retrain(
@@ -46,16 +82,18 @@ def retrain(
     seed: int,
     created_us: int,
     lake_version: int | None = None,
+    champion: Generation | None = None,
 ) -> Generation:
     """Fit the loop's oracle on the learner's folds and make a generation of it.
 
     An apprentice's loop learns what the baseline would choose; any other learns rewards, real ones
     alone, from all interactions whatever the mode was when they were made. A conservative
     exploration whose estimates count as they are gets its budget, see
-    :func:`~croupier.offline.budget.decision_budget`.
+    :func:`~croupier.offline.budget.decision_budget`. How rows count, what is held out and which
+    rows are recent enough is the loop's :class:`~croupier.policy.training.TrainingConfig`.
 
-    The same version of the lake, configuration and seed give the same oracle. Requests that can't
-    be encoded (a cold start answers those too) are not learned from.
+    The same version of the lake, configuration, seed and champion to start from give the same
+    oracle. Requests that can't be encoded (a cold start answers those too) are not learned from.
 
     Parameters
     ----------
@@ -73,45 +111,128 @@ def retrain(
         Now, in microseconds since the epoch.
     lake_version
         Version of the interactions table to learn from; the latest if None.
+    champion
+        The parent, loaded so that it can learn on; only asked for if the loop starts from it.
 
     Raises
     ------
     NotEnoughDataError
-        If there are fewer than 20 interactions to learn from, or too few kinds of reward.
+        If there are fewer than 20 interactions to learn from, or too few kinds of reward; or none
+        since the champion that learns on.
     """
     version = lake.version("interactions") if lake_version is None else lake_version
     if version < 0:
         raise NotEnoughDataError(f"loop {loop!r} has no interactions yet; run the join first")
-    learned = (
-        lake.scan_version("interactions", version, loop)
-        .filter(~is_judged(judge_share))
-        .sort("offset", "decision_id")
-        .collect()
-    )
-    lessons = _lessons(config, learned)
-    _require_lessons(loop, lessons)
-    try:
-        oracle = _fitted(config, seed, lessons)
-    except InvalidInputError:
-        lessons = _encodable(loop, config, lessons)
-        _require_lessons(loop, lessons)
-        oracle = _fitted(config, seed, lessons)
+    rows = learner_rows(lake.scan_version("interactions", version, loop), config, judge_share)
+    folds = learner_folds(config.training, judge_share, len(rows))
+    learned = rows.filter(pl.col("fold") >= folds.trained)
+    started = _to_continue(champion, config, folds)
+    if started is None:
+        lessons, oracle = _afresh(loop, config, seed, learned)
+        before = 0
+    else:
+        known = lake.scan_version("interactions", started.lake_version, loop)
+        assert champion is not None, "there is one that learning starts from"
+        lessons, oracle = _continued(loop, config, champion, _new(learned, known))
+        before = started.training_rows
+    if isinstance(oracle, EncodedOracle):
+        measured = rows.filter(pl.col("fold").is_between(folds.calibrated, folds.trained - 1))
+        _calibrate(config, oracle, learned, measured)
     provenance = Provenance(
         parent=parent,
         lake_version=version,
         code_version=__version__,
         loop_config=config_digest(config),
         seed=seed,
-        training_rows=len(lessons),
+        training_rows=before + len(lessons),
         created_us=created_us,
         budget=_budget(config, learned, oracle),
+        learned_folds=(folds.calibrated, FOLDS - 1),
+        learned_from_us=_earliest(learned),
+        learned_from_slices=config.training.learn_from_slices,
+        started_from=None if started is None or champion is None else champion.number,
     )
     return Generation(loop, number, config.exploration, oracle, provenance)
 
 
-def is_judged(judge_share: float) -> pl.Expr:
-    """Whether an interaction belongs to the judge and must not be learned from."""
-    return pl.col("fold") < round(judge_share * FOLDS)
+def is_judged(judge_share: float, training: TrainingConfig | None = None) -> pl.Expr:
+    """Whether an interaction belongs to the judge and must not be learned from.
+
+    Parameters
+    ----------
+    judge_share
+        Share of the folds that judge.
+    training
+        Of the loop; one that doesn't learn from uniform slices leaves all of them to the judge.
+    """
+    judged = pl.col("fold") < round(judge_share * FOLDS)
+    if training is None or training.learn_from_slices:
+        return judged
+    return judged | _in_slice()
+
+
+def unseen_by(generation: Generation) -> pl.Expr:
+    """Whether an interaction is one that a generation can't have learned from.
+
+    It makes a difference only for one that was trained when the judge's share was smaller, or
+    uniform slices were learned from.
+    """
+    origin = generation.provenance
+    if origin is None or origin.learned_folds is None:
+        return pl.lit(value=True)
+    unseen = pl.col("fold") < origin.learned_folds[0]
+    return unseen if origin.learned_from_slices else unseen | _in_slice()
+
+
+def learner_folds(training: TrainingConfig, judge_share: float, rows: int) -> LearnerFolds:
+    """Share the learner's folds out among training, calibrating and measuring.
+
+    Parameters
+    ----------
+    training
+        With the shares.
+    judge_share
+        Share of all folds that are the judge's.
+    rows
+        Interactions on the learner's folds: below 1000 nothing is held out to measure.
+    """
+    first = round(judge_share * FOLDS)
+    learner = FOLDS - first
+    measures = rows >= MIN_MEASURED_LOG
+    calibrated = first + (round(training.holdout * learner) if measures else 0)
+    curves = training.calibration != "none"
+    trained = calibrated + (round(training.calibration_share * learner) if curves else 0)
+    return LearnerFolds(first, calibrated, trained)
+
+
+def learner_rows(
+    interactions: pl.LazyFrame, config: LoopConfig, judge_share: float
+) -> pl.DataFrame:
+    """The learner's interactions within the loop's training window, in the order of the log."""
+    training = config.training
+    rows = interactions.filter(~is_judged(judge_share, training))
+    if training.window is not None:
+        start = pl.col("ts").max() - pl.duration(microseconds=parse_duration(training.window))
+        rows = rows.filter(pl.col("ts") > start)
+    if training.window_generations is not None:
+        latest = pl.col("generation").rank("dense", descending=True)
+        rows = rows.filter(latest <= training.window_generations)
+    return rows.sort("offset", "decision_id").collect()
+
+
+def config_digest(config: LoopConfig) -> str:
+    """SHA-256 of a loop's configuration in canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+
+
+def _in_slice() -> pl.Expr:
+    sources = pl.col("mix").list.eval(pl.element().struct.field("source") == "uniform")
+    return sources.list.any().fill_null(value=False)
+
+
+def _earliest(learned: pl.DataFrame) -> int | None:
+    earliest = learned["ts"].dt.epoch("us").min()
+    return earliest if isinstance(earliest, int) else None
 
 
 def _budget(config: LoopConfig, learned: pl.DataFrame, oracle: Oracle) -> float:
@@ -125,11 +246,97 @@ def _imitates(config: LoopConfig) -> bool:
     return config.learning_mode == "apprentice"
 
 
+def _afresh(
+    loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame
+) -> tuple[list[list[TrainingRow]], Oracle]:
+    """What was learned, and an oracle that learned nothing else."""
+    lessons = _lessons(config, learned)
+    _require_lessons(loop, lessons)
+    try:
+        return lessons, _fitted(config, seed, lessons)
+    except InvalidInputError:
+        lessons = _encodable(loop, config, lessons)
+        _require_lessons(loop, lessons)
+        return lessons, _fitted(config, seed, lessons)
+
+
+def _continued(
+    loop: str, config: LoopConfig, champion: Generation, learned: pl.DataFrame
+) -> tuple[list[list[TrainingRow]], Oracle]:
+    """What was joined since the champion was trained, and its oracle after it learned that too."""
+    lessons = _encodable(loop, config, _lessons(config, learned)) if len(learned) else []
+    if not lessons:
+        raise NotEnoughDataError(
+            f"loop {loop!r} has nothing to learn that generation {champion.number} hasn't learned"
+        )
+    oracle = champion.oracle
+    assert isinstance(oracle, EncodedOracle), "one that can be taught was asked for"
+    oracle.calibration_ = ()
+    rows = [row for lesson in lessons for row in lesson]
+    return lessons, cast("OnlineOracle", oracle).partial_fit(rows)
+
+
+def _to_continue(
+    champion: Generation | None, config: LoopConfig, folds: LearnerFolds
+) -> Provenance | None:
+    """Where the champion comes from, if learning can go on where it ended; None if not."""
+    if champion is None or config.training.start != "champion":
+        return None
+    origin, oracle = champion.provenance, champion.oracle
+    same = isinstance(oracle, EncodedOracle) and oracle.config == config.oracle
+    if origin is None or not same or not hasattr(oracle, "partial_fit"):
+        return None
+    alike = (
+        origin.learned_folds == (folds.calibrated, FOLDS - 1)
+        and origin.learned_from_slices == config.training.learn_from_slices
+    )
+    try:
+        cast("OnlineOracle", oracle).partial_fit([])
+    except GenerationError as error:
+        _log.info("generation %d isn't learned on from: %s", champion.number, error)
+        return None
+    return origin if alike else None
+
+
+def _new(learned: pl.DataFrame, known: pl.LazyFrame) -> pl.DataFrame:
+    """Interactions that were not among those of an earlier version of the lake."""
+    key = ["decision_id", "slot"]
+    seen = known.select(key).collect()
+    return learned.join(seen, on=key, how="anti", nulls_equal=True, maintain_order="left")
+
+
 def _lessons(config: LoopConfig, learned: pl.DataFrame) -> list[list[TrainingRow]]:
     """What every interaction teaches: one row, or several of a baseline that is imitated."""
     if _imitates(config):
         return list(imitation_lessons(learned))
-    return [[row] for row in training_rows(learned)]
+    weights = training_weights(config.training, learned, config.oracle.encoder)
+    if config.training.class_weight != "none":
+        rewards = learned["reward"].to_numpy()
+        ratio = balancing_ratio(rewards, weights)
+        weights = effective(np.where(rewards == 1.0, ratio, 1.0) * weights)
+    return [[row] for row in training_rows(learned, weights)]
+
+
+def _calibrate(
+    config: LoopConfig, oracle: EncodedOracle, learned: pl.DataFrame, held: pl.DataFrame
+) -> None:
+    """Correct an oracle's estimates for the weights of rewards, and by rows that were held out."""
+    training = config.training
+    if training.class_weight != "none":
+        weights = training_weights(training, learned, config.oracle.encoder)
+        ratio = balancing_ratio(learned["reward"].to_numpy(), weights)
+        oracle.calibration_ = (PriorCorrection(ratio=ratio),)
+    if training.calibration == "none":
+        return
+    # Weights that tilt rewards are what is to be made up for, and so are not applied here.
+    even = training.weighting in ("ips", "mtr")
+    plain = training if even else msgspec.structs.replace(training, weighting="none")
+    weights = training_weights(plain, held, config.oracle.encoder)
+    encoder = FeatureEncoder(config.oracle.encoder)
+    rows = [row for row in training_rows(held, weights) if _is_encodable(encoder, row)]
+    curve = fit_curve(training.calibration, asked(oracle, rows))
+    assert curve is not None, "there is a kind"
+    oracle.calibration_ = (*oracle.calibration_, curve)
 
 
 def _fitted(config: LoopConfig, seed: int, lessons: Sequence[Sequence[TrainingRow]]) -> Oracle:
@@ -150,19 +357,18 @@ def _encodable(
 ) -> list[list[TrainingRow]]:
     """Leave out what no oracle can encode: one such request must not end all learning."""
     encoder = FeatureEncoder(config.oracle.encoder)
-    kept = []
-    for lesson in lessons:
-        with contextlib.suppress(InvalidInputError):
-            encoder.encode(lesson[0].context, lesson[0].actions)
-            kept.append(lesson)
-    _log.warning(
-        "loop %s: %d interactions can't be encoded and were left out",
-        loop,
-        len(lessons) - len(kept),
-    )
+    kept = [lesson for lesson in lessons if _is_encodable(encoder, lesson[0])]
+    if len(kept) < len(lessons):
+        _log.warning(
+            "loop %s: %d interactions can't be encoded and were left out",
+            loop,
+            len(lessons) - len(kept),
+        )
     return kept
 
 
-def config_digest(config: LoopConfig) -> str:
-    """SHA-256 of a loop's configuration in canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+def _is_encodable(encoder: FeatureEncoder, row: TrainingRow) -> bool:
+    with contextlib.suppress(InvalidInputError):
+        encoder.encode(row.context, row.actions)
+        return True
+    return False
