@@ -15,11 +15,10 @@ from croupier.policy.oracle.tables import EnsembleOracle
 from croupier.policy.oracle.vowpal_wabbit import (
     READ_OUT_ROWS,
     BanditLearner,
+    RegressionExample,
     VowpalWabbitConfig,
-    bandit_examples,
-    changed_columns,
+    lesson_of,
     not_online,
-    weigh,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from croupier.policy.encoding import EncodedDecision, EncoderConfig
     from croupier.policy.estimates import Uncertainty
     from croupier.policy.oracle.base import TrainingRow
+    from croupier.policy.oracle.vowpal_wabbit import Lesson
 
 __all__ = ("BootstrapConfig", "BootstrapOracle", "poisson_weights")
 
@@ -118,11 +118,11 @@ class BootstrapOracle(EnsembleOracle):
         if isinstance(self.config.base, SklearnConfig):
             self._fit_estimators(self.config.base, rows)
             return self
-        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
-        learners = self._new_learners(self.config.base)
-        for _ in range(self.config.base.passes):
-            for position, (row, decision) in enumerate(encoded):
-                self._teach(learners, position, row, decision)
+        base = self.config.base
+        learners, slate = self._new_learners(base), RegressionExample()
+        for _ in range(base.passes):
+            for position, row in enumerate(rows):
+                self._teach(learners, position, lesson_of(base, self._encoder, row, slate))
         self._learners, self._seen = learners, len(rows)
         self._read_out(learners)
         return self
@@ -144,18 +144,20 @@ class BootstrapOracle(EnsembleOracle):
         base = self.config.base
         if isinstance(base, SklearnConfig):
             raise not_online("scikit-learn's estimators are fitted to all rows at once")
-        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        lessons = [lesson_of(base, self._encoder, row) for row in rows]
         if self._learners is None:
-            if self.weights_ is not None:
+            if self.weights_ is None:
+                self.weights_ = self._no_weights()
+            elif not self._kept_learners:
                 raise not_online("it was loaded without its learners")
-            self._learners = self._new_learners(base)
-            self.weights_ = self._no_weights()
+            self._learners = self._new_learners(base, self._kept_learners)
+            self._seen = int(self._kept_learners.get("seen", b"0"))
         at_once = len(rows) >= READ_OUT_ROWS or (base.l2 > 0 and len(rows) > 0)
-        for row, decision in encoded:
-            taught = self._teach(self._learners, self._seen, row, decision)
+        for lesson in lessons:
+            taught = self._teach(self._learners, self._seen, lesson)
             self._seen += 1
             if not at_once:
-                changed = changed_columns(self._encoder, base, row, decision)
+                changed = lesson.changed
                 for member in taught:
                     self._put(member, changed, self._learners[member].weights(changed))
         if at_once:
@@ -180,21 +182,12 @@ class BootstrapOracle(EnsembleOracle):
     def learners(self) -> Mapping[str, bytes]:
         """The members' learners and the number of rows they saw, if they can be saved."""
         base = self.config.base
-        if self._learners is None or isinstance(base, SklearnConfig) or not base.resumes:
+        if self._learners is None:
+            return self._kept_learners
+        if isinstance(base, SklearnConfig) or not base.resumes:
             return {}
         members = {f"member {i}": each.serialize() for i, each in enumerate(self._learners)}
         return members | {"seen": str(self._seen).encode()}
-
-    def resume(self, learners: Mapping[str, bytes]) -> None:
-        """Take over what :meth:`learners` gave."""
-        base = self.config.base
-        if isinstance(base, SklearnConfig):
-            raise TypeError("scikit-learn's estimators leave no learners")
-        self._learners = [
-            BanditLearner(base, self.random_state, learners[f"member {i}"])
-            for i in range(self.config.members)
-        ]
-        self._seen = int(learners["seen"])
 
     def _size(self) -> int:
         return self.config.members
@@ -202,26 +195,21 @@ class BootstrapOracle(EnsembleOracle):
     def _no_weights(self) -> NDArray[np.float32]:
         return np.zeros((1 << self.config.encoder.bits, self.config.members), dtype=np.float32)
 
-    def _new_learners(self, base: VowpalWabbitConfig) -> list[BanditLearner]:
-        return [BanditLearner(base, self.random_state) for _ in range(self.config.members)]
+    def _new_learners(
+        self, base: VowpalWabbitConfig, kept: Mapping[str, bytes] | None = None
+    ) -> list[BanditLearner]:
+        kept = {} if kept is None else kept
+        return [
+            BanditLearner(base, self.random_state, kept.get(f"member {i}"))
+            for i in range(self.config.members)
+        ]
 
-    def _teach(
-        self,
-        learners: Sequence[BanditLearner],
-        position: int,
-        row: TrainingRow,
-        decision: EncodedDecision,
-    ) -> list[int]:
+    def _teach(self, learners: Sequence[BanditLearner], position: int, lesson: Lesson) -> list[int]:
         """Teach a row to the members that count it, and say which they are."""
         counts = self._counts(position)
-        taught: list[int] = []
-        examples = bandit_examples(row, decision)
-        for count in sorted(set(counts.tolist()) - {0}):
-            if count > 1:
-                weigh(examples, row, count * row.weight)
-            for member in np.flatnonzero(counts == count).tolist():
-                learners[member].learn(examples)
-                taught.append(member)
+        taught: list[int] = np.flatnonzero(counts).tolist()
+        for member in taught:
+            learners[member].learn(lesson, int(counts[member]) * lesson.row.weight)
         return taught
 
     def _counts(self, position: int) -> NDArray[np.int64]:

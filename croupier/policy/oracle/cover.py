@@ -18,8 +18,7 @@ from croupier.policy.oracle.vowpal_wabbit import (
     CostLearner,
     VowpalWabbitConfig,
     action_examples,
-    bandit_examples,
-    changed_columns,
+    lesson_of,
     not_online,
 )
 
@@ -119,7 +118,8 @@ class CoverOracle(EnsembleOracle):
         """
         check_rows(rows)
         encoded = self._encoded(rows)
-        self._start()
+        self.weights_ = None
+        self._start({})
         self._learn(encoded)
         return self
 
@@ -138,9 +138,9 @@ class CoverOracle(EnsembleOracle):
         check_rows(rows, some=False)
         encoded = self._encoded(rows)
         if self._first is None:
-            if self.weights_ is not None:
+            if self.weights_ is not None and not self._kept_learners:
                 raise not_online("it was loaded without its learners")
-            self._start()
+            self._start(self._kept_learners)
         self._learn(encoded)
         return self
 
@@ -158,22 +158,12 @@ class CoverOracle(EnsembleOracle):
     def learners(self) -> Mapping[str, bytes]:
         """The members' learners and the number of rows they saw."""
         if self._first is None:
-            return {}
+            return self._kept_learners
         members = {f"member {i}": each.serialize() for i, each in enumerate(self._others, 1)}
         return members | {
             "first": self._first.serialize(),
             "seen": str(self._seen).encode(),
         }
-
-    def resume(self, learners: Mapping[str, bytes]) -> None:
-        """Take over what :meth:`learners` gave."""
-        config, seed = self.config, self.random_state
-        self._first = BanditLearner(_first_config(config), seed, learners["first"])
-        self._others = tuple(
-            CostLearner(config.encoder, config.learning_rate, seed, learners[f"member {i}"])
-            for i in range(1, config.members)
-        )
-        self._seen = int(learners["seen"])
 
     def _size(self) -> int:
         return self.config.members
@@ -181,24 +171,26 @@ class CoverOracle(EnsembleOracle):
     def _encoded(self, rows: Sequence[TrainingRow]) -> list[tuple[TrainingRow, EncodedDecision]]:
         return [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
 
-    def _start(self) -> None:
-        config = self.config
-        self._first = BanditLearner(_first_config(config), self.random_state)
+    def _start(self, kept: Mapping[str, bytes]) -> None:
+        """From nothing, or from the learners that were kept."""
+        config, seed = self.config, self.random_state
+        self._first = BanditLearner(_first_config(config), seed, kept.get("first"))
         self._others = tuple(
-            CostLearner(config.encoder, config.learning_rate, self.random_state)
-            for _ in range(config.members - 1)
+            CostLearner(config.encoder, config.learning_rate, seed, kept.get(f"member {i}"))
+            for i in range(1, config.members)
         )
-        self._seen = 0
-        self.weights_ = np.zeros((1 << config.encoder.bits, config.members), dtype=np.float32)
+        self._seen = int(kept.get("seen", b"0"))
+        if self.weights_ is None:
+            self.weights_ = np.zeros((1 << config.encoder.bits, config.members), dtype=np.float32)
 
     def _learn(self, encoded: Sequence[tuple[TrainingRow, EncodedDecision]]) -> None:
         assert self._first is not None, "learning has started"
         for row, decision in encoded:
             scores = self.members_encoded(decision)
             rewards = cover_rewards(self.config, scores, row, self._seen)
-            self._first.learn(bandit_examples(row, decision))
-            changed = changed_columns(self._encoder, _first_config(self.config), row, decision)
-            self._put(0, changed, self._first.weights(changed))
+            lesson = lesson_of(_first_config(self.config), self._encoder, row)
+            self._first.learn(lesson, row.weight)
+            self._put(0, lesson.changed, self._first.weights(lesson.changed))
             examples, changed = action_examples(decision), self._encoder.indices_of(decision)
             for member, (learner, each) in enumerate(zip(self._others, rewards, strict=True), 1):
                 learner.learn(examples, each, row.weight)

@@ -69,6 +69,7 @@ class EncodedOracle(ABC):
         self._encoder = FeatureEncoder(config.encoder)
         self.link_: Link = "identity"
         self.calibration_: tuple[CalibrationStep, ...] = ()
+        self._kept_learners: Mapping[str, bytes] = {}
 
     @abstractmethod
     def fit(self, rows: Sequence[TrainingRow]) -> Self:
@@ -144,27 +145,20 @@ class EncodedOracle(ABC):
         return Estimates(self.score_encoded(decision))
 
     def learners(self) -> Mapping[str, bytes]:
-        """What it takes, besides the tables, to learn on from here; nothing if it can't."""
-        return {}
+        """What it takes, besides the tables, to learn on from here; nothing if it can't.
 
-    def resume(self, learners: Mapping[str, bytes]) -> None:  # noqa: ARG002
-        """Take over what :meth:`learners` gave.
-
-        Raises
-        ------
-        GenerationError, LookupError, TypeError, ValueError
-            If it can't be used.
+        Of an oracle that was loaded and has learned nothing since, what was read.
         """
-        raise TypeError(f"{type(self).__name__} keeps no learners")
+        return self._kept_learners
 
     def read_learners(self, directory: Path) -> None:
-        """Take over the learners that were saved, if any were."""
+        """Read the learners that were saved, if any were, to go on from them if need be."""
         if not (directory / _LEARNERS_FILE).exists():
             return
         # Vowpal Wabbit doesn't expect damage: the archive's checksums are looked at first.
         stored = io.BytesIO((directory / _LEARNERS_FILE).read_bytes())
         with np.load(stored, allow_pickle=False) as arrays:
-            self.resume({name: arrays[name].tobytes() for name in arrays.files})
+            self._kept_learners = {name: arrays[name].tobytes() for name in arrays.files}
 
     def save(self, directory: Path) -> None:
         """Write the configuration and what was learned into an existing directory.
