@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow bench-serving check format lock clean
+.PHONY: demo test test-slow bench-serving bench-training check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
@@ -27,6 +27,10 @@ bench-serving: $(VENV)/.dev
 		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk >/dev/null; } \
 		|| { echo "error: expected wrk on the path: apt-get install wrk" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.serving
+
+# Retraining beside Vowpal Wabbit's own command line, on 200,000 interactions.
+bench-training: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.training
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ from croupier.offline.imitation import Imitation, judge_imitation, served_match_
 from croupier.offline.join import JoinReport, join
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.registry import Change
+from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import RetentionReport, retain
 from croupier.offline.retrain import is_judged, retrain, unseen_by
 from croupier.offline.sink import SinkReport, sink
@@ -211,8 +212,22 @@ class Nightly:
             created_us=now_us,
         )
 
-    def publish(self, generation: Generation) -> None:
-        """Put a trained generation into the registry as challenger, and record it."""
+    def report(self, generation: Generation) -> TrainingReport:
+        """Measures and figures of a generation that was trained tonight."""
+        loop = generation.loop
+        return report_on(self.lake, generation, self.loops[loop], self.config.judge_share)
+
+    def publish(self, generation: Generation, report: TrainingReport | None = None) -> None:
+        """Put a trained generation into the registry as challenger, and record it.
+
+        Parameters
+        ----------
+        generation
+            To be registered.
+        report
+            Measures and figures to be logged with it.
+        """
+        report = TrainingReport() if report is None else report
         provenance = generation.provenance
         assert provenance is not None, "the cold start is never published"
         loop = self.loops[generation.loop]
@@ -231,7 +246,10 @@ class Nightly:
                 "config": msgspec.json.encode(loop).decode(),
                 "judge_share": self.config.judge_share,
             },
-            metrics={"training_rows": provenance.training_rows} | _fidelity_metrics(generation),
+            metrics={"training_rows": provenance.training_rows}
+            | _fidelity_metrics(generation)
+            | report.metrics,
+            figures=report.figures,
         )
         del origin["created_us"]
         known = SCHEMAS["generations"]
@@ -427,7 +445,7 @@ class Nightly:
         try:
             with steps(f"{loop}: train") as progress:
                 challenger = self.train(loop, now_us=now_us)
-                self.publish(challenger)
+                self.publish(challenger, self.report(challenger))
                 progress(1, 1)
             night = msgspec.structs.replace(
                 night, challenger=challenger.number, fidelity=fidelity_of(challenger)

@@ -16,7 +16,7 @@ from croupier import __version__
 from croupier.offline.budget import decision_budget
 from croupier.offline.calibrate import asked, fit_curve
 from croupier.offline.imitation import imitation_lessons
-from croupier.offline.interactions import training_rows
+from croupier.offline.interactions import LoggedRows, training_rows
 from croupier.offline.join import FOLDS
 from croupier.offline.weighting import balancing_ratio, effective, training_weights
 from croupier.policy.calibration import PriorCorrection
@@ -128,12 +128,12 @@ def retrain(
     learned = rows.filter(pl.col("fold") >= folds.trained)
     started = _to_continue(champion, config, folds)
     if started is None:
-        lessons, oracle = _afresh(loop, config, seed, learned)
+        taught, oracle = _afresh(loop, config, seed, learned)
         before = 0
     else:
         known = lake.scan_version("interactions", started.lake_version, loop)
         assert champion is not None, "there is one that learning starts from"
-        lessons, oracle = _continued(loop, config, champion, _new(learned, known))
+        taught, oracle = _continued(loop, config, champion, _new(learned, known))
         before = started.training_rows
     if isinstance(oracle, EncodedOracle):
         measured = rows.filter(pl.col("fold").is_between(folds.calibrated, folds.trained - 1))
@@ -144,7 +144,7 @@ def retrain(
         code_version=__version__,
         loop_config=config_digest(config),
         seed=seed,
-        training_rows=before + len(lessons),
+        training_rows=before + taught,
         created_us=created_us,
         budget=_budget(config, learned, oracle),
         learned_folds=(folds.calibrated, FOLDS - 1),
@@ -246,34 +246,47 @@ def _imitates(config: LoopConfig) -> bool:
     return config.learning_mode == "apprentice"
 
 
-def _afresh(
-    loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame
-) -> tuple[list[list[TrainingRow]], Oracle]:
-    """What was learned, and an oracle that learned nothing else."""
+@dataclass(frozen=True, slots=True)
+class _Lessons:
+    """What interactions teach.
+
+    Attributes
+    ----------
+    rows
+        To be learned from, in their order.
+    count
+        Interactions that they come from.
+    """
+
+    rows: Sequence[TrainingRow]
+    count: int
+
+
+def _afresh(loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame) -> tuple[int, Oracle]:
+    """How many interactions were learned from, and an oracle that learned nothing else."""
     lessons = _lessons(config, learned)
     _require_lessons(loop, lessons)
     try:
-        return lessons, _fitted(config, seed, lessons)
+        return lessons.count, make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
     except InvalidInputError:
-        lessons = _encodable(loop, config, lessons)
+        lessons = _lessons(config, _encodable(loop, config, learned))
         _require_lessons(loop, lessons)
-        return lessons, _fitted(config, seed, lessons)
+        return lessons.count, make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
 
 
 def _continued(
     loop: str, config: LoopConfig, champion: Generation, learned: pl.DataFrame
-) -> tuple[list[list[TrainingRow]], Oracle]:
-    """What was joined since the champion was trained, and its oracle after it learned that too."""
-    lessons = _encodable(loop, config, _lessons(config, learned)) if len(learned) else []
-    if not lessons:
+) -> tuple[int, Oracle]:
+    """How many interactions were joined since, and the champion's oracle after it learned them."""
+    lessons = _lessons(config, _encodable(loop, config, learned))
+    if not lessons.count:
         raise NotEnoughDataError(
             f"loop {loop!r} has nothing to learn that generation {champion.number} hasn't learned"
         )
     oracle = champion.oracle
     assert isinstance(oracle, EncodedOracle), "one that can be taught was asked for"
     oracle.calibration_ = ()
-    rows = [row for lesson in lessons for row in lesson]
-    return lessons, cast("OnlineOracle", oracle).partial_fit(rows)
+    return lessons.count, cast("OnlineOracle", oracle).partial_fit(lessons.rows)
 
 
 def _to_continue(
@@ -305,16 +318,17 @@ def _new(learned: pl.DataFrame, known: pl.LazyFrame) -> pl.DataFrame:
     return learned.join(seen, on=key, how="anti", nulls_equal=True, maintain_order="left")
 
 
-def _lessons(config: LoopConfig, learned: pl.DataFrame) -> list[list[TrainingRow]]:
+def _lessons(config: LoopConfig, learned: pl.DataFrame) -> _Lessons:
     """What every interaction teaches: one row, or several of a baseline that is imitated."""
     if _imitates(config):
-        return list(imitation_lessons(learned))
+        imitated = list(imitation_lessons(learned))
+        return _Lessons([row for lesson in imitated for row in lesson], len(imitated))
     weights = training_weights(config.training, learned, config.oracle.encoder)
     if config.training.class_weight != "none":
         rewards = learned["reward"].to_numpy()
         ratio = balancing_ratio(rewards, weights)
         weights = effective(np.where(rewards == 1.0, ratio, 1.0) * weights)
-    return [[row] for row in training_rows(learned, weights)]
+    return _Lessons(LoggedRows(learned, weights), len(learned))
 
 
 def _calibrate(
@@ -333,38 +347,31 @@ def _calibrate(
     plain = training if even else msgspec.structs.replace(training, weighting="none")
     weights = training_weights(plain, held, config.oracle.encoder)
     encoder = FeatureEncoder(config.oracle.encoder)
-    rows = [row for row in training_rows(held, weights) if _is_encodable(encoder, row)]
+    rows = [row for row in LoggedRows(held, weights) if _is_encodable(encoder, row)]
     curve = fit_curve(training.calibration, asked(oracle, rows))
     assert curve is not None, "there is a kind"
     oracle.calibration_ = (*oracle.calibration_, curve)
 
 
-def _fitted(config: LoopConfig, seed: int, lessons: Sequence[Sequence[TrainingRow]]) -> Oracle:
-    rows = [row for lesson in lessons for row in lesson]
-    return make_oracle(config.oracle, random_state=seed).fit(rows)
-
-
-def _require_lessons(loop: str, lessons: Sequence[Sequence[TrainingRow]]) -> None:
-    if len(lessons) < MIN_TRAINING_ROWS:
+def _require_lessons(loop: str, lessons: _Lessons) -> None:
+    if lessons.count < MIN_TRAINING_ROWS:
         raise NotEnoughDataError(
-            f"loop {loop!r} has {len(lessons)} interactions to learn from; "
+            f"loop {loop!r} has {lessons.count} interactions to learn from; "
             f"expected at least {MIN_TRAINING_ROWS}"
         )
 
 
-def _encodable(
-    loop: str, config: LoopConfig, lessons: Sequence[list[TrainingRow]]
-) -> list[list[TrainingRow]]:
+def _encodable(loop: str, config: LoopConfig, interactions: pl.DataFrame) -> pl.DataFrame:
     """Leave out what no oracle can encode: one such request must not end all learning."""
     encoder = FeatureEncoder(config.oracle.encoder)
-    kept = [lesson for lesson in lessons if _is_encodable(encoder, lesson[0])]
-    if len(kept) < len(lessons):
+    fine = np.array([_is_encodable(encoder, row) for row in training_rows(interactions)], bool)
+    if not fine.all():
         _log.warning(
             "loop %s: %d interactions can't be encoded and were left out",
             loop,
-            len(lessons) - len(kept),
+            len(fine) - int(fine.sum()),
         )
-    return kept
+    return interactions.filter(pl.Series(fine, dtype=pl.Boolean))
 
 
 def _is_encodable(encoder: FeatureEncoder, row: TrainingRow) -> bool:

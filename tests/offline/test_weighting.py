@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from croupier.offline.interactions import learning_weights, training_rows
+from croupier.offline.interactions import LoggedRows, learning_weights
 from croupier.offline.weighting import balancing_ratio, effective, training_weights
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError, NotEnoughDataError
@@ -75,7 +75,7 @@ def log() -> pl.DataFrame:
 
 def learned(config: OracleConfig, log: pl.DataFrame, training: TrainingConfig) -> list[float]:
     weights = training_weights(training, log, config.encoder)
-    oracle = make_oracle(config).fit(list(training_rows(log, weights)))
+    oracle = make_oracle(config).fit(LoggedRows(log, weights))
     return [float(score) for score in oracle.score({}, ACTIONS)]
 
 
