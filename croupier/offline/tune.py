@@ -1,8 +1,8 @@
 """Searching for a better configuration on the log: what each would have earned, all at once.
 
 Of many configurations the best looks better than it is, because the luckiest is picked. So every
-interval is widened for the number of configurations: all of them hold at once with the confidence
-that is asked for, and with it that of the one which is picked.
+interval is widened for the number of configurations: all differences from the loop's own hold at
+once with the confidence that is asked for, and with them that of the one which is picked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from croupier.offline.join import FOLDS
 from croupier.offline.ope import Estimate
 from croupier.offline.retrain import learner_rows, retrain
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
+from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
 
@@ -69,7 +70,7 @@ class TuneReport(msgspec.Struct, frozen=True, kw_only=True):
         On how many interactions every configuration was trained, and on how many judged. None of
         them is the gate's.
     confidence, corrected_confidence
-        With which all intervals hold at once, and that of each alone.
+        With which all differences hold at once, and that of each interval alone.
     compared
         Number of intervals that the correction is for.
     correction
@@ -161,7 +162,8 @@ def tune(
     gate's folds are not touched, so that what is picked here still has to prove itself there.
 
     With m configurations beside the loop's own, every interval is one of confidence ``1 - α / m``
-    (Bonferroni): however they hang together, all of them hold at once with ``1 - α``.
+    (Bonferroni): however they hang together, all m differences hold at once with ``1 - α``; and so,
+    by themselves, do the m values.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ def tune(
     tuning_share
         Share of the learner's folds, in (0, 1), that judge here.
     confidence
-        With which all intervals are to hold at once, in (0, 1).
+        With which all differences are to hold at once, in (0, 1).
     progress
         Called with configurations done and in all.
 
@@ -203,7 +205,11 @@ def tune(
 
     def trained(number: int, asked: LoopConfig) -> Generation:
         """A generation of a configuration; those that differ in the exploration share an oracle."""
-        alike = msgspec.json.encode([asked.oracle, asked.training], order="deterministic")
+        # The safety budget of a conservative exploration is its own.
+        own_budget = asked.exploration if isinstance(asked.exploration, Conservative) else None
+        alike = msgspec.json.encode(
+            [asked.oracle, asked.training, own_budget], order="deterministic"
+        )
         if alike not in oracles:
             oracles[alike] = retrain(
                 lake,
