@@ -10,7 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow test-faults bench-serving bench-eventlog bench-stream check format lock clean
+.PHONY: demo test test-slow test-faults bench-serving bench-eventlog bench-stream bench-training \
+	check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
@@ -39,6 +40,10 @@ bench-eventlog: $(VENV)/.dev
 # Requests over Kafka beside the HTTP route; some three minutes. Needs Java and Maven.
 bench-stream: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.stream
+
+# Retraining beside Vowpal Wabbit's own command line, on 200,000 interactions.
+bench-training: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.training
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

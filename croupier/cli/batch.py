@@ -153,7 +153,7 @@ def retrain_command(
         for name in names:
             with session.output.progress(f"{name}: train") as progress:
                 generation = session.nightly.train(name, now_us=now_us())
-                session.nightly.publish(generation)
+                session.nightly.publish(generation, session.nightly.report(generation))
                 progress(1, 1)
             assert generation.provenance is not None
             trained[name] = {

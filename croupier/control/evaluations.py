@@ -41,6 +41,7 @@ from croupier.policy.errors import (
     NotEnoughDataError,
 )
 from croupier.policy.generation import Generation
+from croupier.policy.training import TrainingConfig
 from croupier.service.api import ErrorBody
 from croupier.service.ids import now_us
 from croupier.service.refusals import Refusal
@@ -265,7 +266,7 @@ class Evaluations:
         rows = (
             current_interactions(self._plane.lake, loop)
             .filter(pl.col("ts").is_between(evaluation.start_time, evaluation.end_time, "left"))
-            .filter(is_judged(self._plane.judge_share))
+            .filter(is_judged(self._plane.judge_share, config.training))
             .sort("offset", "decision_id")
             .collect()
         )
@@ -329,6 +330,8 @@ class Evaluations:
                     exploration=learning.exploration,
                     oracle=learning.oracle,
                     learning_mode="online",
+                    # What the loop's own training asks for may not go with another oracle.
+                    training=TrainingConfig(learn_from_slices=config.training.learn_from_slices),
                 ),
                 number=nightly.next_number(loop),
                 parent=nightly.registry.champion(loop),

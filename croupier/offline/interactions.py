@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import msgspec
 import numpy as np
 import polars as pl
 
 from croupier.offline.rewards import KEY
-from croupier.policy.events import Action, Features
+from croupier.policy.events import Action, Features, KeptAction
 from croupier.policy.oracle import TrainingRow
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "LoggedRequest",
+    "LoggedRows",
     "current_interactions",
     "keep_weights",
     "learning_weights",
@@ -33,6 +35,9 @@ __all__ = (
 
 _context_decoder = msgspec.json.Decoder(Features)
 _actions_decoder = msgspec.json.Decoder(list[Action])
+_kept_decoder = msgspec.json.Decoder(list[KeptAction])
+_AT_ONCE = 10_000
+_MET, _KEPT = 100_000, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +107,13 @@ def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
         yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, *rest)
 
 
-def training_rows(
-    interactions: pl.DataFrame, weights: NDArray[np.float64] | None = None
-) -> Iterator[TrainingRow]:
-    """Decode what an oracle learns from, in the order of the rows.
+class LoggedRows(Sequence[TrainingRow]):
+    """What an oracle learns from, decoded row by row as it is asked for.
+
+    Decoded, a log takes many times the room that it has in the table, and Python's collector of
+    cycles goes through all of it again and again; so nothing is kept but the texts. A list of
+    actions that was met before is known by its text, as most applications choose from a catalogue,
+    and kept with its encoding.
 
     Parameters
     ----------
@@ -114,20 +122,93 @@ def training_rows(
     weights
         Importance of every row, shape (n,); :func:`learning_weights` if None.
     """
-    columns = ("context", "actions", "chosen", "propensity", "reward")
-    rows = interactions.select(columns).iter_rows()
-    importance = (learning_weights(interactions) if weights is None else weights).tolist()
-    for (context, actions, chosen, propensity, reward), weight in zip(
-        rows, importance, strict=True
-    ):
-        yield TrainingRow(
-            context=_context_decoder.decode(context),
-            actions=_actions_decoder.decode(actions),
-            chosen=chosen,
-            propensity=propensity,
-            reward=reward,
-            weight=weight,
-        )
+
+    def __init__(
+        self, interactions: pl.DataFrame, weights: NDArray[np.float64] | None = None
+    ) -> None:
+        self._interactions = interactions
+        self._weights = learning_weights(interactions) if weights is None else weights
+
+    def __len__(self) -> int:
+        return len(self._interactions)
+
+    def __iter__(self) -> Iterator[TrainingRow]:
+        """The rows in their order."""
+        columns = ("context", "actions", "chosen", "propensity", "reward")
+        catalogue = _Catalogue()
+        for start in range(0, len(self), _AT_ONCE):
+            block = self._interactions[start : start + _AT_ONCE]
+            contexts, actions, *rest = (block[name].to_list() for name in columns)
+            weights = self._weights[start : start + _AT_ONCE].tolist()
+            decoded = map(_context_decoder.decode, contexts)
+            yield from map(_row, decoded, map(catalogue.actions, actions), *rest, weights)
+
+    @overload
+    def __getitem__(self, place: int) -> TrainingRow: ...
+    @overload
+    def __getitem__(self, place: slice) -> LoggedRows: ...
+
+    def __getitem__(self, place: int | slice) -> TrainingRow | LoggedRows:
+        if isinstance(place, slice):
+            return LoggedRows(self._interactions[place], self._weights[place])
+        at = range(len(self))[place]
+        (row,) = LoggedRows(self._interactions[at : at + 1], self._weights[at : at + 1])
+        return row
+
+    def only(self, kept: NDArray[np.bool_]) -> LoggedRows:
+        """Those of the rows, shape (n,), that are to be kept."""
+        return LoggedRows(self._interactions.filter(pl.Series(kept)), self._weights[kept])
+
+
+def training_rows(
+    interactions: pl.DataFrame, weights: NDArray[np.float64] | None = None
+) -> Iterator[TrainingRow]:
+    """Decode what an oracle learns from, in the order of the rows; see :class:`LoggedRows`."""
+    return iter(LoggedRows(interactions, weights))
+
+
+def _row(  # noqa: PLR0917 - the columns of a row
+    context: Features,
+    actions: list[Action],
+    chosen: int,
+    propensity: float,
+    reward: float,
+    weight: float,
+) -> TrainingRow:
+    return TrainingRow(
+        context=context,
+        actions=actions,
+        chosen=chosen,
+        propensity=propensity,
+        reward=reward,
+        weight=weight,
+    )
+
+
+class _Catalogue:
+    """Decodes lists of actions, and keeps those that are met again."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+        self._kept: dict[str, list[Action]] = {}
+
+    def actions(self, text: str) -> list[Action]:
+        """The actions of a text; of one that was met before, the same ones every time."""
+        known = self._kept.get(text)
+        if known is not None:
+            return known
+        digest = hash(text)
+        if digest not in self._met:
+            # Bounded: where every decision has actions of its own, none will be met again.
+            if len(self._met) >= _MET:
+                self._met.clear()
+            self._met.add(digest)
+            return _actions_decoder.decode(text)
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        kept: list[Action] = list(_kept_decoder.decode(text))
+        self._kept[text] = kept
+        return kept
 
 
 def keep_weights(interactions: pl.DataFrame) -> NDArray[np.float64]:

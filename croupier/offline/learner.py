@@ -3,9 +3,9 @@
 What an oracle learns bit by bit depends on the order. Here the order is the lake's own: first, at
 once, what stood in the interactions at a base version, then what every later commit has added, and
 within each of these by offset and id. What was learned can't be unlearned, so an interaction counts
-with the reward that it had at first; a later revision is for the night. So a learner's whole history
-is two numbers, the base version and the version reached. From these, the configuration and the seed
-the same oracle can be made again, whether a process died in between or not.
+with the reward that it had at first; a later revision is for the night. So a learner's history is
+two numbers, the base version and the version reached. From these, the configuration and the seed the
+same oracle can be made again, whether a process died in between or not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import polars as pl
 
 from croupier import __version__
 from croupier.offline.interactions import current_interactions, learning_weights
+from croupier.offline.join import FOLDS
 from croupier.offline.retrain import (
     budget_of,
     config_digest,
@@ -35,6 +36,7 @@ from croupier.policy.oracle import (
     load_oracle,
     make_online_oracle,
 )
+from croupier.policy.training import TrainingConfig
 
 if TYPE_CHECKING:
     from croupier.offline.lake import Lake
@@ -153,7 +155,7 @@ class OnlineLearner:
         require_lessons(self._loop, self.lessons)
         learned = (
             current_interactions(self._lake, self._loop, version=self.version)
-            .filter(~is_judged(self._judge_share))
+            .filter(~is_judged(self._judge_share, self._config.training))
             .sort("offset", "decision_id")
             .collect()
         )
@@ -167,6 +169,8 @@ class OnlineLearner:
             created_us=created_us,
             budget=budget_of(self._config, learned, self._oracle),
             base_version=self.base,
+            learned_folds=(round(self._judge_share * FOLDS), FOLDS - 1),
+            learned_from_slices=self._config.training.learn_from_slices,
         )
         # What was written is what is served, and goes on not to learn.
         with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +183,10 @@ class OnlineLearner:
         first = max(self.version, self.base)
         rows = self._lake.scan_commits("interactions", first, last, self._loop)
         return (
-            rows.filter(~is_judged(self._judge_share), pl.col("version") > self.version)
+            rows.filter(
+                ~is_judged(self._judge_share, self._config.training),
+                pl.col("version") > self.version,
+            )
             .filter(pl.col("revision").fill_null(0) == 0)
             .sort("version", "offset", "decision_id")
             .collect()
@@ -244,6 +251,17 @@ def require_online(loop: str, config: LoopConfig) -> None:
     ConfigError
         Naming the field.
     """
+    training = config.training
+    plain = TrainingConfig(holdout=training.holdout, learn_from_slices=training.learn_from_slices)
+    if training != plain:
+        raise ConfigError(
+            f"loops.{loop}.training",
+            "expected neither weights, calibration, a window nor another start to learn online",
+        )
+    if config.censoring != "none":
+        raise ConfigError(
+            f"loops.{loop}.censoring", f"expected none to learn online, got {config.censoring}"
+        )
     place, oracle = f"loops.{loop}.oracle", config.oracle
     try:
         make_online_oracle(oracle)

@@ -15,9 +15,11 @@ from croupier.offline.generations import record_generation, record_promotion, re
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
+from croupier.offline.lake import SCHEMAS
 from croupier.offline.registry import Change
+from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import RetentionReport, retain
-from croupier.offline.retrain import is_judged, retrain
+from croupier.offline.retrain import is_judged, retrain, unseen_by
 from croupier.offline.sink import SinkReport, sink
 from croupier.policy.errors import (
     GenerationError,
@@ -196,19 +198,38 @@ class Nightly:
         NotEnoughDataError
             If there is too little to learn from.
         """
+        config, parent = self.loops[loop], self.registry.champion(loop)
+        champion = None
+        if config.training.start == "champion" and parent != 0:
+            champion = self.registry.load(loop, parent, to_learn=True)
         return retrain(
             self.lake,
             loop,
-            self.loops[loop],
+            config,
             number=self.next_number(loop),
-            parent=self.registry.champion(loop),
+            parent=parent,
+            champion=champion,
             judge_share=self.config.judge_share,
             seed=self.config.seed,
             created_us=now_us,
         )
 
-    def publish(self, generation: Generation) -> None:
-        """Put a trained generation into the registry as challenger, and record it."""
+    def report(self, generation: Generation) -> TrainingReport:
+        """Measures and figures of a generation that was trained tonight."""
+        loop = generation.loop
+        return report_on(self.lake, generation, self.loops[loop], self.config.judge_share)
+
+    def publish(self, generation: Generation, report: TrainingReport | None = None) -> None:
+        """Put a trained generation into the registry as challenger, and record it.
+
+        Parameters
+        ----------
+        generation
+            To be registered.
+        report
+            Measures and figures to be logged with it.
+        """
+        report = TrainingReport() if report is None else report
         provenance = generation.provenance
         assert provenance is not None, "the cold start is never published"
         loop = self.loops[generation.loop]
@@ -231,12 +252,16 @@ class Nightly:
                 "config": msgspec.json.encode(loop).decode(),
                 "judge_share": self.config.judge_share,
             },
-            metrics={"training_rows": provenance.training_rows} | _fidelity_metrics(generation),
+            metrics={"training_rows": provenance.training_rows}
+            | _fidelity_metrics(generation)
+            | report.metrics,
+            figures=report.figures,
         )
         del origin["created_us"]
+        known = SCHEMAS["generations"]
         record_generation(
             self.lake,
-            origin
+            {name: value for name, value in origin.items() if name in known}
             | described
             | {
                 "loop": generation.loop,
@@ -258,9 +283,10 @@ class Nightly:
             If there are too few such rows.
         """
         loop = challenger.loop
+        champion = self.generation(loop, self.registry.champion(loop))
         evaluation = evaluate(
-            self._judged(loop),
-            self.generation(loop, self.registry.champion(loop)),
+            self._judged(loop, champion, challenger),
+            champion,
             challenger,
             self.loops[loop],
             confidence=self.config.gate.confidence,
@@ -279,9 +305,10 @@ class Nightly:
             If there are too few such rows.
         """
         loop, confidence = challenger.loop, self.config.gate.confidence
+        champion = self.generation(loop, self.registry.champion(loop))
         imitation, verdict = judge_imitation(
-            self._judged(loop),
-            self.generation(loop, self.registry.champion(loop)),
+            self._judged(loop, champion, challenger),
+            champion,
             challenger,
             confidence=confidence,
             progress=progress,
@@ -421,10 +448,15 @@ class Nightly:
         reason = None if explained else "made champion in the registry, not by Croupier"
         record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
 
-    def _judged(self, loop: str) -> pl.DataFrame:
-        """The judge's interactions, which no generation learned from."""
-        rows = settled_interactions(self.lake, loop, self.loops[loop])
-        judged = rows.filter(is_judged(self.config.judge_share))
+    def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
+        """The judge's interactions, which none of the generations learned from.
+
+        One that was trained when fewer of them were the judge's may have learned from some.
+        """
+        config = self.loops[loop]
+        judged = settled_interactions(self.lake, loop, config).filter(
+            is_judged(self.config.judge_share, config.training), *map(unseen_by, generations)
+        )
         return judged.sort("offset", "decision_id").collect()
 
     def _require_challenger(self, loop: str, number: int) -> None:
@@ -444,7 +476,7 @@ class Nightly:
         try:
             with steps(f"{loop}: train") as progress:
                 challenger = self.train(loop, now_us=now_us)
-                self.publish(challenger)
+                self.publish(challenger, self.report(challenger))
                 progress(1, 1)
             night = msgspec.structs.replace(
                 night, challenger=challenger.number, fidelity=fidelity_of(challenger)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from urllib.parse import urlparse
 
 import msgspec
 
+from croupier.offline import served
+from croupier.offline.served import signature
 from croupier.policy.errors import CroupierError, GenerationError, InvalidInputError
 from croupier.policy.generation import Generation, cold_start, registered_model_name
 from croupier.policy.traffic import (
@@ -35,10 +38,13 @@ from croupier.policy.traffic import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from matplotlib.figure import Figure
+
     from croupier.policy.exploration import Exploration
 
 __all__ = ("Change", "Registry", "RegistryError")
 
+_GENERATION = "generation"
 _CHANGE_TAG = "croupier.change."
 _LONGEST_REASON = 500
 
@@ -99,8 +105,13 @@ class Registry:
         *,
         params: Mapping[str, object],
         metrics: Mapping[str, float],
+        figures: Mapping[str, Figure] | None = None,
     ) -> str:
-        """Log a run that holds the generation, register it as challenger; gives the run's id."""
+        """Log a run that holds the generation, register it as challenger; gives the run's id.
+
+        What is registered is a model that MLflow can serve, see :mod:`croupier.offline.served`: the
+        run's artifacts as a whole, with the generation within them.
+        """
         with _reported("publishing a generation"):
             client = self._client()
             name = registered_model_name(generation.loop)
@@ -116,11 +127,14 @@ class Registry:
             with tempfile.TemporaryDirectory() as staging:
                 directory = Path(staging) / "generation"
                 generation.save(directory)
-                client.log_artifacts(run_id, str(directory), "generation")
+                client.log_artifacts(run_id, str(directory), _GENERATION)
+            for key, figure in (figures or {}).items():
+                client.log_figure(run_id, figure, f"figures/{key}.png")
+            client.log_text(run_id, _model_file(run_id), "MLmodel")
             client.set_terminated(run_id)
             version = client.create_model_version(
                 name,
-                source=f"{run.info.artifact_uri}/generation",
+                source=run.info.artifact_uri,
                 run_id=run_id,
                 tags={"generation": str(generation.number)},
             )
@@ -274,7 +288,14 @@ class Registry:
             return 0
         return self._number(model.name, model.aliases[CHAMPION])
 
-    def load(self, loop: str, number: int, exploration: Exploration | None = None) -> Generation:
+    def load(
+        self,
+        loop: str,
+        number: int,
+        exploration: Exploration | None = None,
+        *,
+        to_learn: bool = False,
+    ) -> Generation:
         """Read a generation back; number 0 is the cold start.
 
         Parameters
@@ -284,6 +305,8 @@ class Registry:
         exploration
             The loop's, which the cold start depends on; see
             :func:`~croupier.policy.generation.cold_start`.
+        to_learn
+            Whether its oracle is to learn on.
 
         Raises
         ------
@@ -295,10 +318,8 @@ class Registry:
         version = self._version(loop, number)
         with tempfile.TemporaryDirectory() as staging:
             with _reported("reading a generation"):
-                downloaded = self._client().download_artifacts(
-                    version.run_id, "generation", staging
-                )
-            return Generation.load(Path(downloaded))
+                downloaded = self._client().download_artifacts(version.run_id, _GENERATION, staging)
+            return Generation.load(Path(downloaded), to_learn=to_learn)
 
     def numbers(self, loop: str) -> list[int]:
         """Numbers of all generations that the registry has, ascending."""
@@ -414,6 +435,21 @@ class Registry:
     def _sqlite_file(self) -> Path | None:
         parsed = urlparse(self.tracking_uri)
         return Path(parsed.path[1:]) if parsed.scheme == "sqlite" else None
+
+
+def _model_file(run_id: str) -> str:
+    """The file that tells MLflow how to load a run's generation and what it can be asked."""
+    from mlflow.models import Model  # noqa: PLC0415
+
+    model = Model(artifact_path="", run_id=run_id, signature=signature())
+    # By the format's documentation. MLflow's own function warns of its own type hints.
+    model.add_flavor(
+        "python_function",
+        loader_module=served.__name__,
+        data=_GENERATION,
+        python_version=platform.python_version(),
+    )
+    return str(model.to_yaml())
 
 
 def _read_change(key: str, value: str) -> Change:

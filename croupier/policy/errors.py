@@ -6,6 +6,7 @@ __all__ = (
     "ConfigError",
     "CroupierError",
     "GenerationError",
+    "InexpressibleError",
     "InvalidInputError",
     "LogUnavailableError",
     "NotEnoughDataError",
@@ -44,6 +45,10 @@ class ScoringError(CroupierError):
 
 class GenerationError(CroupierError):
     """A saved generation is missing, incomplete or altered."""
+
+
+class InexpressibleError(GenerationError):
+    """An estimator was fitted, but what serves models can't express it."""
 
 
 class LogUnavailableError(CroupierError):

@@ -60,6 +60,16 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     base_version
         Of one that learned online: the version of the interactions that it learned at once, before
         it learned what each commit up to `lake_version` has added. None if it learned all at once.
+    learned_folds
+        The first and the last fold that it, or its calibration, learned from; None where that
+        isn't told.
+    learned_from_us
+        Time of the earliest decision that it learned from, in microseconds since the Unix epoch;
+        later than the log's where there is a training window.
+    learned_from_slices
+        Whether decisions within uniform slices were among them.
+    started_from
+        Number of the generation whose oracle it went on teaching; None if it learned afresh.
     """
 
     parent: int
@@ -71,6 +81,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
     budget: float = 0.0
     base_version: int | None = None
+    learned_folds: tuple[int, int] | None = None
+    learned_from_us: int | None = None
+    learned_from_slices: bool = True
+    started_from: int | None = None
 
 
 class _Scores(Protocol):
@@ -208,8 +222,15 @@ class Generation:
             raise
 
     @classmethod
-    def load(cls, directory: Path) -> Generation:
+    def load(cls, directory: Path, *, to_learn: bool = False) -> Generation:
         """Read a generation back and check that no file was altered.
+
+        Parameters
+        ----------
+        directory
+            What :meth:`save` wrote.
+        to_learn
+            Whether its oracle is to learn on, see :func:`~croupier.policy.oracle.load_oracle`.
 
         Raises
         ------
@@ -226,7 +247,7 @@ class Generation:
         if altered:
             names = ", ".join(sorted({name for name, _ in altered}))
             raise GenerationError(f"{directory} was altered after it was saved: {names}")
-        oracle = load_oracle(directory / _ORACLE) if manifest.files else None
+        oracle = load_oracle(directory / _ORACLE, to_learn=to_learn) if manifest.files else None
         return cls(
             manifest.loop, manifest.number, manifest.exploration, oracle, manifest.provenance
         )

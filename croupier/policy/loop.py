@@ -12,6 +12,7 @@ from croupier.policy.exploration import Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
+from croupier.policy.training import TrainingConfig
 
 __all__ = ("Aggregation", "LoopConfig", "duration_text", "parse_duration", "valid_loop_name")
 
@@ -74,6 +75,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     log_retention
         How long what was logged is kept once it is in the lake, at least a day longer than the
         attribution window; None keeps it for ever.
+    training
+        On which rows the oracle is trained, how they count, and what is done afterwards.
     """
 
     exploration: Exploration = SquareCB()
@@ -91,6 +94,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     keep_prob: float = 1.0
     model_export_frequency: str = "1 d"
     log_retention: str | None = None
+    training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)
@@ -118,6 +122,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"default_reward must be in [reward_min, reward_max] = "
                 f"[{self.reward_min:g}, {self.reward_max:g}], got {self.default_reward}"
             )
+        self._check_training()
         if not 0.0 < self.keep_prob <= 1.0:
             raise ValueError(f"keep_prob must be in (0, 1], got {self.keep_prob}")
 
@@ -135,6 +140,40 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def late_horizon_us(self) -> int:
         """The late horizon in microseconds, not shorter than the attribution window."""
         return max(parse_duration(self.late_horizon), self.attribution_window_us)
+
+    def _check_training(self) -> None:
+        """Refuse a training that doesn't go with the rest."""
+        training = self.training
+        if training.window is not None:
+            _require_positive("training.window", training.window)
+        kind = self.oracle.__struct_config__.tag
+        if training.weighting in ("ips", "mtr") and self.oracle.weighs_propensities:
+            raise ValueError(
+                f"training.weighting must be none, trajectory or advantage, got "
+                f"{training.weighting}: oracle {kind} corrects for propensities by itself"
+            )
+        curved = training.calibration != "none" or training.class_weight != "none"
+        if curved and self.exploration.needs:
+            raise ValueError(
+                f"training.calibration and training.class_weight must be none with exploration "
+                f"{self.exploration.__struct_config__.tag}: calibrated rewards have no "
+                f"{' and no '.join(sorted(self.exploration.needs))}"
+            )
+        inside = 0.0 <= self.reward_min <= self.reward_max <= 1.0
+        if not inside and (training.calibration == "platt" or training.class_weight != "none"):
+            raise ValueError(
+                f"training.calibration = platt and class weights are for rewards within [0, 1], "
+                f"got [{self.reward_min:g}, {self.reward_max:g}]"
+            )
+        if self.learning_mode == "apprentice" and training != TrainingConfig(
+            holdout=training.holdout,
+            window=training.window,
+            window_generations=training.window_generations,
+        ):
+            raise ValueError(
+                "training must have neither weights, calibration nor another start while "
+                "learning_mode is apprentice: an apprentice learns no rewards"
+            )
 
     @property
     def attribution_window_us(self) -> int:

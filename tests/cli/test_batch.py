@@ -482,3 +482,20 @@ def test_what_can_t_be_imported_is_one_line(empty: Command, tmp_path: Path) -> N
     ):
         assert message in empty.refused("import", path, "--format", "open-bandit")
     assert "'open-bandit'" in empty.refused("import", tmp_path, "--format", "csv")
+
+
+def test_tuning_shows_every_configuration_and_the_correction(command: Command) -> None:
+    before = command.lake.version("generations")
+    grid = ["--grid", "exploration.epsilon=[0.1, 0.9]", "--grid", 'training.weighting=["ips"]']
+    facts = command("tune", "shop", *grid, "--json").facts
+    assert facts["compared"] == 2
+    assert facts["trials"][0]["changes"] == {}
+    assert len(facts["trials"]) == 3
+    shown = command("tune", "shop", *grid).out
+    assert "the loop's own" in shown
+    assert "Bonferroni" in shown
+    assert "97.5 %" in shown
+    # It looks, and changes nothing.
+    assert command.lake.version("generations") == before
+    assert "grid: expected name=[values]" in command.refused("tune", "shop", "--grid", "x")
+    assert "expected one of the loops (shop)" in command.refused("tune", "shed", *grid)

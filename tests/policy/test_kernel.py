@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from croupier.policy.calibration import PriorCorrection
 from croupier.policy.decision import Circumstances, DecisionRequest, decide
 from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
@@ -221,6 +222,9 @@ def test_decisions_are_the_same_without_it(exploration: Any, *, simple: bool) ->
         context={"c": 0.5},
     )
     assert (generation.choose(request.context, request.actions, 0.5) is not None) == simple
+    oracle.calibration_ = (PriorCorrection(ratio=2.0),)
+    assert generation.choose(request.context, request.actions, 0.5) is None
+    oracle.calibration_ = ()
     for name in range(200):
         at = Circumstances(str(name), 1)
         compiled = decide(request, Plan(generation), at)

@@ -162,7 +162,6 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("estimator", "params", "message"),
         [
-            ("", {}, "dotted path"),
             ("Ridge", {}, "dotted path"),
             (".Ridge", {}, "dotted path"),
             ("sklearn.linear_model.Bridge", {}, "dotted path.*'sklearn.linear_model.Bridge'"),

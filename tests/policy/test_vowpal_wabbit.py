@@ -20,6 +20,7 @@ from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Action
 from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, VowpalWabbitOracle
+from croupier.policy.oracle.vowpal_wabbit import BanditLearner, lesson_of
 from tests.policy.strategies import FEATURES, action_lists
 from tests.policy.training import random_request, random_rows, vw_examples, vw_rewards
 
@@ -282,3 +283,30 @@ class TestOracle:
     def test_configuration_names_what_is_wrong(self, table: dict[str, Any], message: str) -> None:
         with pytest.raises(msgspec.ValidationError, match=message):
             msgspec.convert({"kind": "vowpal_wabbit", **table}, VowpalWabbitConfig)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+@pytest.mark.parametrize("power_t", [0.5, 0.0])
+def test_mtr_is_the_contextual_bandit_reduction_bit_for_bit(l2: float, power_t: float) -> None:
+    """One regression example a row gives the weights that all of its actions give ``--cb_adf``."""
+    rows = [row for k in (1, 3, 5) for row in random_rows(150, seed=k, n_actions=k)]
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    config = VowpalWabbitConfig(l2=l2, power_t=power_t, encoder=EncoderConfig(bits=12))
+    learner, encoder = BanditLearner(config, 3), FeatureEncoder(config.encoder)
+    workspace = vw.Workspace(
+        f"--quiet --cb_adf --cb_type mtr -q ca --noconstant -b 12 --random_seed 3 "
+        f"--learning_rate 0.5 --l2 {l2} --power_t {power_t}".split()
+    )
+    for row in rows:
+        learner.learn(lesson_of(config, encoder, row), row.weight)
+        workspace.learn_one(vw_examples(encoder.encode(row.context, row.actions), row))
+    theirs = -workspace.weights()[:, 0, 0]
+    if l2 == 0.0:
+        assert (learner.weights() == theirs).all()
+    else:
+        # Both keep how far all weights were shrunk apart from them.
+        context, actions = random_request(np.random.default_rng(1))
+        decision = encoder.encode(context, actions)
+        ours = encoder.linear_scores(learner.weights(), decision)
+        np.testing.assert_allclose(ours, vw_rewards(workspace, decision), rtol=1e-5, atol=1e-6)
+    assert np.count_nonzero(theirs) > 100

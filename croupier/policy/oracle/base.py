@@ -11,7 +11,7 @@ from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Action, Features
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from croupier.policy.encoding import EncoderConfig
     from croupier.policy.estimates import Estimates, Uncertainty
 
-__all__ = ("OnlineOracle", "Oracle", "OracleConfigBase", "TrainingRow", "check_rows", "require")
+__all__ = (
+    "OnlineOracle",
+    "Oracle",
+    "OracleConfigBase",
+    "TrainingRow",
+    "check_rows",
+    "checked",
+    "require",
+)
 
 
 class TrainingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +107,11 @@ class OracleConfigBase(
         return False
 
     @property
+    def weighs_propensities(self) -> bool:
+        """Whether learning corrects for the propensities by itself."""
+        return False
+
+    @property
     def encoder(self) -> EncoderConfig:
         """How features become indices."""
         raise NotImplementedError
@@ -127,18 +140,35 @@ def check_rows(rows: Sequence[TrainingRow], *, some: bool = True) -> None:
     InvalidInputError
         If a row's chosen index, propensity, reward or weight can't be.
     """
+    for _ in checked(rows, some=some):
+        pass
+
+
+def checked(rows: Sequence[TrainingRow], *, some: bool = True) -> Iterator[TrainingRow]:
+    """The rows, each after it was checked as :func:`check_rows` does."""
     if some and not rows:
         raise NotEnoughDataError("there are no interactions to learn from")
     for position, row in enumerate(rows):
         # Rounding may take a propensity as far above 1 as a pmf's sum.
-        checks = {
-            "chosen": (0 <= row.chosen < len(row.actions), "the index of an action"),
-            "propensity": (0.0 < row.propensity <= 1.0 + 1e-9, "a number in (0, 1]"),
-            "reward": (math.isfinite(row.reward), "a finite number"),
-            "weight": (0.0 < row.weight < math.inf, "a positive, finite number"),
-        }
-        for name, (fine, expected) in checks.items():
-            if not fine:
-                raise InvalidInputError(
-                    f"rows[{position}].{name}", f"expected {expected}, got {getattr(row, name)!r}"
-                )
+        if not (
+            0 <= row.chosen < len(row.actions)
+            and 0.0 < row.propensity <= 1.0 + 1e-9
+            and math.isfinite(row.reward)
+            and 0.0 < row.weight < math.inf
+        ):
+            raise _refusal(position, row)
+        yield row
+
+
+def _refusal(position: int, row: TrainingRow) -> InvalidInputError:
+    """The error for a row that can't be, about the first field that is wrong."""
+    checks = {
+        "chosen": (0 <= row.chosen < len(row.actions), "the index of an action"),
+        "propensity": (0.0 < row.propensity <= 1.0 + 1e-9, "a number in (0, 1]"),
+        "reward": (math.isfinite(row.reward), "a finite number"),
+        "weight": (0.0 < row.weight < math.inf, "a positive, finite number"),
+    }
+    name, expected = next((name, text) for name, (fine, text) in checks.items() if not fine)
+    return InvalidInputError(
+        f"rows[{position}].{name}", f"expected {expected}, got {getattr(row, name)!r}"
+    )

@@ -15,21 +15,21 @@ from croupier.policy.oracle.tables import EnsembleOracle
 from croupier.policy.oracle.vowpal_wabbit import (
     READ_OUT_ROWS,
     BanditLearner,
+    RegressionExample,
     VowpalWabbitConfig,
-    bandit_examples,
-    changed_columns,
+    lesson_of,
     not_online,
-    weigh,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import EncodedDecision, EncoderConfig
     from croupier.policy.estimates import Uncertainty
     from croupier.policy.oracle.base import TrainingRow
+    from croupier.policy.oracle.vowpal_wabbit import Lesson
 
 __all__ = ("BootstrapConfig", "BootstrapOracle", "poisson_weights")
 
@@ -64,6 +64,11 @@ class BootstrapConfig(OracleConfigBase, frozen=True, tag="bootstrap"):
     def learns_online(self) -> bool:
         """If the base does."""
         return self.base.learns_online
+
+    @property
+    def weighs_propensities(self) -> bool:
+        """If the base does."""
+        return self.base.weighs_propensities
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -113,11 +118,11 @@ class BootstrapOracle(EnsembleOracle):
         if isinstance(self.config.base, SklearnConfig):
             self._fit_estimators(self.config.base, rows)
             return self
-        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
-        learners = self._new_learners(self.config.base)
-        for _ in range(self.config.base.passes):
-            for position, (row, decision) in enumerate(encoded):
-                self._teach(learners, position, row, decision)
+        base = self.config.base
+        learners, slate = self._new_learners(base), RegressionExample()
+        for _ in range(base.passes):
+            for position, row in enumerate(rows):
+                self._teach(learners, position, lesson_of(base, self._encoder, row, slate))
         self._learners, self._seen = learners, len(rows)
         self._read_out(learners)
         return self
@@ -139,18 +144,20 @@ class BootstrapOracle(EnsembleOracle):
         base = self.config.base
         if isinstance(base, SklearnConfig):
             raise not_online("scikit-learn's estimators are fitted to all rows at once")
-        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        lessons = [lesson_of(base, self._encoder, row) for row in rows]
         if self._learners is None:
-            if self.weights_ is not None:
-                raise not_online("it was loaded, and the learners' state isn't saved")
-            self._learners = self._new_learners(base)
-            self.weights_ = self._no_weights()
+            if self.weights_ is None:
+                self.weights_ = self._no_weights()
+            elif not self._kept_learners:
+                raise not_online("it was loaded without its learners")
+            self._learners = self._new_learners(base, self._kept_learners)
+            self._seen = int(self._kept_learners.get("seen", b"0"))
         at_once = len(rows) >= READ_OUT_ROWS or (base.l2 > 0 and len(rows) > 0)
-        for row, decision in encoded:
-            taught = self._teach(self._learners, self._seen, row, decision)
+        for lesson in lessons:
+            taught = self._teach(self._learners, self._seen, lesson)
             self._seen += 1
             if not at_once:
-                changed = changed_columns(self._encoder, base, row, decision)
+                changed = lesson.changed
                 for member in taught:
                     self._put(member, changed, self._learners[member].weights(changed))
         if at_once:
@@ -172,32 +179,37 @@ class BootstrapOracle(EnsembleOracle):
             members=members if "members" in needs else None,
         )
 
+    def learners(self) -> Mapping[str, bytes]:
+        """The members' learners and the number of rows they saw, if they can be saved."""
+        base = self.config.base
+        if self._learners is None:
+            return self._kept_learners
+        if isinstance(base, SklearnConfig) or not base.resumes:
+            return {}
+        members = {f"member {i}": each.serialize() for i, each in enumerate(self._learners)}
+        return members | {"seen": str(self._seen).encode()}
+
     def _size(self) -> int:
         return self.config.members
 
     def _no_weights(self) -> NDArray[np.float32]:
         return np.zeros((1 << self.config.encoder.bits, self.config.members), dtype=np.float32)
 
-    def _new_learners(self, base: VowpalWabbitConfig) -> list[BanditLearner]:
-        return [BanditLearner(base, self.random_state) for _ in range(self.config.members)]
+    def _new_learners(
+        self, base: VowpalWabbitConfig, kept: Mapping[str, bytes] | None = None
+    ) -> list[BanditLearner]:
+        kept = {} if kept is None else kept
+        return [
+            BanditLearner(base, self.random_state, kept.get(f"member {i}"))
+            for i in range(self.config.members)
+        ]
 
-    def _teach(
-        self,
-        learners: Sequence[BanditLearner],
-        position: int,
-        row: TrainingRow,
-        decision: EncodedDecision,
-    ) -> list[int]:
+    def _teach(self, learners: Sequence[BanditLearner], position: int, lesson: Lesson) -> list[int]:
         """Teach a row to the members that count it, and say which they are."""
         counts = self._counts(position)
-        taught: list[int] = []
-        examples = bandit_examples(row, decision)
-        for count in sorted(set(counts.tolist()) - {0}):
-            if count > 1:
-                weigh(examples, row, count * row.weight)
-            for member in np.flatnonzero(counts == count).tolist():
-                learners[member].learn(examples)
-                taught.append(member)
+        taught: list[int] = np.flatnonzero(counts).tolist()
+        for member in taught:
+            learners[member].learn(lesson, int(counts[member]) * lesson.row.weight)
         return taught
 
     def _counts(self, position: int) -> NDArray[np.int64]:

@@ -18,13 +18,12 @@ from croupier.policy.oracle.vowpal_wabbit import (
     CostLearner,
     VowpalWabbitConfig,
     action_examples,
-    bandit_examples,
-    changed_columns,
+    lesson_of,
     not_online,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,6 +70,11 @@ class CoverConfig(OracleConfigBase, frozen=True, tag="cover"):
         """It learns nothing but online."""
         return True
 
+    @property
+    def weighs_propensities(self) -> bool:
+        """All members see rewards that are corrected for them."""
+        return True
+
     def __post_init__(self) -> None:
         rate = self.learning_rate
         require("members", 1 <= self.members <= 1000, "in [1, 1000]", self.members)
@@ -114,7 +118,8 @@ class CoverOracle(EnsembleOracle):
         """
         check_rows(rows)
         encoded = self._encoded(rows)
-        self._start()
+        self.weights_ = None
+        self._start({})
         self._learn(encoded)
         return self
 
@@ -133,9 +138,9 @@ class CoverOracle(EnsembleOracle):
         check_rows(rows, some=False)
         encoded = self._encoded(rows)
         if self._first is None:
-            if self.weights_ is not None:
-                raise not_online("it was loaded, and the learners' state isn't saved")
-            self._start()
+            if self.weights_ is not None and not self._kept_learners:
+                raise not_online("it was loaded without its learners")
+            self._start(self._kept_learners)
         self._learn(encoded)
         return self
 
@@ -150,30 +155,42 @@ class CoverOracle(EnsembleOracle):
         members = self.members_encoded(decision)
         return Estimates(members[0], members=members if "members" in needs else None)
 
+    def learners(self) -> Mapping[str, bytes]:
+        """The members' learners and the number of rows they saw."""
+        if self._first is None:
+            return self._kept_learners
+        members = {f"member {i}": each.serialize() for i, each in enumerate(self._others, 1)}
+        return members | {
+            "first": self._first.serialize(),
+            "seen": str(self._seen).encode(),
+        }
+
     def _size(self) -> int:
         return self.config.members
 
     def _encoded(self, rows: Sequence[TrainingRow]) -> list[tuple[TrainingRow, EncodedDecision]]:
         return [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
 
-    def _start(self) -> None:
-        config = self.config
-        self._first = BanditLearner(_first_config(config), self.random_state)
+    def _start(self, kept: Mapping[str, bytes]) -> None:
+        """From nothing, or from the learners that were kept."""
+        config, seed = self.config, self.random_state
+        self._first = BanditLearner(_first_config(config), seed, kept.get("first"))
         self._others = tuple(
-            CostLearner(config.encoder, config.learning_rate, self.random_state)
-            for _ in range(config.members - 1)
+            CostLearner(config.encoder, config.learning_rate, seed, kept.get(f"member {i}"))
+            for i in range(1, config.members)
         )
-        self._seen = 0
-        self.weights_ = np.zeros((1 << config.encoder.bits, config.members), dtype=np.float32)
+        self._seen = int(kept.get("seen", b"0"))
+        if self.weights_ is None:
+            self.weights_ = np.zeros((1 << config.encoder.bits, config.members), dtype=np.float32)
 
     def _learn(self, encoded: Sequence[tuple[TrainingRow, EncodedDecision]]) -> None:
         assert self._first is not None, "learning has started"
         for row, decision in encoded:
             scores = self.members_encoded(decision)
             rewards = cover_rewards(self.config, scores, row, self._seen)
-            self._first.learn(bandit_examples(row, decision))
-            changed = changed_columns(self._encoder, _first_config(self.config), row, decision)
-            self._put(0, changed, self._first.weights(changed))
+            lesson = lesson_of(_first_config(self.config), self._encoder, row)
+            self._first.learn(lesson, row.weight)
+            self._put(0, lesson.changed, self._first.weights(lesson.changed))
             examples, changed = action_examples(decision), self._encoder.indices_of(decision)
             for member, (learner, each) in enumerate(zip(self._others, rewards, strict=True), 1):
                 learner.learn(examples, each, row.weight)

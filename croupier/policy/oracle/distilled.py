@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.errors import InexpressibleError, NotEnoughDataError
 from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
 from croupier.policy.oracle.design import design_of
 from croupier.policy.oracle.scikit_learn import SklearnConfig, fit_linear
@@ -50,6 +50,11 @@ class DistilledConfig(OracleConfigBase, frozen=True, tag="distilled"):
     max_rows: int = 10_000
 
     @property
+    def weighs_propensities(self) -> bool:
+        """If the base does."""
+        return self.base.weighs_propensities
+
+    @property
     def encoder(self) -> EncoderConfig:
         """The base's."""
         return self.base.encoder
@@ -83,7 +88,8 @@ class DistilledOracle(LinearOracle):
     The base learns from all interactions. The table is fitted, by ridge regression on the columns
     that a linear oracle has, to what the base then says of every action that was offered, not only
     of those that were chosen: four in five interactions are fitted to, the fifth is held out and
-    says how faithful the table is.
+    says how faithful the table is. Since the base itself is never served, it may be an estimator
+    that ONNX can't express.
 
     Attributes
     ----------
@@ -111,9 +117,9 @@ class DistilledOracle(LinearOracle):
             raise NotEnoughDataError(
                 f"a table is distilled on at least {_HELD_OUT} interactions, got {len(rows)}"
             )
-        base = _make_base(self.config.base, self.random_state).fit(rows)
         spread = np.unique(np.linspace(0, len(rows) - 1, self.config.max_rows).astype(np.int64))
-        lessons = [(rows[i], base.score(rows[i].context, rows[i].actions)) for i in spread.tolist()]
+        asked = [rows[i] for i in spread.tolist()]
+        lessons = list(zip(asked, self._taught(rows, asked), strict=True))
         held_out = lessons[_HELD_OUT - 1 :: _HELD_OUT]
         del lessons[_HELD_OUT - 1 :: _HELD_OUT]
         design = design_of(
@@ -130,6 +136,18 @@ class DistilledOracle(LinearOracle):
         self.weights_[design.columns] = fitted.coefficients
         self.fidelity_ = self._fidelity(held_out)
         return self
+
+    def _taught(
+        self, rows: Sequence[TrainingRow], asked: Sequence[TrainingRow]
+    ) -> list[NDArray[np.float64]]:
+        """What the base, fitted to all rows, says of every action of those that are asked."""
+        base = _make_base(self.config.base, self.random_state)
+        try:
+            base.fit(rows)
+        except InexpressibleError:
+            assert isinstance(base, SklearnOnnxOracle), "only ONNX can't express an estimator"
+            return base.estimated([self._encoder.encode(row.context, row.actions) for row in asked])
+        return [base.score(row.context, row.actions) for row in asked]
 
     def _fidelity(self, held_out: Sequence[tuple[TrainingRow, NDArray[np.float64]]]) -> Fidelity:
         pairs = [(taught, self.score(row.context, row.actions)) for row, taught in held_out]

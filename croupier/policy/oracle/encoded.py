@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
+import numpy as np
 
+from croupier.policy.calibration import CalibrationStep, calibrated
 from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError
 from croupier.policy.estimates import Estimates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import EncodedDecision
@@ -30,6 +32,7 @@ Link: TypeAlias = Literal["identity", "logistic"]
 ConfigT = TypeVar("ConfigT")
 
 CONFIG_FILE = "oracle.json"
+_LEARNERS_FILE = "learners.npz"
 
 
 class SavedOracle(msgspec.Struct, Generic[ConfigT], frozen=True, kw_only=True):
@@ -38,6 +41,7 @@ class SavedOracle(msgspec.Struct, Generic[ConfigT], frozen=True, kw_only=True):
     config: ConfigT
     link: Link
     random_state: int
+    calibration: tuple[CalibrationStep, ...] = ()
 
 
 class EncodedOracle(ABC):
@@ -54,6 +58,9 @@ class EncodedOracle(ABC):
     ----------
     link_
         ``identity``, or ``logistic`` for a table that models log-odds.
+    calibration_
+        Curves that estimates go through, one after the other, before anybody sees them.
+        Whoever fits them sets them, and a fit of the oracle leaves them as they are.
     """
 
     def __init__(self, config: OracleConfigBase, *, random_state: int = 0) -> None:
@@ -61,6 +68,8 @@ class EncodedOracle(ABC):
         self.random_state = random_state
         self._encoder = FeatureEncoder(config.encoder)
         self.link_: Link = "identity"
+        self.calibration_: tuple[CalibrationStep, ...] = ()
+        self._kept_learners: Mapping[str, bytes] = {}
 
     @abstractmethod
     def fit(self, rows: Sequence[TrainingRow]) -> Self:
@@ -68,7 +77,7 @@ class EncodedOracle(ABC):
 
     @abstractmethod
     def score_encoded(self, decision: EncodedDecision) -> NDArray[np.float64]:
-        """As :meth:`score`, for features that are encoded already."""
+        """As :meth:`score`, for features that are encoded already, before any calibration."""
 
     @abstractmethod
     def write(self, directory: Path) -> None:
@@ -100,7 +109,8 @@ class EncodedOracle(ABC):
         GenerationError
             If the oracle was never fitted.
         """
-        return self.score_encoded(self._encoder.encode(context, actions))
+        scores = self.score_encoded(self._encoder.encode(context, actions))
+        return calibrated(self.calibration_, scores) if self.calibration_ else scores
 
     def estimate(
         self, context: Features, actions: Sequence[Action], needs: Uncertainty = frozenset()
@@ -113,22 +123,42 @@ class EncodedOracle(ABC):
             The request.
         needs
             Fields of :class:`Estimates` that are wanted beside the mean; what the oracle doesn't
-            offer stays None.
+            offer stays None. A calibrated oracle offers none: the curve is one of rewards, and says
+            nothing of their errors.
 
         Raises
         ------
         GenerationError
             If the oracle was never fitted.
         """
-        return self.estimate_encoded(self._encoder.encode(context, actions), needs)
+        decision = self._encoder.encode(context, actions)
+        if self.calibration_:
+            return Estimates(calibrated(self.calibration_, self.score_encoded(decision)))
+        return self.estimate_encoded(decision, needs)
 
     def estimate_encoded(
         self,
         decision: EncodedDecision,
         needs: Uncertainty = frozenset(),  # noqa: ARG002
     ) -> Estimates:
-        """As :meth:`estimate`, for features that are encoded already."""
+        """As :meth:`estimate`, for features that are encoded already, before any calibration."""
         return Estimates(self.score_encoded(decision))
+
+    def learners(self) -> Mapping[str, bytes]:
+        """What it takes, besides the tables, to learn on from here; nothing if it can't.
+
+        Of an oracle that was loaded and has learned nothing since, what was read.
+        """
+        return self._kept_learners
+
+    def read_learners(self, directory: Path) -> None:
+        """Read the learners that were saved, if any were, to go on from them if need be."""
+        if not (directory / _LEARNERS_FILE).exists():
+            return
+        # Vowpal Wabbit doesn't expect damage: the archive's checksums are looked at first.
+        stored = io.BytesIO((directory / _LEARNERS_FILE).read_bytes())
+        with np.load(stored, allow_pickle=False) as arrays:
+            self._kept_learners = {name: arrays[name].tobytes() for name in arrays.files}
 
     def save(self, directory: Path) -> None:
         """Write the configuration and what was learned into an existing directory.
@@ -139,7 +169,16 @@ class EncodedOracle(ABC):
             If the oracle was never fitted.
         """
         self.write(directory)
-        saved = SavedOracle(config=self.config, link=self.link_, random_state=self.random_state)
+        learners = self.learners()
+        if learners:
+            arrays = {name: np.frombuffer(each, dtype=np.uint8) for name, each in learners.items()}
+            np.savez_compressed(directory / _LEARNERS_FILE, **arrays)  # type: ignore[arg-type]
+        saved = SavedOracle(
+            config=self.config,
+            link=self.link_,
+            random_state=self.random_state,
+            calibration=self.calibration_,
+        )
         (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(saved))
 
 

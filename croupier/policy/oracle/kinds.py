@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, overload
 
 import msgspec
 
+from croupier.policy.calibration import require_finite
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
@@ -130,8 +131,16 @@ def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> Online
     return oracle.partial_fit([])
 
 
-def load_oracle(directory: Path) -> EncodedOracle:
+def load_oracle(directory: Path, *, to_learn: bool = False) -> EncodedOracle:
     """Read back what :meth:`EncodedOracle.save` wrote.
+
+    Parameters
+    ----------
+    directory
+        Where it was written to.
+    to_learn
+        Whether the oracle is to learn on. The learners take several times the room of the tables
+        that are scored with, so scorers do without them.
 
     Raises
     ------
@@ -143,9 +152,12 @@ def load_oracle(directory: Path) -> EncodedOracle:
         saved = msgspec.json.decode(encoded, type=SavedOracle[OracleConfig])
         oracle = make_oracle(saved.config, random_state=saved.random_state)
         oracle.read(directory)
+        if to_learn:
+            oracle.read_learners(directory)
+        calibration = require_finite(saved.calibration)
     except GenerationError as error:
         raise GenerationError(f"{directory}: {error}") from error
     except _UNREADABLE as error:
         raise GenerationError(f"the oracle in {directory} can't be read: {error}") from error
-    oracle.link_ = saved.link
+    oracle.link_, oracle.calibration_ = saved.link, calibration
     return oracle

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from croupier.policy.errors import GenerationError
+from croupier.policy.errors import GenerationError, InexpressibleError
+from croupier.policy.oracle.scikit_learn import classifies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ def graph_of(path: str, estimator: Any, width: int, metadata: Mapping[str, str])
 
     Raises
     ------
-    GenerationError
+    InexpressibleError
         If there is no such graph.
     """
     from sklearn.ensemble import (  # noqa: PLC0415
@@ -58,8 +59,9 @@ def graph_of(path: str, estimator: Any, width: int, metadata: Mapping[str, str])
         else:
             model = _converted(estimator, width)
     except Exception as error:  # Converters raise whatever comes up.
-        raise GenerationError(
-            f"oracle.estimator: expected one that ONNX can express, got {path!r}: {error}"
+        raise InexpressibleError(
+            f"oracle.estimator: expected one that ONNX can express (an oracle of kind distilled "
+            f"serves a table of any other), got {path!r}: {error}"
         ) from error
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
@@ -94,9 +96,8 @@ def _converted(estimator: Any, width: int) -> Any:
     """The graph that skl2onnx makes, without a classifier's labels."""
     from skl2onnx import to_onnx  # noqa: PLC0415
     from skl2onnx.common.data_types import FloatTensorType  # noqa: PLC0415
-    from sklearn.base import is_classifier  # noqa: PLC0415
 
-    options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
+    options = {id(estimator): {"zipmap": False}} if classifies(estimator) else None
     model = to_onnx(
         estimator,
         name="oracle",
@@ -143,9 +144,7 @@ def _boosted_trees(estimator: Any, width: int) -> Any:
 
 def _inverse_link(estimator: Any) -> str | None:
     """The operator that makes predictions of sums; None if they are the same."""
-    from sklearn.base import is_classifier  # noqa: PLC0415
-
-    if is_classifier(estimator):
+    if classifies(estimator):
         return "Sigmoid"
     return "Exp" if estimator.loss in {"poisson", "gamma"} else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ __all__ = (
     "LinearFit",
     "SklearnConfig",
     "SklearnOracle",
+    "check_path",
+    "classifies",
     "fit_estimator",
     "fit_linear",
     "make_estimator",
@@ -51,6 +54,9 @@ class SklearnConfig(OracleConfigBase, frozen=True, tag="sklearn"):
     estimator: str = "sklearn.linear_model.Ridge"
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     encoder: EncoderConfig = EncoderConfig()
+
+    def __post_init__(self) -> None:
+        check_path("estimator", self.estimator)
 
 
 class SklearnOracle(LinearOracle):
@@ -121,19 +127,48 @@ def fit_linear(
     GenerationError
         If the estimator can't be made, can't be fitted or is not a linear one.
     """
-    from sklearn.base import is_classifier  # noqa: PLC0415
-
     # The encoder's constant is the intercept.
     params = {"fit_intercept": False, **config.params}
     estimator = make_estimator(config.estimator, params, random_state, "linear scikit-learn")
     fit_estimator(config.estimator, estimator, matrix, rewards, weights)
-    link: Link = "logistic" if is_classifier(estimator) else "identity"
+    link: Link = "logistic" if classifies(estimator) else "identity"
     coefficients = _coefficients(config, estimator, link, matrix[:_CHECKED_ROWS])
     return LinearFit(require_usable(coefficients, config.estimator), link)
 
 
+def check_path(field: str, path: str) -> None:
+    """Check that a path could be that of a class; whether it is one is seen when it is fitted.
+
+    A configuration is read by scorers too, which must neither wait for scikit-learn nor run the
+    code of whoever has written an estimator of their own.
+
+    Raises
+    ------
+    ValueError
+        If it isn't.
+    """
+    names = path.split(".")
+    if len(names) < 2 or not all(name.isidentifier() for name in names):
+        raise ValueError(f"{field} must be the dotted path of a class, got {path!r}")
+
+
+def classifies(estimator: Any) -> bool:
+    """Whether an estimator predicts kinds of rewards and not rewards.
+
+    One that is not of scikit-learn's making says so by having probabilities to offer.
+    """
+    from sklearn.base import is_classifier  # noqa: PLC0415
+
+    if hasattr(estimator, "__sklearn_tags__"):
+        return bool(is_classifier(estimator))
+    return hasattr(estimator, "predict_proba")
+
+
 def make_estimator(path: str, params: dict[str, Any], random_state: int, what: str) -> Any:
     """Import and build an estimator, and seed it unless its parameters do.
+
+    This runs the code that the path leads to, in the process that trains. Nothing of it is needed,
+    or run, where the oracle is served.
 
     Parameters
     ----------
@@ -149,18 +184,20 @@ def make_estimator(path: str, params: dict[str, Any], random_state: int, what: s
     Raises
     ------
     GenerationError
-        If there is no such class, or it doesn't take the arguments.
+        If there is no such class, it doesn't take the arguments, or what it makes can't be
+        fitted and asked.
     """
-    from sklearn.base import is_classifier  # noqa: PLC0415
-
     module_name, _, class_name = path.rpartition(".")
     try:
         make = getattr(importlib.import_module(module_name), class_name)
         estimator = make(**params)
-        if estimator.get_params().get("random_state", 0) is None:
+        known = estimator.get_params() if hasattr(estimator, "get_params") else {}
+        if known.get("random_state", 0) is None:
             estimator.set_params(random_state=random_state)
-        # Whatever isn't one of scikit-learn's kind doesn't say.
-        is_classifier(estimator)
+        asked = "predict_proba" if classifies(estimator) else "predict"
+        missing = [name for name in ("fit", asked) if not callable(getattr(estimator, name, None))]
+        if missing:
+            raise TypeError(f"it has no {' and no '.join(missing)}")
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise GenerationError(
             f"oracle.estimator: expected the dotted path of a {what} estimator that "
@@ -183,16 +220,23 @@ def fit_estimator(
     NotEnoughDataError
         If it is a classifier, and the rewards are not of the two kinds 0 and 1.
     GenerationError
-        If it can't be fitted, or takes no weights.
+        If it can't be fitted, or takes no weights and there are some.
     """
-    from sklearn.base import is_classifier  # noqa: PLC0415
-
-    if is_classifier(estimator):
+    if classifies(estimator):
         _require_binary(path, rewards)
     try:
-        estimator.fit(matrix, rewards, sample_weight=weights)
+        if _takes_weights(estimator) or (weights != 1.0).any():
+            estimator.fit(matrix, rewards, sample_weight=weights)
+        else:
+            estimator.fit(matrix, rewards)
     except (TypeError, ValueError) as error:
         raise GenerationError(f"{path} can't be fitted: {error}") from error
+
+
+def _takes_weights(estimator: Any) -> bool:
+    parameters = inspect.signature(estimator.fit).parameters
+    anything = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return "sample_weight" in parameters or anything
 
 
 def _require_binary(path: str, rewards: NDArray[np.float64]) -> None:

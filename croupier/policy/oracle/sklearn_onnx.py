@@ -12,13 +12,18 @@ import msgspec
 import numpy as np
 
 from croupier.policy.encoding import EncoderConfig
-from croupier.policy.errors import GenerationError
+from croupier.policy.errors import GenerationError, InexpressibleError
 from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
 from croupier.policy.oracle.dense import Vocabulary
 from croupier.policy.oracle.encoded import not_fitted
 from croupier.policy.oracle.models import ModelOracle
 from croupier.policy.oracle.onnx_graph import INPUT, graph_of, session_of
-from croupier.policy.oracle.scikit_learn import fit_estimator, make_estimator
+from croupier.policy.oracle.scikit_learn import (
+    check_path,
+    classifies,
+    fit_estimator,
+    make_estimator,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +38,7 @@ __all__ = ("SklearnOnnxConfig", "SklearnOnnxOracle")
 _COLUMNS = "croupier.columns"
 _CHECKED_ROWS = 1000
 _TOLERANCE = 1e-5
+_AT_ONCE = 200
 
 
 class SklearnOnnxConfig(OracleConfigBase, frozen=True, tag="sklearn_onnx"):
@@ -65,13 +71,17 @@ class SklearnOnnxConfig(OracleConfigBase, frozen=True, tag="sklearn_onnx"):
     encoder: EncoderConfig = EncoderConfig()
 
     def __post_init__(self) -> None:
+        check_path("estimator", self.estimator)
         fine = 1 <= self.max_columns <= 10_000
         require("max_columns", fine, "in [1, 10000]", self.max_columns)
         require("threads", 1 <= self.threads <= 256, "in [1, 256]", self.threads)
 
 
 class SklearnOnnxOracle(ModelOracle):
-    """Any scikit-learn estimator that can be put into ONNX, on dense rows of the chosen actions.
+    """Any estimator that can be put into ONNX, on dense rows of the chosen actions.
+
+    It may be anybody's: a class with ``fit``, and with ``predict`` or ``predict_proba``. The
+    process that trains runs its code; the scorer runs the graph alone, and unpickles nothing.
 
     A regressor predicts the reward. A binary classifier, for rewards that are 0 or 1, predicts the
     probability of 1. Which columns a row has is settled when the model is fitted; features that
@@ -104,9 +114,35 @@ class SklearnOnnxOracle(ModelOracle):
         InvalidInputError
             If a row's chosen index, propensity, reward or weight can't be.
         GenerationError
-            If the estimator can't be made, can't be fitted, or ONNX can't express it.
+            If the estimator can't be made or can't be fitted.
+        InexpressibleError
+            If it is fitted, but ONNX can't express it; :meth:`estimated` can be asked nevertheless.
         """
-        from sklearn.base import is_classifier  # noqa: PLC0415 - slow to import, and only to learn
+        matrix = self._learn(rows)
+        assert self.vocabulary_ is not None, "it has been learned"
+        path, width = self.config.estimator, len(self.vocabulary_)
+        columns = msgspec.json.encode(self.vocabulary_.columns.tolist()).decode()
+        self.serve(graph_of(path, self.estimator_, width, {_COLUMNS: columns}))
+        self._require_parity(self.estimator_, matrix)
+        return self
+
+    def estimated(self, decisions: Sequence[EncodedDecision]) -> list[NDArray[np.float64]]:
+        """What the fitted estimator itself says of every action of every decision, K numbers each.
+
+        Many decisions at once: an estimator takes about as long for one row as for a thousand.
+        """
+        if self.vocabulary_ is None or self.estimator_ is None:
+            raise not_fitted()
+        scores: list[NDArray[np.float64]] = []
+        for start in range(0, len(decisions), _AT_ONCE):
+            block = decisions[start : start + _AT_ONCE]
+            rows = np.concatenate([self.vocabulary_.rows(each) for each in block])
+            ends = np.cumsum([len(each.actions) for each in block])
+            scores.extend(np.split(_prediction(self.estimator_, rows), ends[:-1]))
+        return scores
+
+    def _learn(self, rows: Sequence[TrainingRow]) -> NDArray[np.float32]:
+        """Fit vocabulary and estimator; gives the dense rows of the chosen actions."""
         from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
         check_rows(rows)
@@ -119,20 +155,12 @@ class SklearnOnnxOracle(ModelOracle):
         for line, decision in zip(matrix, chosen, strict=True):
             line[:] = vocabulary.rows(decision)[0]
         estimator = make_estimator(path, self.config.params, self.random_state, "scikit-learn")
-        if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
-            raise GenerationError(
-                f"oracle.estimator: expected a regressor or a classifier with predict_proba, "
-                f"got {path!r}"
-            )
         rewards = np.array([row.reward for row in rows])
         weights = np.array([row.weight for row in rows])
         with threadpool_limits(self.config.threads, user_api="openmp"):
             fit_estimator(path, estimator, matrix, rewards, weights)
-        columns = msgspec.json.encode(vocabulary.columns.tolist()).decode()
-        self.serve(graph_of(path, estimator, len(vocabulary), {_COLUMNS: columns}))
-        self._require_parity(estimator, matrix)
-        self.estimator_ = estimator
-        return self
+        self.vocabulary_, self.estimator_ = vocabulary, estimator
+        return matrix
 
     def serve(self, model: bytes) -> None:
         """Make a model what is scored with."""
@@ -171,16 +199,15 @@ class SklearnOnnxOracle(ModelOracle):
             expected, served = _prediction(estimator, rows), self._predict(rows)
             scale = max(1.0, float(np.abs(expected).max()))
             if not np.abs(served - expected).max() <= _TOLERANCE * scale:
-                raise GenerationError(
-                    f"oracle.estimator: expected one that ONNX can express, got "
-                    f"{self.config.estimator!r}, whose predictions become others"
+                raise InexpressibleError(
+                    f"oracle.estimator: expected one that ONNX can express (an oracle of kind "
+                    f"distilled serves a table of any other), got {self.config.estimator!r}, "
+                    f"whose predictions become others"
                 )
 
 
 def _prediction(estimator: Any, rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """What scikit-learn predicts of the reward."""
-    from sklearn.base import is_classifier  # noqa: PLC0415
-
-    if is_classifier(estimator):
+    if classifies(estimator):
         return np.asarray(estimator.predict_proba(rows)[:, 1], dtype=np.float64)
     return np.asarray(estimator.predict(rows), dtype=np.float64)

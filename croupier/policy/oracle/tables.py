@@ -106,7 +106,7 @@ class LinearOracle(TableOracle):
         number
             In [0, 1), see :func:`~croupier.policy.sampling.uniform_of_key`.
         """
-        if self.weights_ is None or self.link_ != "identity":
+        if self.weights_ is None or self.link_ != "identity" or self.calibration_:
             return None
         return self._encoder.choose(self.weights_, context, actions, gamma, number)
 

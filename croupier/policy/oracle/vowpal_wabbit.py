@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+import struct
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from croupier.policy.encoding import EncoderConfig
+from croupier.policy.encoding import EncodedDecision, EncoderConfig
 from croupier.policy.errors import GenerationError
-from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
+from croupier.policy.oracle.base import OracleConfigBase, check_rows, checked, require
 from croupier.policy.oracle.tables import LinearOracle, require_usable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import (
-        EncodedDecision,
         EncodedFeatures,
         FeatureEncoder,
         IndexArray,
@@ -29,13 +29,22 @@ __all__ = (
     "READ_OUT_ROWS",
     "BanditLearner",
     "CostLearner",
+    "Lesson",
+    "RegressionExample",
     "VowpalWabbitConfig",
     "VowpalWabbitOracle",
+    "action_examples",
+    "bandit_examples",
+    "lesson_of",
     "not_online",
 )
 
 READ_OUT_ROWS = 50
 """From so many rows on it is quicker to read out a whole table than what every row changed."""
+
+_SINGLE = np.float32
+_NEXT_TO_0 = 1e-12
+_COUNTS = struct.Struct("<QQ")
 
 
 class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
@@ -70,6 +79,20 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
         """Vowpal Wabbit learns nothing but online."""
         return True
 
+    @property
+    def weighs_propensities(self) -> bool:
+        """That is what `cb_type` says."""
+        return True
+
+    @property
+    def resumes(self) -> bool:
+        """Whether Vowpal Wabbit's own model file holds all that it needs to go on.
+
+        Read back, ``mtr`` and ``ips`` go on bit for bit. Under ``dr`` the model lacks the second
+        regression's learning rate, and with a ridge penalty how far weights were shrunk.
+        """
+        return self.cb_type != "dr" and self.l2 == 0.0
+
     def __post_init__(self) -> None:
         rate = self.learning_rate
         require("learning_rate", 0 < rate < math.inf, "positive", rate)
@@ -87,11 +110,18 @@ class VowpalWabbitOracle(LinearOracle):
     keeps the order of actions where clipping would make ties.
 
     The learner stays in memory, 16 bytes for each of the table's 2**bits entries (32 under ``dr``),
-    so that :meth:`partial_fit` can go on where :meth:`fit` ended. It isn't saved.
+    so that :meth:`partial_fit` can go on where :meth:`fit` ended. It is saved where its file holds
+    all of it, which is but for ``dr`` and a ridge penalty, and read back where it is asked for.
     """
 
     config: VowpalWabbitConfig
     _learner: BanditLearner | None = None
+
+    def learners(self) -> Mapping[str, bytes]:
+        """The learner, if it can be saved."""
+        if self._learner is None:
+            return self._kept_learners
+        return {"learner": self._learner.serialize()} if self.config.resumes else {}
 
     def fit(self, rows: Sequence[TrainingRow]) -> VowpalWabbitOracle:
         """Learn from interactions in the given order.
@@ -105,12 +135,11 @@ class VowpalWabbitOracle(LinearOracle):
         GenerationError
             If the weights grew without bound.
         """
-        check_rows(rows)
         learner = BanditLearner(self.config, self.random_state)
-        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        slate = RegressionExample()
         for _ in range(self.config.passes):
-            for row, decision in encoded:
-                learner.learn(bandit_examples(row, decision))
+            for row in checked(rows):
+                learner.learn(lesson_of(self.config, self._encoder, row, slate), row.weight)
         self.weights_ = learner.weights()
         self._learner = learner
         return self
@@ -131,26 +160,59 @@ class VowpalWabbitOracle(LinearOracle):
             If the weights grew without bound, or the oracle was loaded.
         """
         check_rows(rows, some=False)
-        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        lessons = [(row, lesson_of(self.config, self._encoder, row)) for row in rows]
         if self._learner is None:
-            if self.weights_ is not None:
-                raise not_online("it was loaded, and the learner's state isn't saved")
-            self._learner = BanditLearner(self.config, self.random_state)
+            kept = self._kept_learners.get("learner")
+            if self.weights_ is not None and kept is None:
+                raise not_online("it was loaded without its learner")
+            self._learner = BanditLearner(self.config, self.random_state, kept)
         if self.weights_ is None:
             self.weights_ = self._learner.weights()
         at_once = len(rows) >= READ_OUT_ROWS or (self.config.l2 > 0 and len(rows) > 0)
-        for row, decision in encoded:
-            self._learner.learn(bandit_examples(row, decision))
+        for row, lesson in lessons:
+            self._learner.learn(lesson, row.weight)
             if not at_once:
-                changed = changed_columns(self._encoder, self.config, row, decision)
-                self.weights_[changed] = self._learner.weights(changed)
+                self.weights_[lesson.changed] = self._learner.weights(lesson.changed)
         if at_once:
             self.weights_ = self._learner.weights()
         return self
 
 
+class Lesson(NamedTuple):
+    """An interaction as a :class:`BanditLearner` takes it.
+
+    Attributes
+    ----------
+    examples
+        Vowpal Wabbit's.
+    row
+        What they are made of.
+    decision
+        The encoded context and actions: all of them, or the chosen one alone where that is all
+        that there is to learn from.
+    encoder
+        Made it.
+    """
+
+    examples: list[Any]
+    row: TrainingRow
+    decision: EncodedDecision
+    encoder: FeatureEncoder
+
+    @property
+    def changed(self) -> IndexArray:
+        """Columns whose weights can change when it is learned."""
+        return self.encoder.indices_of(self.decision)
+
+
 class BanditLearner:
     """A workspace that learns from interactions, read out as weights of the reward.
+
+    ``mtr`` is a regression of the chosen actions' costs, in which a row's weight is multiplied by
+    ``1 / (p K̄)``, with the propensity p and the mean number K̄ of actions so far. It is done as
+    such, with one example a row and nothing predicted, in the arithmetic of ``--cb_adf --cb_type
+    mtr``: the weights are the same bit for bit, in a fraction of the time. ``ips`` and ``dr``
+    learn from all actions, by ``--cb_adf`` itself.
 
     Parameters
     ----------
@@ -158,21 +220,50 @@ class BanditLearner:
         What it learns, and how.
     random_state
         Its seed.
+    model
+        What another one gave when it was serialized, to go on from there; only where the
+        configuration :attr:`~VowpalWabbitConfig.resumes`.
     """
 
-    def __init__(self, config: VowpalWabbitConfig, random_state: int) -> None:
+    def __init__(
+        self, config: VowpalWabbitConfig, random_state: int, model: bytes | None = None
+    ) -> None:
         # Doubly robust learning keeps two weights per feature within the same 2**b.
         bits = config.encoder.bits + (1 if config.cb_type == "dr" else 0)
-        reduction = (
-            f"--cb_adf --cb_type {config.cb_type} --l2 {config.l2} --power_t {config.power_t}"
+        import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+        self._label = vw.SimpleLabel
+        self._is_regression = config.cb_type == "mtr"
+        bandit = "" if self._is_regression else f"--cb_adf --cb_type {config.cb_type} --no_predict"
+        reduction = f"{bandit} --l2 {config.l2} --power_t {config.power_t}"
+        self._rows, self._offered = (0, 0) if model is None else _COUNTS.unpack_from(model)
+        self._workspace = (
+            _workspace(reduction, bits, config.learning_rate, random_state)
+            if model is None
+            else _resumed(model[_COUNTS.size :])
         )
-        self._workspace = _workspace(reduction, bits, config.learning_rate, random_state)
         self._size = 1 << config.encoder.bits
         self._shrinks = config.l2 > 0
 
-    def learn(self, examples: Sequence[Any]) -> None:
-        """Learn from one interaction, as :func:`bandit_examples` makes it."""
-        self._workspace.learn_one(examples)
+    def serialize(self) -> bytes:
+        """The numbers of rows and actions so far, and Vowpal Wabbit's model file."""
+        return _COUNTS.pack(self._rows, self._offered) + bytes(self._workspace.serialize())
+
+    def learn(self, lesson: Lesson, weight: float) -> None:
+        """Learn from one interaction, as :func:`lesson_of` makes it, that counts by a weight."""
+        row = lesson.row
+        self._rows += 1
+        self._offered += len(row.actions)
+        if not self._is_regression:
+            weigh(lesson.examples, row, weight)
+            self._workspace.learn_one(lesson.examples)
+            return
+        example = lesson.examples[0]
+        # Rounded step by step, as Vowpal Wabbit's own arithmetic is in single precision.
+        share = _SINGLE(self._rows) / _SINGLE(self._offered)
+        importance = _SINGLE(weight) * (_SINGLE(1.0) / _SINGLE(row.propensity) * share)
+        example.set_label(self._label(-row.reward, float(importance)))
+        self._workspace.learn_one(example)
 
     def weights(self, columns: IndexArray | None = None) -> NDArray[np.float32]:
         """Weights of the reward; of all columns, or of some.
@@ -188,8 +279,39 @@ class BanditLearner:
         # Not merely negated: zeros are to be positive, as they will be when loaded.
         weights = np.float32(0.0) - costs
         if self._shrinks and weights.any():
-            weights *= np.float32(_shrinkage(self._workspace, costs))
+            weights *= np.float32(self._shrinkage(costs))
         return require_usable(weights, "Vowpal Wabbit")
+
+    def _shrinkage(self, costs: NDArray[np.float32]) -> float:
+        """The factor that Vowpal Wabbit applies to all of its weights when it predicts.
+
+        A ridge penalty shrinks every weight at every update; the factor is kept in one place
+        instead and shown nowhere, but it is the prediction for a lone feature over that feature's
+        weight.
+        """
+        import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+        strongest = int(np.abs(costs).argmax())
+        weight = float(costs[strongest])
+        if not math.isfinite(weight):
+            # Whoever wants the weights will refuse them.
+            return 1.0
+        if not self._is_regression:
+            shared, lone = vw.Example(), vw.Example()
+            shared.set_label(vw.CBLabel(shared=True))
+            lone.set_label(vw.CBLabel())
+            lone["a"].push_feature(strongest, 1.0)
+            ((_, predicted),) = self._workspace.predict_one([shared, lone])
+            return float(predicted) / weight
+        # A regression's predictions are clipped to the range of the costs so far, with 0 in it: a
+        # prediction next to 0 is in it on the one side or on the other.
+        found = []
+        for value in (_NEXT_TO_0 / weight, -_NEXT_TO_0 / weight):
+            lone = vw.Example()
+            lone.set_label(vw.SimpleLabel(0.0))
+            lone["a"].push_feature(strongest, value)
+            found.append(abs(float(self._workspace.predict_one(lone))))
+        return max(found) / _NEXT_TO_0
 
 
 class CostLearner:
@@ -205,11 +327,27 @@ class CostLearner:
         Positive.
     random_state
         Its seed.
+    model
+        What another one gave when it was serialized, to go on from there.
     """
 
-    def __init__(self, encoder: EncoderConfig, learning_rate: float, random_state: int) -> None:
-        self._workspace = _workspace("", encoder.bits, learning_rate, random_state)
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        learning_rate: float,
+        random_state: int,
+        model: bytes | None = None,
+    ) -> None:
+        self._workspace = (
+            _workspace("", encoder.bits, learning_rate, random_state)
+            if model is None
+            else _resumed(model)
+        )
         self._size = 1 << encoder.bits
+
+    def serialize(self) -> bytes:
+        """Vowpal Wabbit's model file."""
+        return bytes(self._workspace.serialize())
 
     def learn(
         self, examples: Sequence[Any], rewards: NDArray[np.float64], weight: float = 1.0
@@ -231,6 +369,57 @@ class CostLearner:
         """
         costs = _costs(self._workspace, self._size, columns)
         return require_usable(np.float32(0.0) - costs, "Vowpal Wabbit")
+
+
+class RegressionExample:
+    """Vowpal Wabbit's example for one action, to be filled over and over.
+
+    To make an example takes about as long as to learn it.
+    """
+
+    def __init__(self) -> None:
+        import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+        self.example = vw.Example()
+        # In the order of --csoaa_ldf, so that even the rounding of sums is the same.
+        self._action, self._context = self.example["a"], self.example["c"]
+
+    def fill(self, decision: EncodedDecision) -> None:
+        """Put the features of a decision's context and of its first action into it."""
+        action, context = self._action, self._context
+        action.truncate_to(0)
+        _push(action, decision.actions[0])
+        context.truncate_to(0)
+        _push(context, decision.context)
+
+
+def lesson_of(
+    config: VowpalWabbitConfig,
+    encoder: FeatureEncoder,
+    row: TrainingRow,
+    slate: RegressionExample | None = None,
+) -> Lesson:
+    """Encode an interaction, as much of it as a learner of this configuration learns from.
+
+    Parameters
+    ----------
+    config
+        The learner's.
+    encoder
+        To encode with.
+    row
+        The interaction.
+    slate
+        To be written over, for a lesson that is learned before the next one is made.
+    """
+    if config.cb_type == "mtr":
+        action = encoder.encode_action(row.actions[row.chosen])
+        decision = EncodedDecision(encoder.encode_context(row.context), [action])
+        slate = RegressionExample() if slate is None else slate
+        slate.fill(decision)
+        return Lesson([slate.example], row, decision, encoder)
+    decision = encoder.encode(row.context, row.actions)
+    return Lesson(bandit_examples(row, decision), row, decision, encoder)
 
 
 def bandit_examples(row: TrainingRow, decision: EncodedDecision) -> list[Any]:
@@ -272,18 +461,6 @@ def action_examples(decision: EncodedDecision) -> list[Any]:
     return examples
 
 
-def changed_columns(
-    encoder: FeatureEncoder,
-    config: VowpalWabbitConfig,
-    row: TrainingRow,
-    decision: EncodedDecision,
-) -> IndexArray:
-    """Columns whose weights can change when a :class:`BanditLearner` learns from a row."""
-    if config.cb_type == "mtr":
-        return encoder.columns(decision.context, decision.actions[row.chosen]).indices
-    return encoder.indices_of(decision)
-
-
 def not_online(why: str) -> GenerationError:
     """The error for an oracle that can't learn any further."""
     return GenerationError(f"the oracle can't learn online: {why}; fit it anew")
@@ -300,28 +477,22 @@ def _workspace(reduction: str, bits: int, learning_rate: float, random_state: in
     return vw.Workspace(arguments.split())
 
 
+def _resumed(model: bytes) -> Any:
+    """A workspace that goes on where the one ended that was serialized."""
+    import vowpal_wabbit_next as vw  # noqa: PLC0415
+
+    try:
+        # The model has its own arguments, those of its learning rate among them.
+        return vw.Workspace(["--quiet"], model_data=model)
+    except RuntimeError as error:
+        raise GenerationError(f"Vowpal Wabbit can't go on from its model: {error}") from error
+
+
 def _costs(workspace: Any, size: int, columns: IndexArray | None) -> NDArray[np.float32]:
     # Of the weights stored with a feature the first predicts; of the numbers stored with a weight
     # the first is its value.
     stored: NDArray[np.float32] = workspace.weights()[:size, 0, 0]
     return np.array(stored) if columns is None else stored[columns]
-
-
-def _shrinkage(workspace: Any, costs: NDArray[np.float32]) -> float:
-    """The factor that Vowpal Wabbit applies to all of its weights when it predicts.
-
-    A ridge penalty shrinks every weight at every update; the factor is kept in one place instead
-    and shown nowhere, but it is the prediction for a lone feature over that feature's weight.
-    """
-    import vowpal_wabbit_next as vw  # noqa: PLC0415
-
-    strongest = int(np.abs(costs).argmax())
-    shared, action = vw.Example(), vw.Example()
-    shared.set_label(vw.CBLabel(shared=True))
-    action.set_label(vw.CBLabel())
-    action["a"].push_feature(strongest, 1.0)
-    ((_, predicted),) = workspace.predict_one([shared, action])
-    return float(predicted) / float(costs[strongest])
 
 
 def _push(group: Any, features: EncodedFeatures) -> None:

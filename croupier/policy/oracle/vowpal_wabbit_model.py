@@ -147,6 +147,11 @@ class VowpalWabbitModelConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit_
     passes: int = 1
     encoder: EncoderConfig = EncoderConfig()
 
+    @property
+    def weighs_propensities(self) -> bool:
+        """That is what `cb_type` says."""
+        return True
+
     def __post_init__(self) -> None:
         rate = self.learning_rate
         require("learning_rate", 0 < rate < math.inf, "positive", rate)

@@ -1,0 +1,87 @@
+"""How a loop's oracle is trained: on which rows, how they count, and what is done afterwards."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import msgspec
+
+__all__ = ("Calibration", "TrainingConfig", "Weighting")
+
+Weighting: TypeAlias = Literal["none", "ips", "mtr", "trajectory", "advantage"]
+Calibration: TypeAlias = Literal["none", "isotonic", "platt"]
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is particular to a loop's training, beside its oracle.
+
+    Attributes
+    ----------
+    weighting
+        How rows count, see :func:`~croupier.offline.weighting.training_weights`: ``none``;
+        ``ips``, by ``min(1 / propensity, largest_weight)``; ``mtr``, by ``1 / propensity`` over the
+        mean number of actions, as Vowpal Wabbit's regression of that name does; ``trajectory`` and
+        ``advantage``, the more the better a request turned out. All but ``none`` are multiplied by
+        what a row of a subsampled log counts for.
+    largest_weight
+        Where ``ips`` is clipped, at least 1.
+    temperature
+        Of ``trajectory`` and ``advantage``, positive: the best row counts ``exp(1 / temperature)``
+        times as much as the worst.
+    class_weight
+        ``balanced`` lets rewards of 1 count as much in sum as those of 0. The estimates are
+        corrected for it.
+    calibration
+        A monotone curve from estimates to rewards, fitted on rows held out for it: ``isotonic``, or
+        ``platt`` for rewards within [0, 1].
+    calibration_share
+        Share of the learner's rows, in (0, 0.5], that the curve is fitted on.
+    holdout
+        Share of the learner's rows, in [0, 0.5], that only measure what was learned, where there
+        are 1000 or more.
+    window
+        How far back from the latest interaction rows are learned from: a duration; None for all.
+    window_generations
+        Under how many of the latest generations that have served; None for all.
+    start
+        ``fresh`` learns from all rows of the window; ``champion`` teaches the champion's oracle
+        what has been joined since it was trained, where it can be taught and learned from the same
+        folds.
+    learn_from_slices
+        Whether decisions within a uniform slice are learned from. Where they are not, they judge,
+        all of them.
+    """
+
+    weighting: Weighting = "none"
+    largest_weight: float = 100.0
+    temperature: float = 0.1
+    class_weight: Literal["none", "balanced"] = "none"
+    calibration: Calibration = "none"
+    calibration_share: float = 0.2
+    holdout: float = 0.1
+    window: str | None = None
+    window_generations: int | None = None
+    start: Literal["fresh", "champion"] = "fresh"
+    learn_from_slices: bool = True
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "largest_weight": (1.0 <= self.largest_weight < math.inf, "at least 1"),
+            "temperature": (0.01 <= self.temperature < math.inf, "at least 0.01"),
+            "calibration_share": (0.0 < self.calibration_share <= 0.5, "in (0, 0.5]"),
+            "holdout": (0.0 <= self.holdout <= 0.5, "in [0, 0.5]"),
+            "window_generations": (
+                self.window_generations is None or self.window_generations >= 1,
+                "at least 1",
+            ),
+        }
+        for name, (fine, expected) in ranges.items():
+            if not fine:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        bounded = self.window is not None or self.window_generations is not None
+        if self.start == "champion" and (bounded or self.class_weight != "none"):
+            raise ValueError(
+                'start must be "fresh" with a window or class weights: what the champion has '
+                "learned already can't be forgotten or weighted anew"
+            )
