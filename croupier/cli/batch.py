@@ -13,6 +13,7 @@ import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import interval
+from croupier.eventlog.log import Record
 from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate, logged_value
 from croupier.offline.gate import Verdict, judge_challenger
@@ -26,12 +27,13 @@ from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retention import forget_again, sink_again, sunk_positions
 from croupier.offline.retrain import is_judged, retrain
 from croupier.offline.sink import SinkReport, sink, sunk_in, tables_of
+from croupier.offline.tabular import import_table, read_column_map
 from croupier.policy.errors import ConfigError, InvalidInputError
 from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from croupier.eventlog.log import EventLog, LogPartition
     from croupier.offline.ope import Estimate
@@ -41,6 +43,7 @@ __all__ = ("register",)
 
 # What tells the rows of a loop apart.
 _ORDER = ("partition", "offset", "decision_id", "slot")
+_PART_BYTES = 4_000_000
 _REPLAYED: tuple[TableName, ...] = ("decisions", "outcomes", "audits", "interactions")
 
 
@@ -347,27 +350,81 @@ def replay(
 
 def import_command(
     path: Annotated[Path, typer.Argument(help="A file, or a directory of them.")],
-    fmt: Annotated[Literal["open-bandit"], typer.Option("--format", help="What the files are.")],
+    fmt: Annotated[
+        Literal["open-bandit", "dsjson", "table"],
+        typer.Option("--format", help="What the files are."),
+    ],
     loop: Annotated[
         str | None, typer.Option(help="Name of the loop; from the file's name unless given.")
+    ] = None,
+    columns: Annotated[
+        Path | None, typer.Option(help="TOML file that says which column of a table holds what.")
     ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Import logs that were made elsewhere into the lake."""
-    assert fmt == "open-bandit"
+    """Import logs that were made elsewhere.
+
+    The Open Bandit Dataset goes into the lake. Vowpal Wabbit's dsjson, which Personalizer's logs
+    are too, goes into the event log of a configured loop, for the next sink and join. A table is
+    a Parquet or CSV file, one decision a row, and goes into the lake.
+    """
     session = Session.open(config, data_dir, json=json)
+    if fmt == "dsjson":
+        _import_dsjson(session, path, loop)
+        return
     with session.lake.lock(), session.output.progress(f"import {path}") as progress:
-        reports = import_open_bandit(path, session.lake, loop=loop, progress=progress)
+        if fmt == "table":
+            if loop is None or columns is None:
+                raise InvalidInputError("loop", "expected --loop and --columns with a table")
+            reports = [import_table(path, session.lake, loop, read_column_map(columns))]
+        else:
+            reports = import_open_bandit(path, session.lake, loop=loop, progress=progress)
     session.output.result(
         {each.loop: each for each in reports},
         lambda: session.output.table(
             "Imported",
-            ["loop", "added", "already there", "with a click"],
+            ["loop", "added", "already there", "with a reward"],
             [[each.loop, each.added, each.present, each.positive] for each in reports],
         ),
     )
+
+
+def _import_dsjson(session: Session, path: Path, loop: str | None) -> None:
+    # Other commands are spared the time that it takes to load.
+    from croupier.control.dsjson import read_interactions  # noqa: PLC0415
+
+    if loop is None:
+        raise InvalidInputError("loop", "expected --loop: whose decisions they become")
+    files = sorted(each for each in path.glob("*") if each.is_file()) if path.is_dir() else [path]
+    settings, events = session.config.loop(loop), 0
+    with session.writer() as log, session.output.progress(f"import {path}") as progress:
+        for number, file in enumerate(files, 1):
+            for body in _parts_of(file):
+                found = read_interactions(body, loop, settings, now_us=now_us())
+                log.append([Record.of(each) for each in found])
+                events += len(found)
+            progress(number, len(files))
+    session.output.result(
+        {loop: {"events": events}},
+        lambda: session.output.remark(f"{loop}: {events:,} events in the log; sink and join next"),
+    )
+
+
+def _parts_of(file: Path) -> Iterator[bytes]:
+    """Some lines after another, so that a large file need not be held.
+
+    Those that have been before stand there empty, so that an error names the right line.
+    """
+    before = 0
+    try:
+        with file.open("rb") as opened:
+            while lines := opened.readlines(_PART_BYTES):
+                yield b"\n" * before + b"".join(lines)
+                before += len(lines)
+    except OSError as error:
+        raise InvalidInputError("path", f"expected a file at {file}: {error.strerror}") from error
 
 
 def _loops_with_interactions(session: Session) -> list[str]:

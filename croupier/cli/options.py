@@ -11,7 +11,7 @@ import typer
 
 from croupier.cli.config import CroupierConfig, DataPaths, load_config, with_settings
 from croupier.cli.output import Output
-from croupier.eventlog.opening import open_log
+from croupier.eventlog.opening import open_log, open_writer
 from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
@@ -20,7 +20,7 @@ from croupier.policy.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from croupier.eventlog.log import EventLog
+    from croupier.eventlog.log import EventLog, LogWriter
 
 __all__ = ("ConfigOption", "DataDirOption", "JsonOption", "LoopOption", "Session")
 
@@ -103,6 +103,15 @@ class Session:
     def log(self) -> EventLog:
         """Open the event log; the caller closes it."""
         return open_log(self.config.log, log_dir=self.paths.log, loops=self.config.loops)
+
+    def writer(self) -> LogWriter:
+        """Open the event log to append to it; the caller closes it."""
+        return open_writer(
+            self.config.log,
+            log_dir=self.paths.log,
+            spill_dir=self.paths.spill,
+            loops=self.config.loops,
+        )
 
     def loops(self, only: str | None) -> list[str]:
         """Names of the configured loops, or the one that was asked for.

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
+from polars.io.plugins import register_io_source
 
-from croupier.offline.interactions import current_interactions
+from croupier.offline.lake import SCHEMAS
 from croupier.offline.rewards import KEY
 from croupier.offline.stretches import stretches
 from croupier.policy.errors import InvalidInputError
@@ -35,7 +36,14 @@ def export_parquet(lake: Lake, loop: str, path: Path) -> int:
     path
         To write to; what is there is replaced.
     """
-    rows = current_interactions(lake, loop)
+
+    def frames(*asked: object) -> Iterator[pl.DataFrame]:
+        # Of a scan that is written as it is, polars asks for all columns and rows.
+        assert asked[:3] == (None, None, None)
+        return interaction_frames(lake, loop)
+
+    # One after the other: a join of all of them would be held as a whole.
+    rows = register_io_source(frames, schema=SCHEMAS["interactions"])
     rows.sink_parquet(path, compression="zstd", row_group_size=_HELD)
     count: int = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     return count

@@ -4,8 +4,8 @@ What an oracle learns bit by bit depends on the order. Here the order is the lak
 once, what stood in the interactions at a base version, then what every later commit has added, and
 within each of these by offset and id. What was learned can't be unlearned, so an interaction counts
 with the reward that it had at first; a later revision is for the night. So a learner's history is
-two numbers, the base version and the version reached. From these, the configuration and the seed the
-same oracle can be made again, whether a process died in between or not.
+two numbers, the base version and the version reached. From these, the configuration and the seed
+the same oracle can be made again, whether a process died in between or not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ import pytest
 from croupier.cli.main import main
 from croupier.eventlog.log import Record
 from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.join import join
 from croupier.offline.lake import Lake
+from croupier.policy.loop import LoopConfig
 from tests.offline.logs import decision, outcome
 from tests.offline.shop import MINUTE, Shop
 from tests.offline.worlds import random_world
@@ -359,6 +361,25 @@ def test_a_replayed_lake_is_the_same(command: Command, tmp_path: Path) -> None:
     )
 
 
+def test_a_replay_knows_what_the_last_join_knew(command: Command, tmp_path: Path) -> None:
+    """Outcomes that were sunk since then are not in the rewards; those that revised some are."""
+    decided = rows(command.lake, "interactions").filter(pl.col("outcomes") == 0)["decision_id"]
+    now = time.time_ns() // 1000
+    for number in range(2):
+        with SqliteEventLog(command.directory / "data" / "log") as log:
+            log.append([Record.of(outcome(decided[number], f"late {number}", now))])
+        assert command("sink").code == 0
+        done = command("replay", tmp_path / f"again {number}", "--json")
+        assert (done.code, done.facts["equal"]) == (0, {"shop": True})
+        fresh = Lake(tmp_path / f"again {number}")
+        assert fresh.scan("outcomes").sort("offset").collect()["ts"].dt.epoch("us")[-1] == now
+        assert command("join", "--json").facts["shop"]["revised"] == 1
+        # What was left out of the rewards there comes in with the next join.
+        loop = LoopConfig(attribution_window="1 min")
+        assert join(fresh, "shop", loop, now).revised == 1
+    assert command("replay", tmp_path / "once more").code == 0
+
+
 def rows(lake: Lake, table: TableName) -> pl.DataFrame:
     return lake.scan(table).sort("offset").collect()
 
@@ -418,6 +439,72 @@ def test_an_audit_finds_what_was_altered(command: Command) -> None:
     assert (done.code, done.facts["shop"]["bad_keep_prob"]) == (1, 1)
 
 
+# Looking after the lake, and data that come and go.
+
+
+def test_a_lake_is_verified_and_compacted(command: Command) -> None:
+    found = command("lake", "verify", "--json")
+    assert found.code == 0, found.err
+    assert found.facts["shop"]["checked"] == 500
+    rewards = rows(command.lake, "interactions")
+    assert set(command("lake", "compact", "--json").facts) == {
+        *("decisions", "outcomes", "interactions"),
+    }
+    assert rows(command.lake, "interactions").equals(rewards)
+    here = pl.col("offset") == rewards["offset"][3]
+    altered = pl.when(here).then(pl.col("reward") + 1.0).otherwise("reward")
+    command.lake.replace("interactions", rewards.with_columns(reward=altered))
+    said = command("lake", "verify")
+    assert said.code == 1
+    assert "Lake against log" in said.out
+
+
+def test_delays_are_shown(command: Command) -> None:
+    curve = command("delays", "--json").facts["shop"]
+    assert curve["outcomes"] == len(
+        rows(command.lake, "interactions").filter(pl.col("outcomes") > 0)
+    )
+    assert curve["share"][-1] == 1.0
+    assert "shop: share of the outcomes" in command("delays").out
+
+
+def test_what_was_exported_can_be_imported(
+    command: Command, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = rows(command.lake, "interactions")
+    path = tmp_path_factory.mktemp("export") / "shop.dsjson"
+    done = command("export", "shop", path, "--format", "dsjson", "--json")
+    assert done.facts == {"interactions": 500}
+    assert command("export", "shop", path.with_suffix(".parquet")).code == 0
+    assert pl.read_parquet(path.with_suffix(".parquet")).sort("offset").equals(kept)
+
+    other = Command(tmp_path_factory.mktemp("other"), capsys)
+    (other.directory / "croupier.toml").write_text(CONFIG)
+    assert "--loop" in other.refused("import", path, "--format", "dsjson")
+    # Whoever imports it twice has it once.
+    for _ in range(2):
+        assert other("import", path, "--format", "dsjson", "--loop", "shop").code == 0
+    assert other("join", "--json").facts["shop"]["joined"] == 500
+    same = ["decision_id", "reward", "chosen", "actions", "context"]
+    again = rows(other.lake, "interactions").select(same).sort("decision_id")
+    assert again.equals(kept.select(same).sort("decision_id"))
+    path.write_bytes(path.read_bytes() + b'{"EventId": 3}')
+    assert "line 501" in other.refused("import", path, "--format", "dsjson", "--loop", "shop")
+
+
+def test_a_table_is_imported_by_a_map_of_its_columns(empty: Command) -> None:
+    table, columns = empty.directory / "log.csv", empty.directory / "columns.toml"
+    table.write_text(
+        "when,arm,p,gain\n2026-11-01T10:00:00Z,a,0.5,1\n2026-11-01T11:00:00Z,b,0.5,0\n"
+    )
+    columns.write_text('timestamp = "when"\naction = "arm"\npropensity = "p"\nreward = "gain"\n')
+    assert "--columns" in empty.refused("import", table, "--format", "table", "--loop", "arms")
+    done = empty(
+        *("import", table, "--format", "table", "--loop", "arms"), "--columns", columns, "--json"
+    )
+    assert done.facts["arms"]["added"] == 2
+
+
 # The Open Bandit Dataset, as a user would take it in.
 
 
@@ -466,7 +553,7 @@ def test_a_person_is_told_that_clicks_are_few(tmp_path: Path) -> None:
     where = ("--data-dir", "data")
     taken = in_process("import", tmp_path, "--format", "open-bandit", *where, cwd=tmp_path)
     assert taken.code == 0, taken.err
-    assert "with a click" in taken.out
+    assert "with a reward" in taken.out
     done = in_process("evaluate", *where, cwd=tmp_path)
     assert done.code == 0, done.err
     assert "open-bandit-random-men: the whole log's mean reward is" in done.out
