@@ -151,7 +151,7 @@ def retrain(
         before = started.training_rows
     if isinstance(oracle, EncodedOracle):
         measured = rows.filter(pl.col("fold").is_between(folds.calibrated, folds.trained - 1))
-        _calibrate(config, oracle, learned, measured)
+        _calibrate(config, oracle, measured)
     provenance = Provenance(
         parent=parent,
         lake_version=version,
@@ -313,22 +313,29 @@ class _Lessons:
         To be learned from, in their order.
     count
         Interactions that they come from.
+    ratio
+        How much a row with reward 1 counts for one with reward 0, beside all other weights.
     """
 
     rows: Sequence[TrainingRow]
     count: int
+    ratio: float = 1.0
 
 
 def _afresh(loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame) -> tuple[int, Oracle]:
     """How many interactions were learned from, and an oracle that learned nothing else."""
     lessons = _lessons(config, learned)
     require_lessons(loop, lessons.count)
+    oracle: EncodedOracle = make_oracle(config.oracle, random_state=seed)
     try:
-        return lessons.count, make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
+        oracle.fit(lessons.rows)
     except InvalidInputError:
         lessons = _lessons(config, _encodable(loop, config, learned))
         require_lessons(loop, lessons.count)
-        return lessons.count, make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
+        oracle = make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
+    if lessons.ratio != 1.0:
+        oracle.calibration_ = (PriorCorrection(ratio=lessons.ratio),)
+    return lessons.count, oracle
 
 
 def _continued(
@@ -381,22 +388,17 @@ def _lessons(config: LoopConfig, learned: pl.DataFrame) -> _Lessons:
         imitated = list(imitation_lessons(learned))
         return _Lessons([row for lesson in imitated for row in lesson], len(imitated))
     weights = training_weights(config.training, learned, config.oracle.encoder)
+    ratio = 1.0
     if config.training.class_weight != "none":
         rewards = learned["reward"].to_numpy()
         ratio = balancing_ratio(rewards, weights)
         weights = effective(np.where(rewards == 1.0, ratio, 1.0) * weights)
-    return _Lessons(LoggedRows(learned, weights), len(learned))
+    return _Lessons(LoggedRows(learned, weights), len(learned), ratio)
 
 
-def _calibrate(
-    config: LoopConfig, oracle: EncodedOracle, learned: pl.DataFrame, held: pl.DataFrame
-) -> None:
-    """Correct an oracle's estimates for the weights of rewards, and by rows that were held out."""
+def _calibrate(config: LoopConfig, oracle: EncodedOracle, held: pl.DataFrame) -> None:
+    """Calibrate an oracle's estimates by rows that were held out for it."""
     training = config.training
-    if training.class_weight != "none":
-        weights = training_weights(training, learned, config.oracle.encoder)
-        ratio = balancing_ratio(learned["reward"].to_numpy(), weights)
-        oracle.calibration_ = (PriorCorrection(ratio=ratio),)
     if training.calibration == "none":
         return
     # Weights that tilt rewards are what is to be made up for, and so are not applied here.

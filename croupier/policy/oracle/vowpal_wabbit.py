@@ -263,7 +263,8 @@ class BanditLearner:
         share = _SINGLE(self._rows) / _SINGLE(self._offered)
         importance = _SINGLE(weight) * (_SINGLE(1.0) / _SINGLE(row.propensity) * share)
         example.set_label(self._label(-row.reward, float(importance)))
-        self._workspace.learn_one(example)
+        # Its own method looks at the label's type again, which takes longer than to learn.
+        self._workspace._workspace.learn_one(example._example)  # noqa: SLF001
 
     def weights(self, columns: IndexArray | None = None) -> NDArray[np.float32]:
         """Weights of the reward; of all columns, or of some.
