@@ -175,6 +175,7 @@ def test_provenance_says_where_it_comes_from(lake: Lake, history: pl.DataFrame) 
         "training_rows": int((history["fold"] >= 300).sum()),
         "created_us": EPOCH_US,
         "budget": 0.0,
+        "base_version": None,
         "learned_folds": (300, 999),
         "learned_from_us": int(
             history.filter(pl.col("fold") >= 300)["ts"].dt.epoch("us").min()  # type: ignore[arg-type]
