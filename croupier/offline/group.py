@@ -118,7 +118,7 @@ class GroupSink:
                     pause = _AGAIN_S
                 except (LogUnavailableError, LakeConflictError, FileNotFoundError) as error:
                     # A file may be missing that somebody on another machine has just forgotten.
-                    _logger.warning("%s; trying again", error)
+                    _logger.warning("%s; trying again", str(error))
                     time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
                     pause = min(2 * pause, _AGAIN_AT_MOST_S)
         finally:
@@ -134,7 +134,7 @@ class GroupSink:
             except LogUnavailableError as error:
                 if stopped() or time.monotonic() > deadline:
                     raise
-                _logger.warning("%s; trying again", error)
+                _logger.warning("%s; trying again", str(error))
                 time.sleep(_AGAIN_S)
 
     def _turn(self, member: Membership) -> None:

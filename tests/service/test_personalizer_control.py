@@ -225,7 +225,7 @@ def test_what_only_croupier_has_is_told_as_it_is(server: Server) -> None:
         ({"rewardWaitTime": "P7D"}, "InvalidLogRetentionDays", "logRetentionDays"),
         ({"defaultReward": 1.5}, "InvalidServiceConfiguration", "defaultReward"),
         ({"defaultReward": "much"}, "InvalidServiceConfiguration", "defaultReward"),
-        ({"rewardAggregation": "median"}, "InvalidServiceConfiguration", "rewardAggregation"),
+        ({"rewardAggregation": "mode"}, "InvalidServiceConfiguration", "rewardAggregation"),
         ({"explorationPercentage": 20}, "InvalidServiceConfiguration", "explorationPercentage"),
         ({"explorationPercentage": -0.1}, "InvalidServiceConfiguration", "explorationPercentage"),
         ({"modelExportFrequency": "P"}, "InvalidServiceConfiguration", "modelExportFrequency"),
