@@ -16,8 +16,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
 
+# TESTS narrows it down: make test TESTS=tests/policy
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow and not faults"
+	$(BIN)/pytest -m "not slow and not faults" $(TESTS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 7200
