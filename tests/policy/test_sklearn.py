@@ -159,11 +159,14 @@ class TestParity:
 
 
 class TestRefusal:
+    @pytest.mark.parametrize("estimator", ["Ridge", ".Ridge"])
+    def test_of_what_is_no_dotted_path(self, estimator: str) -> None:
+        with pytest.raises(ValueError, match="estimator must be the dotted path of a class"):
+            config(estimator)
+
     @pytest.mark.parametrize(
         ("estimator", "params", "message"),
         [
-            ("Ridge", {}, "dotted path"),
-            (".Ridge", {}, "dotted path"),
             ("sklearn.linear_model.Bridge", {}, "dotted path.*'sklearn.linear_model.Bridge'"),
             ("no_such_package.Ridge", {}, "dotted path"),
             ("sklearn.linear_model.Ridge", {"alhpa": 1}, "takes the given params.*alhpa"),
