@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from croupier.policy.errors import ConfigError, LogUnavailableError
 from tests.kafka import ADMIN, SCORER, SINK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from croupier.eventlog.kafka.config import KafkaConfig
@@ -33,14 +31,10 @@ if TYPE_CHECKING:
 CLIENTS = ["kafka-python", "confluent-kafka"]
 
 # kafka-python leaves a socket whose handshake has failed to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """Have what a test has left found within it."""
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning"),
+]
 
 
 @pytest.fixture(params=CLIENTS)

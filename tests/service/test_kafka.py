@@ -6,7 +6,6 @@ went well.
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections import Counter
@@ -32,7 +31,10 @@ if TYPE_CHECKING:
     from tests.service.load import Told
 
 # kafka-python leaves a socket that finds nobody to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 DECIDE = {"actions": [{"id": "a"}, {"id": "b"}]}
 CLIENTS = ("kafka-python", "confluent-kafka")
@@ -45,12 +47,6 @@ def fragile(kafka: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     cluster.start()
     yield cluster
     cluster.kill()
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture
