@@ -324,13 +324,18 @@ class _Exchange:
         self._producer.commit_transaction()
 
     def abort(self) -> None:
-        """Have nothing of a transaction be seen, unless it was committed after all."""
-        try:
-            self._producer.abort_transaction()
-        except KafkaError:
-            # Fenced, or not to be used any more. The next one's first act ends what this one began.
-            self._producer.close(timeout=0)
-            self._producer = self._new_producer()
+        """Have nothing of a transaction be seen, unless it was committed after all.
+
+        Raises
+        ------
+        KafkaError
+            If the brokers don't take part.
+        """
+        # A producer that goes on after an abort can't be trusted: kafka-python 3.0.12 keeps offsets
+        # that the group refused, and commits them with the transaction that comes next, so that
+        # their requests would never be answered. A new one's first act is to end what this began.
+        self._producer.close(timeout=0)
+        self._producer = self._new_producer()
 
     def rewind(self) -> bool:
         """Go back to what the group has done: the next poll gives again what was not committed.
@@ -344,6 +349,8 @@ class _Exchange:
         self._membership = None
         for partition in self._consumer.assignment():
             try:
+                # What came too late for an earlier question is given out as the answer to the next.
+                self._consumer.committed(partition, timeout_ms=_LOOK_TIMEOUT_MS)
                 done = self._consumer.committed(partition, timeout_ms=_LOOK_TIMEOUT_MS)
             except KafkaTimeoutError:
                 return False

@@ -90,6 +90,32 @@ def test_who_has_lost_its_place_can_not_commit(kafka_config: KafkaConfig, asker:
     assert seen(asker) == ([b"right"] * 30, [b"right"] * 30)
 
 
+def test_what_was_refused_is_not_committed_with_what_comes_next(
+    kafka_config: KafkaConfig, asker: Asker
+) -> None:
+    """As kafka-python does, with the offsets, if the same producer goes on."""
+    with closing(member(kafka_config, asker, "first")) as first:
+        messages = polled(first, 30)
+        stale = first._membership
+        with closing(member(kafka_config, asker, "second")) as second:
+            deadline = time.monotonic() + PATIENCE_S
+            while not second._consumer.assignment():
+                assert time.monotonic() < deadline
+                first._consumer.poll(100)
+                second._consumer.poll(100)
+            first._membership = stale
+            with pytest.raises(CommitFailedError, match="IllegalGeneration"):
+                first.commit(answers(messages, b"stale"))
+            first.abort()
+            while not (found := first.poll(500)):
+                assert time.monotonic() < deadline
+                second._consumer.poll(100)
+            first.commit(answers(found[:1], b"right"))
+    with closing(member(kafka_config, asker, "third")) as third:
+        third.commit(answers(polled(third, 29), b"right"))
+    assert seen(asker) == ([b"right"] * 30, [b"right"] * 30)
+
+
 def test_who_takes_a_place_waits_for_what_is_about_to_be_committed(
     kafka_config: KafkaConfig, asker: Asker
 ) -> None:
