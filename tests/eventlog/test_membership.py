@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.kafka.config import KafkaConfig
     from croupier.eventlog.kafka.reading import KafkaPartition
+    from croupier.eventlog.kafka.topics import Stream
 
 LOOPS = ("shop", "mail")
 
@@ -69,7 +70,8 @@ def test_a_join_that_outlasts_a_poll_is_not_forgotten(
             return frozenset.union(*held) == whole and sum(map(len, held)) == len(whole)
 
         wait_until(lambda: shared_out() and all(each.held for each in members))
-        for stream, count in (("decisions", 4), ("outcomes", 5), ("decisions", 6)):
+        grown: list[tuple[Stream, int]] = [("decisions", 4), ("outcomes", 5), ("decisions", 6)]
+        for stream, count in grown:
             name = topic(kafka_config.topic_prefix, "shop", stream)
             with closing(admin(kafka_config)) as client:
                 client.create_partitions({name: count})
