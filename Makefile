@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-slow test-faults bench-serving bench-eventlog bench-stream bench-training \
-	check format lock clean
+	bench-join check format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
@@ -45,6 +45,11 @@ bench-stream: $(VENV)/.dev
 # Retraining beside Vowpal Wabbit's own command line, on 200,000 interactions.
 bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.training
+
+# Join, night and export with 1, 4 and 16 million decisions (ROWS=... for others), in 10 GB of disk;
+# some ten minutes.
+bench-join: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.join --rows $(or $(ROWS),1000000 4000000 16000000)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,16 +1,18 @@
 """What it takes to join and to export a lake: memory, time, and the cost of one more night.
 
-Run with ``python -m benchmarks.join --rows 1000000`` (``--json`` for programs). Decisions among ten
-actions, with features and scores, are put into a new lake over ten days, 30 % of them with an
-outcome, one outcome in fifty days late. They are joined once; another day is added and joined by
-itself; then everything is exported to one Parquet file. Each step runs in a process of its own,
-whose peak of resident memory is reported.
+Run with ``make bench-join`` or ``python -m benchmarks.join --rows 1000000 4000000`` (``--json`` for
+programs). For each number of rows a new lake is filled: days of a million decisions (`--night`)
+among ten actions, with features and scores, 30 % of them with an outcome, one outcome in fifty up
+to nine days late. It is joined at once; another day is added, and what a night does about that day
+is measured; then everything is exported. Each step runs in a process of its own, whose peak of
+resident memory is reported, with the load of the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -22,21 +24,27 @@ import numpy as np
 import polars as pl
 
 from croupier.cli.output import Output
-from croupier.offline.export import export_parquet
+from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.export import export_dsjson, export_parquet
+from croupier.offline.generations import refresh_realised
 from croupier.offline.join import join
 from croupier.offline.lake import SCHEMAS, Lake
+from croupier.offline.retention import retain
 from croupier.policy.loop import LoopConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from croupier.offline.lake import TableName
 
-LOOP, ACTIONS, DAYS, BATCH = "shop", 10, 10, 50_000
-SHARE, LATE = 0.3, 0.02
+LOOP, ACTIONS, BATCH = "shop", 10, 50_000
+SHARE, LATE, LATEST = 0.3, 0.02, 10
 DAY = 86_400_000_000
 START = 1_790_035_200_000_000
-CONFIG = LoopConfig(attribution_window="1 h")
+CONFIG = LoopConfig(attribution_window="1 h", log_retention="1000 d")
+_HEX = np.array([f"{byte:02x}".encode() for byte in range(256)])
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,59 +55,88 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     name
         Which one.
     rows
-        That came out of it.
-    seconds
-        How long it took.
+        That came out of it, or that it looked at.
+    seconds, cpu_seconds
+        How long it took, and of how much of the processors.
     peak_mib
         Peak of the resident memory of its process.
+    load
+        Load average of the machine over the minute before its end; 1 of it is the step itself.
     """
 
     name: str
     rows: int
     seconds: float
+    cpu_seconds: float
     peak_mib: float
+    load: float
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """All steps with a lake of so many decisions, to which a night of others was added."""
+
+    rows: int
+    night: int
+    lake_mib: float
+    steps: list[Step]
 
 
 def main() -> None:
     """Measure, and show."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="decisions")
-    parser.add_argument("--folder", type=Path, help="where the lake is made, and left")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="decisions")
+    parser.add_argument("--night", type=int, default=1_000_000, help="decisions a day")
+    parser.add_argument("--folder", type=Path, help="where lakes are made (and deleted)")
+    parser.add_argument("--dsjson", action="store_true", help="export as dsjson too")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        steps = measure(arguments.folder or Path(folder), arguments.rows)
     output = Output(json=arguments.json)
-    output.result(
-        steps,
-        lambda: output.table(
-            f"{arguments.rows:,} decisions between {ACTIONS} actions",
-            ["step", "rows", "seconds", "rows a second", "peak MiB"],
+    runs = []
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            runs.append(measure(Path(folder), rows, arguments.night, dsjson=arguments.dsjson))
+    output.result(runs, lambda: show(output, runs))
+
+
+def show(output: Output, runs: Sequence[Run]) -> None:
+    """A table of every run, and one of what a night takes with each of them."""
+    for run in runs:
+        output.table(
+            f"{run.rows:,} decisions between {ACTIONS} actions, {run.lake_mib:,.0f} MiB",
+            ["step", "rows", "seconds", "CPU seconds", "rows a second", "peak MiB", "load"],
             [
                 [
                     each.name,
                     each.rows,
                     round(each.seconds, 1),
+                    round(each.cpu_seconds, 1),
                     round(each.rows / each.seconds),
                     round(each.peak_mib),
+                    round(each.load, 1),
                 ]
-                for each in steps
+                for each in run.steps
             ],
-        ),
-    )
+        )
 
 
-def measure(folder: Path, rows: int) -> list[Step]:
+def measure(folder: Path, rows: int, night: int, *, dsjson: bool = False) -> Run:
     """Fill a lake, join it, add a night, and export it; each in its own process."""
-    root, nightly = folder / "lake", max(1, rows // DAYS)
-    return [
-        alone("fill", fill, root, 0, DAYS, nightly),
-        alone("join", join_until, root, DAYS),
-        alone("add a night", fill, root, DAYS, 1, nightly),
-        alone("join the night", join_until, root, DAYS + 1),
-        alone("join nothing new", join_until, root, DAYS + 1),
-        alone("export", export, root, folder / "export.parquet"),
+    root, days = folder / "lake", max(1, rows // night)
+    steps = [
+        alone("fill", fill, root, 0, days, rows // days),
+        alone("join", join_until, root, days),
+        alone("count what generations earned", realise, root, days * night),
+        alone("add a night", fill, root, days, 1, night),
+        alone("join the night", join_until, root, days + 1),
+        alone("count the night", realise, root, night),
+        alone("look for what is to be forgotten", forget, root, days + 1, night),
+        alone("join nothing new", join_until, root, days + 1),
+        alone("export Parquet", export, root, folder / "export.parquet"),
     ]
+    if dsjson:
+        steps.append(alone("export dsjson", export, root, folder / "export.dsjson"))
+    size = sum(each.stat().st_size for each in root.rglob("*") if each.is_file())
+    return Run(rows=rows, night=night, lake_mib=size / 2**20, steps=steps)
 
 
 def alone(name: str, work: Callable[..., int], *arguments: object) -> Step:
@@ -110,11 +147,16 @@ def alone(name: str, work: Callable[..., int], *arguments: object) -> Step:
 
 
 def _measured(name: str, work: Callable[..., int], arguments: tuple[object, ...]) -> Step:
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     rows = work(*arguments)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Step(name=name, rows=rows, seconds=seconds, peak_mib=peak)
+    return Step(
+        name=name,
+        rows=rows,
+        seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - before,
+        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        load=os.getloadavg()[0],
+    )
 
 
 def fill(root: Path, first: int, days: int, nightly: int) -> int:
@@ -129,39 +171,59 @@ def fill(root: Path, first: int, days: int, nightly: int) -> int:
 def join_until(root: Path, day: int) -> int:
     """Join what there is; gives the number of interactions that were written."""
     report = join(Lake(root), LOOP, CONFIG, START + (day + 1) * DAY)
-    return max(1, report.joined + report.revised)
+    return report.joined + report.revised
+
+
+def realise(root: Path, rows: int) -> int:
+    """Put what generations earned beside what was promised, as every night does."""
+    refresh_realised(Lake(root), LOOP)
+    return rows
+
+
+def forget(root: Path, day: int, rows: int) -> int:
+    """Find out whether anything is old enough to be forgotten, and joined; nothing is."""
+    with SqliteEventLog(root.parent / "log") as log:
+        retain(Lake(root), log, {LOOP: CONFIG}, now_us=START + (day + 1) * DAY)
+    return rows
 
 
 def export(root: Path, path: Path) -> int:
     """Write all interactions to one file."""
-    return export_parquet(Lake(root), LOOP, path)
+    write = export_dsjson if path.suffix == ".dsjson" else export_parquet
+    count = write(Lake(root), LOOP, path)
+    path.unlink()
+    return count
 
 
 def decisions(day: int, count: int) -> Iterator[pl.DataFrame]:
     """One day's decisions, in frames of the lake's schema."""
     rng = np.random.default_rng((day, 0))
-    pool = [_actions(rng) for _ in range(200)]
+    pool = pl.Series([_actions(rng) for _ in range(200)])
+    contexts = pl.Series(
+        [f'{{"user":{{"age":{age},"segment":"s{age % 7}"}}}}' for age in range(18, 90)]
+    )
+    names = pl.Series([f"action-{each}" for each in range(ACTIONS)])
     for first in range(0, count, BATCH):
-        size = min(BATCH, count - first)
+        places = np.arange(first, min(first + BATCH, count))
+        size = len(places)
         pmf = rng.dirichlet(np.ones(ACTIONS), size)
         drawn = pmf.cumsum(axis=1) < rng.random((size, 1))
         chosen = drawn.sum(axis=1).clip(max=ACTIONS - 1)
-        ages = rng.integers(18, 90, size).tolist()
         yield _in_schema(
             "decisions",
             {
-                "offset": np.arange(day * count + first, day * count + first + size),
-                "decision_id": _ids(day, first, size, count),
-                "ts": _times(day, first, size, count),
-                "context": [f'{{"user":{{"age":{age},"segment":"s{age % 7}"}}}}' for age in ages],
-                "actions": [pool[each] for each in rng.integers(0, len(pool), size).tolist()],
-                "action_ids": [[f"action-{each}" for each in range(ACTIONS)]] * size,
-                "pmf": pmf.tolist(),
+                "offset": places + day * count,
+                "decision_id": _ids(np.full(size, day), places, count),
+                "ts": _times(day, places, count),
+                "context": contexts.gather(rng.integers(0, len(contexts), size)),
+                "actions": pool.gather(rng.integers(0, len(pool), size)),
+                "pmf": pmf,
                 "chosen": chosen,
-                "action_id": [f"action-{each}" for each in chosen.tolist()],
+                "action_id": names.gather(chosen),
                 "propensity": pmf[np.arange(size), chosen],
-                "scores": rng.random((size, ACTIONS)).tolist(),
+                "scores": rng.random((size, ACTIONS)),
             },
+            action_ids=pl.lit(names.to_list()),
             excluded=pl.lit([], dtype=pl.List(pl.String)),
             generation=1,
             learning_mode=pl.lit("online"),
@@ -182,29 +244,25 @@ def outcomes(day: int, count: int) -> Iterator[pl.DataFrame]:
         places = np.flatnonzero(rng.random(size) < SHARE) + first
         of = np.full(len(places), day)
         late = rng.random(len(places)) < LATE
-        of[late] = np.maximum(0, day - rng.integers(1, DAYS, late.sum()))
-        decided = START + of * DAY + places * (DAY // count)
-        delays = np.where(of == day, rng.exponential(3e8, len(of)), 0).astype(np.int64)
-        stamped = np.where(of == day, decided + delays, _times(day, first, size, count)[0])
+        of[late] = np.maximum(0, day - rng.integers(1, LATEST, late.sum()))
+        delays = rng.exponential(3e8, len(of)).astype(np.int64)
+        now = _times(day, np.array([first]), count)
         yield _in_schema(
             "outcomes",
             {
                 "offset": np.arange(len(places)) + day * count + first,
-                "decision_id": [
-                    _id(each, place, count)
-                    for each, place in zip(of.tolist(), places.tolist(), strict=True)
-                ],
-                "outcome_id": [f"{day}:{place}" for place in places.tolist()],
+                "decision_id": _ids(of, places, count),
                 "reward": rng.random(len(places)),
-                "ts": stamped,
+                "ts": np.where(of == day, _times(day, places, count) + delays, now),
             },
+            outcome_id=pl.format("{}:{}", pl.lit(day), pl.Series(places)),
             kind=pl.lit("outcome"),
             guardrails=pl.lit("{}"),
         )
 
 
 def _in_schema(
-    table: TableName, columns: dict[str, object], **same: pl.Expr | int | float
+    table: TableName, columns: dict[str, object], **same: pl.Expr | list[str] | int | float
 ) -> pl.DataFrame:
     moments = pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     rows = pl.DataFrame(columns).with_columns(moments, loop=pl.lit(LOOP), **same)
@@ -224,23 +282,30 @@ def _actions(rng: np.random.Generator) -> str:
     return msgspec.json.encode(actions).decode()
 
 
-def _times(day: int, first: int, size: int, count: int) -> np.ndarray:
-    return START + day * DAY + np.arange(first, first + size) * (DAY // count)
+def _times(
+    days: int | NDArray[np.int64], places: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    return START + days * DAY + places * (DAY // count)
 
 
-def _time(day: int, place: int, count: int) -> int:
-    return int(START + day * DAY + place * (DAY // count))
+def _ids(days: NDArray[np.int64], places: NDArray[np.int64], count: int) -> pl.Series:
+    """Ids as long as UUIDs of version 7, that grow with time as those do."""
+    noise = places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    stamp = _hexadecimal((_times(days, places, count) // 1000).astype(np.uint64))[:, 4:]
+    tail = _hexadecimal(noise)
+    dash, version, variant = (np.full((len(places), 1), each, "S1") for each in (b"-", b"7", b"8"))
+    parts = (
+        *(stamp[:, :8], dash, stamp[:, 8:], dash, version, tail[:, :3], dash),
+        *(variant, tail[:, 3:6], dash, tail[:, 4:]),
+    )
+    text = np.ascontiguousarray(np.concatenate(parts, axis=1)).view("S36").ravel()
+    return pl.Series(text.tolist(), dtype=pl.Binary).cast(pl.String)
 
 
-def _ids(day: int, first: int, size: int, count: int) -> list[str]:
-    return [_id(day, place, count) for place in range(first, first + size)]
-
-
-def _id(day: int, place: int, count: int) -> str:
-    """An id as long as a UUID of version 7, that grows with time as those do."""
-    digits = f"{_time(day, place, count) // 1000:012x}"
-    noise = f"{(place * 0x9E3779B97F4A7C15) % 2**64:016x}"
-    return f"{digits[:8]}-{digits[8:]}-7{noise[:3]}-8{noise[3:6]}-{noise[4:]}"
+def _hexadecimal(numbers: NDArray[np.uint64]) -> NDArray[np.bytes_]:
+    """Digits of numbers of 64 bits, shape (n, 16)."""
+    octets = numbers.astype(">u8").view(np.uint8).reshape(len(numbers), 8)
+    return np.ascontiguousarray(_HEX[octets]).view("S1").reshape(len(numbers), 16)
 
 
 if __name__ == "__main__":

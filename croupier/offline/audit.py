@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from croupier.offline.draw_sums import Draws, DrawSums
 from croupier.offline.join import fold_of
 from croupier.offline.propensity import (
     PmfViolations,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ("PropensityAudit", "audit_propensities", "draws_test")
+__all__ = ("PropensityAudit", "audit_propensities", "draws_of", "draws_test")
 
 _SUM_TOLERANCE = 1e-6
 
@@ -110,16 +111,46 @@ def draws_test(decisions: pl.DataFrame) -> PropensityTest:
     decided by a hash of its own, so that those that were kept were drawn with the logged
     probabilities too, each of them.
     """
-    decisions = _without_other_places(decisions.filter(_consistent()))
-    flat, offsets = _flat(decisions["pmf"])
-    actions = decisions["action_ids"].explode().cast(pl.Categorical).to_physical()
+    decisions = _tested(decisions)
+    draws, actions, _ = _entries(decisions)
     return propensity_test(
-        flat,
-        decisions["chosen"].to_numpy(),
-        offsets=offsets,
-        actions=actions.to_numpy(),
+        draws.pmf,
+        draws.chosen,
+        offsets=draws.offsets,
+        actions=actions,
         generations=decisions["generation"].to_numpy(),
     )
+
+
+def draws_of(decisions: pl.DataFrame) -> tuple[list[str], DrawSums]:
+    """What :func:`draws_test` tests of one generation's rows, as sums of actions, and these.
+
+    Parameters
+    ----------
+    decisions
+        Rows of the decisions or the interactions table, of one generation.
+
+    Returns
+    -------
+    list of str, DrawSums
+        Ids of the actions, in ascending order, which are the cells of the sums.
+    """
+    draws, actions, ids = _entries(_tested(decisions))
+    return ids, DrawSums.of(draws, actions, len(ids))
+
+
+def _tested(decisions: pl.DataFrame) -> pl.DataFrame:
+    return _without_other_places(decisions.filter(_consistent()))
+
+
+def _entries(decisions: pl.DataFrame) -> tuple[Draws, NDArray[np.int64], list[str]]:
+    """Flat draws, and the action of every entry as its place among the ids of all, in order."""
+    flat, offsets = _flat(decisions["pmf"])
+    actions = decisions["action_ids"].explode()
+    ids = actions.unique().sort()
+    place = actions.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
+    chosen = decisions["chosen"].to_numpy().astype(np.int64)
+    return Draws(flat.astype(np.float64), offsets, chosen), place, ids.to_list()
 
 
 def _fits() -> pl.Expr:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import Oracle
 
-__all__ = ("decision_budget", "safety_budget")
+__all__ = ("decision_budget", "has_budget", "safety_budget")
 
 _DAY = timedelta(days=1)
 
@@ -46,10 +46,15 @@ def decision_budget(interactions: pl.DataFrame, oracle: Oracle, config: LoopConf
         use for a budget: one that isn't conservative, or one with a `radius`, which holds every
         decision to its own threshold.
     """
-    exploration = config.exploration
-    if not (isinstance(exploration, Conservative) and exploration.radius == 0.0):
+    if not has_budget(config):
         return 0.0
     return safety_budget(interactions, oracle, config).per_decision(_expected(interactions))
+
+
+def has_budget(config: LoopConfig) -> bool:
+    """Whether a loop's exploration is conservative, and without a `radius`."""
+    exploration = config.exploration
+    return isinstance(exploration, Conservative) and exploration.radius == 0.0
 
 
 def safety_budget(interactions: pl.DataFrame, oracle: Oracle, config: LoopConfig) -> SafetyBudget:

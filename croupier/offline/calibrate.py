@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,10 @@ from croupier.policy.calibration import (
     calibrated,
     platt_input,
 )
-from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -64,14 +65,18 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
     weights: list[float]
 
 
-def asked(oracle: Oracle, rows: Sequence[TrainingRow]) -> HeldOut:
-    """Ask an oracle for the chosen actions of held-out rows."""
-    scores = [oracle.score(row.context, [row.actions[row.chosen]])[0] for row in rows]
-    return HeldOut(
-        scores=np.array(scores, dtype=np.float64),
-        rewards=np.array([row.reward for row in rows], dtype=np.float64),
-        weights=np.array([row.weight for row in rows], dtype=np.float64),
-    )
+def asked(oracle: Oracle, rows: Iterable[TrainingRow]) -> HeldOut:
+    """Ask an oracle for the chosen actions of held-out rows, going through them once.
+
+    What it can't encode is left out: it was not learned from either.
+    """
+    found: list[tuple[float, float, float]] = []
+    for row in rows:
+        with contextlib.suppress(InvalidInputError):
+            score = oracle.score(row.context, [row.actions[row.chosen]])[0]
+            found.append((float(score), row.reward, row.weight))
+    scores, rewards, weights = np.array(found, dtype=np.float64).reshape(-1, 3).T.copy()
+    return HeldOut(scores=scores, rewards=rewards, weights=weights)
 
 
 def fit_curve(kind: Calibration, rows: HeldOut) -> CalibrationStep | None:

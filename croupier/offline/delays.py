@@ -14,6 +14,7 @@ decision has come by d; what comes later still, nobody can know.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,17 +23,18 @@ import polars as pl
 from scipy import stats
 
 from croupier.offline.interactions import current_interactions
-from croupier.offline.join import joined_until
+from croupier.offline.pending import joined_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from datetime import date
 
     from numpy.typing import ArrayLike, NDArray
 
     from croupier.offline.lake import Lake
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("DelayCurve", "delay_curve", "estimate_delays", "settled_interactions")
+__all__ = ("DelayCurve", "delay_curve", "estimate_delays", "settled_interactions", "settling")
 
 # Where a decision has had less than this share of its outcomes, it is held back: its weight would
 # be larger than five.
@@ -162,8 +164,9 @@ def delay_curve(
     if until is None:
         return estimate_delays([], [], confidence=confidence)
     age = _age_s(until)
+    first = datetime.fromtimestamp(max(until - 2 * config.late_horizon_us, 0) / 1e6, tz=UTC)
     known = (
-        current_interactions(lake, loop, version=version)
+        current_interactions(lake, loop, version=version, since=first.date())
         .filter(pl.col("delay_s").is_not_null(), age <= 2e-6 * config.late_horizon_us)
         .select("delay_s", age=age)
         .collect()
@@ -174,7 +177,12 @@ def delay_curve(
 
 
 def settled_interactions(
-    lake: Lake, loop: str, config: LoopConfig, *, version: int | None = None
+    lake: Lake,
+    loop: str,
+    config: LoopConfig,
+    *,
+    version: int | None = None,
+    since: date | None = None,
 ) -> pl.LazyFrame:
     """Current interactions, corrected for outcomes that may still come as the loop wants it.
 
@@ -195,21 +203,37 @@ def settled_interactions(
         Whose, and how.
     version
         Of the interactions; the latest if None. The correction depends on it alone.
+    since
+        The first day whose decisions are wanted, see
+        :func:`~croupier.offline.interactions.current_interactions`.
     """
-    rows = current_interactions(lake, loop, version=version)
+    rows = current_interactions(lake, loop, version=version, since=since)
+    return settling(lake, loop, config, version=version)(rows)
+
+
+def settling(
+    lake: Lake, loop: str, config: LoopConfig, *, version: int | None = None
+) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
+    """What :func:`settled_interactions` does to any of a loop's interactions.
+
+    Parameters
+    ----------
+    lake, loop, config, version
+        See there.
+    """
     until = joined_until(lake, loop, version)
     if config.censoring == "none" or until is None:
-        return rows
+        return lambda rows: rows
     curve = delay_curve(lake, loop, config, version=version)
     age = _age_s(until)
     if config.censoring == "hold_back":
-        return rows.filter(age >= curve.delay_of(config.settled_share))
+        return lambda rows: rows.filter(age >= curve.delay_of(config.settled_share))
     share = age.map_batches(
         lambda ages: pl.Series(curve.share_by(ages.to_numpy())), return_dtype=pl.Float64
     )
     default = config.default_reward
     weighted = default + (pl.col("reward") - default) / pl.col("share")
-    return (
+    return lambda rows: (
         rows.with_columns(share=share)
         .filter(pl.col("share") >= _SMALLEST_SHARE)
         .with_columns(

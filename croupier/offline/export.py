@@ -8,9 +8,8 @@ import msgspec
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from croupier.offline.interactions import current_frames
 from croupier.offline.lake import SCHEMAS
-from croupier.offline.rewards import KEY
-from croupier.offline.stretches import stretches
 from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -77,13 +76,7 @@ def export_dsjson(lake: Lake, loop: str, path: Path) -> int:
 
 def interaction_frames(lake: Lake, loop: str, held: int = _HELD) -> Iterator[pl.DataFrame]:
     """A loop's current interactions, day by day, no more than `held` at once."""
-    rows = lake.scan("interactions", loop).filter(pl.col("revision") > 0)
-    revised = rows.group_by(KEY).agg(last=pl.col("revision").max()).collect()
-    for stretch in stretches(lake.snapshot("interactions", loop).files, held):
-        found = stretch.read(lake, "interactions").drop("row").collect()
-        found = found.with_columns(pl.col("revision").fill_null(0))
-        last = found.join(revised, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-        yield last.filter(pl.col("revision") == pl.col("last").fill_null(0)).drop("last")
+    return current_frames(lake, lake.snapshot("interactions", loop).files, held=held)
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

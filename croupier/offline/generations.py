@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from scipy import stats
 
-from croupier.offline.audit import draws_test
-from croupier.offline.interactions import current_interactions, keep_weights
 from croupier.offline.lake import SCHEMAS
+from croupier.offline.realised import realised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from croupier.offline.lake import Lake
 
@@ -66,10 +60,25 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
 
     Realised values are means over all decisions that a generation made, estimated from those that
     were kept in the log (each counts ``1 / keep_prob`` times), with a normal interval; the
-    propensity test says whether its draws happened with the probabilities that were logged.
+    propensity test says whether its draws happened with the probabilities that were logged. Only
+    what has come since the last time is read, see :func:`~croupier.offline.realised.realised`.
     """
-    served = current_interactions(lake, loop).filter(pl.col("generation").is_not_null())
-    _put(lake, [{"loop": loop} | row for row in _realised(served, confidence)])
+    rows = []
+    for number, found in realised(lake, loop).items():
+        lower, upper = found.interval(confidence)
+        rows.append(
+            {
+                "loop": loop,
+                "generation": number,
+                "decisions": found.moments.rows,
+                "decisions_made": found.moments.weight,
+                "realised_mean": found.moments.mean,
+                "realised_lower": lower,
+                "realised_upper": upper,
+                "propensity_p_value": found.propensity_p_value,
+            }
+        )
+    _put(lake, rows)
 
 
 def _put(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -86,42 +95,3 @@ def _put(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     fresh = pl.DataFrame(list(merged.values()), schema=SCHEMAS["generations"])
     lake.replace("generations", fresh.sort("loop", "generation"))
-
-
-def _realised(interactions: pl.LazyFrame, confidence: float) -> list[dict[str, Any]]:
-    drawn = ("decision_id", "slot", "slate_size", "action_ids", "pmf", "chosen")
-    z = float(stats.norm.isf((1.0 - confidence) / 2.0))
-    rows = []
-    for (number,), served in (
-        interactions.select("generation", "reward", "keep_prob", *drawn)
-        .collect()
-        .group_by("generation")
-    ):
-        mean, error = _mean(served["reward"].to_numpy(), keep_weights(served))
-        half = None if error is None else z * error
-        rows.append(
-            {
-                "generation": number,
-                "decisions": len(served),
-                "decisions_made": float(keep_weights(served).sum()),
-                "realised_mean": mean,
-                "realised_lower": None if half is None else mean - half,
-                "realised_upper": None if half is None else mean + half,
-                "propensity_p_value": draws_test(served).combined_p_value,
-            }
-        )
-    return rows
-
-
-def _mean(rewards: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float | None]:
-    """Weighted mean ``Σ c r / Σ c``, and its standard error by the delta method.
-
-    A single reward says nothing about how far others are from it. With weights of 1 it is the mean
-    and its standard error, to the last bit.
-    """
-    n = len(rewards)
-    mean = float((weights * rewards).mean() / weights.mean())
-    if n < 2:
-        return mean, None
-    influence = weights * (rewards - mean) / weights.mean()
-    return mean, math.sqrt(float((influence * influence).sum()) / (n - 1)) / math.sqrt(n)

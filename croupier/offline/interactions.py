@@ -6,13 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, overload
 
 import msgspec
 import numpy as np
 import polars as pl
 
+from croupier.offline.lake import SCHEMAS
 from croupier.offline.rewards import KEY
+from croupier.offline.stretches import stretches
 from croupier.policy.events import Action, Features, KeptAction
 from croupier.policy.oracle import TrainingRow
 
@@ -22,10 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.offline.lake import Lake
+    from croupier.offline.lake_files import DataFile
 
 __all__ = (
     "LoggedRequest",
     "LoggedRows",
+    "current_frames",
     "current_interactions",
     "keep_weights",
     "learning_weights",
@@ -67,7 +72,7 @@ class LoggedRequest:
 
 
 def current_interactions(
-    lake: Lake, loop: str | None = None, *, version: int | None = None
+    lake: Lake, loop: str | None = None, *, version: int | None = None, since: date | None = None
 ) -> pl.LazyFrame:
     """Interactions as they are known to be: of every decision and slot the highest revision.
 
@@ -79,12 +84,18 @@ def current_interactions(
         Whose; all loops' if None.
     version
         Of the table; the latest if None.
+    since
+        The first day whose decisions are wanted: no file of an earlier one is read. Rows without a
+        time are of the first of all days, as :class:`~croupier.offline.lake_files.DataFile` has it.
     """
     if version is None:
         rows = lake.scan("interactions", loop)
     else:
         assert loop is not None
         rows = lake.scan_version("interactions", version, loop)
+    if since is not None and since != date.min:
+        # A revision stands under the day of its decision, as every interaction does.
+        rows = rows.filter(pl.col("date") >= since)
     key = ("loop", *KEY)
     revision = pl.col("revision").fill_null(0)
     # Few have been revised, so these are held, and all others stream past them.
@@ -96,6 +107,33 @@ def current_interactions(
         .filter(pl.col("revision") == last)
         .drop("last")
     )
+
+
+def current_frames(
+    lake: Lake, files: Sequence[DataFile], *, held: int, columns: Sequence[str] | None = None
+) -> Iterator[pl.DataFrame]:
+    """The same of some files of the table, no more than `held` rows at once.
+
+    Parameters
+    ----------
+    lake
+        To read.
+    files
+        All files that some days have, in order.
+    held
+        About how many rows there are in a frame.
+    columns
+        To be read; all if None.
+    """
+    wanted = list(SCHEMAS["interactions"].names() if columns is None else columns)
+    revision = pl.col("revision").fill_null(0)
+    rows = lake.read("interactions", [each.path for each in files]).filter(revision > 0)
+    revised = rows.group_by(KEY).agg(last=pl.col("revision").max()).collect()
+    for stretch in stretches(files, held):
+        read = stretch.read(lake, "interactions").with_columns(revision)
+        found = read.select(list(dict.fromkeys([*wanted, *KEY, "revision"]))).collect()
+        last = found.join(revised, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+        yield last.filter(pl.col("revision") == pl.col("last").fill_null(0)).select(wanted)
 
 
 def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:

@@ -14,20 +14,19 @@ of the decisions are read and written stretch by stretch, all in one commit.
 from __future__ import annotations
 
 import shutil
-from bisect import bisect_left
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from croupier.offline.lake import SCHEMAS
-from croupier.offline.rewards import FOLDS, KEY, SKEW_US, fold_of, resolve
+from croupier.offline.pending import Pending, joined_until, joined_versions, that_may_hold
+from croupier.offline.rewards import FOLDS, KEY, fold_of, resolve
 from croupier.offline.stretches import Buckets, Stretch, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from datetime import date
 
     from croupier.offline.lake import Lake, TableName
     from croupier.offline.lake_files import DataFile
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ("FOLDS", "JoinReport", "Seen", "fold_of", "join", "joined_until", "joined_versions")
 
-_APP = "croupier-join"
-_DAY = timedelta(days=1)
 _HELD, _WIDTH = 1_000_000, 20
 # A stretch of which no more than one row in so many is needed is read row by row.
 _FEW = 20
@@ -148,23 +145,6 @@ def join(
         run.clear()
 
 
-def joined_until(lake: Lake, loop: str, version: int | None = None) -> int | None:
-    """The moment up to which a loop's decisions are joined; None before the first join.
-
-    In a version of the interactions if one is named.
-    """
-    return lake.progress("interactions", f"{_APP}:{loop}:until", version)
-
-
-def joined_versions(lake: Lake, loop: str) -> tuple[int, int]:
-    """Versions of `decisions` and of `outcomes` that a loop's last join has read, or -1."""
-    decisions, outcomes = (
-        lake.progress("interactions", f"{_APP}:{loop}:{table}")
-        for table in ("decisions", "outcomes")
-    )
-    return -1 if decisions is None else decisions, -1 if outcomes is None else outcomes
-
-
 class _Run:
     """One run of the join for one loop."""
 
@@ -182,17 +162,7 @@ class _Run:
         self._seen = seen
         self._held = held
         self._wide = max(1, held // _WIDTH)
-        before = joined_until(lake, loop)
-        # The first day of which some windows had not closed by the last join.
-        self._first = None if before is None else _day(before - config.attribution_window_us)
-        # In this order: a decision is never younger than its outcomes.
-        self._outcomes = lake.snapshot("outcomes", loop)
-        self._decisions = lake.snapshot("decisions", loop)
-        self._interactions = lake.snapshot("interactions", loop)
-        decided, sent = joined_versions(lake, loop)
-        self._new_decisions = self._new("decisions", self._decisions.files, decided)
-        self._new_outcomes = self._new("outcomes", self._outcomes.files, sent)
-        self._horizon = timedelta(days=-(-config.late_horizon_us // SKEW_US))
+        self._pending = Pending(lake, loop, config)
         self._folder = lake.root / ".join"
         self._stretches: list[Stretch] = []
 
@@ -200,8 +170,8 @@ class _Run:
         """Do it."""
         # A join that was killed has left its buckets.
         self.clear()
-        near = self._near_decisions()
-        sent = self._near_outcomes({each.date for each in near})
+        near = self._pending.near_decisions()
+        sent = self._pending.near_outcomes({each.date for each in near})
         count = -(-max(_rows(near), _rows(sent), 1) // self._held)
         self._keys, self._sent, self._present = (
             Buckets(schema, self._folder / name, count, pl.col("decision_id").hash() % count)
@@ -213,49 +183,17 @@ class _Run:
         self._look_back(near, sent)
         resolved, report = self._resolve(count)
         anything = report.joined + report.revised > 0
-        if anything or (self._interactions.version >= 0 and self._anything_new()):
-            self._lake.append_stream("interactions", self._frames(resolved), self._marks())
+        if anything or (self._pending.interactions.version >= 0 and self._anything_new()):
+            marks = self._pending.marks(self._until, whole=self._seen is None)
+            self._lake.append_stream("interactions", self._frames(resolved), marks)
         return report
 
     def clear(self) -> None:
         """Remove what was put aside on disk."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _new(self, table: TableName, files: Iterable[DataFile], version: int) -> set[Path]:
-        """The files that the last join has not read."""
-        paths = {each.path for each in files}
-        added = None if version < 0 else self._lake.added_since(table, version)
-        return paths if added is None else paths & added
-
     def _anything_new(self) -> bool:
-        return bool(self._new_decisions or self._new_outcomes)
-
-    def _marks(self) -> dict[str, int]:
-        name = f"{_APP}:{self._loop}"
-        if self._seen is not None:
-            return {f"{name}:until": self._until}
-        return {
-            f"{name}:until": self._until,
-            f"{name}:decisions": self._decisions.version,
-            f"{name}:outcomes": self._outcomes.version,
-        }
-
-    def _near_decisions(self) -> list[DataFile]:
-        """Files with decisions whose windows have closed since the last join, or are open yet.
-
-        And those that are new, of whatever day.
-        """
-        files = self._decisions.files
-        first = self._first
-        if first is None:
-            return files
-        return [each for each in files if each.date >= first or each.path in self._new_decisions]
-
-    def _near_outcomes(self, days: set[date]) -> list[DataFile]:
-        """Files with outcomes that decisions of some days can have, and those that are new."""
-        reach = _Reach(days, _DAY, self._horizon)
-        files = self._outcomes.files
-        return [each for each in files if each.date in reach or each.path in self._new_outcomes]
+        return bool(self._pending.new_decisions or self._pending.new_outcomes)
 
     def _add_decisions(
         self, files: Sequence[DataFile], ids: pl.DataFrame | None = None
@@ -277,7 +215,7 @@ class _Run:
 
     def _add_outcomes(self, files: Iterable[DataFile], ids: pl.DataFrame | None = None) -> None:
         for new in (False, True):
-            chosen = [each for each in files if (each.path in self._new_outcomes) == new]
+            chosen = [each for each in files if (each.path in self._pending.new_outcomes) == new]
             for stretch in stretches(chosen, self._held):
                 rows = stretch.read(self._lake, "outcomes")
                 if self._seen is not None:
@@ -288,7 +226,7 @@ class _Run:
     def _add_present(self, days: set[date], ids: pl.DataFrame | None = None) -> pl.DataFrame:
         """Read what interactions of some days hold, of all or of some; gives the latter."""
         found = [pl.DataFrame(schema=_NARROWED["interactions"])]
-        files = [each for each in self._interactions.files if each.date in days]
+        files = [each for each in self._pending.interactions.files if each.date in days]
         for stretch in stretches(files, self._held):
             rows = stretch.read(self._lake, "interactions").select(_PRESENT).collect()
             rows = _of(rows, ids).with_columns(pl.col("revision").fill_null(0))
@@ -308,10 +246,10 @@ class _Run:
             return
         ids = homeless.select("decision_id").unique()
         passed = {each.path for each in near}
-        reach = _Reach(set(homeless["date"]), self._horizon, _DAY)
+        reach = self._pending.of_outcomes(set(homeless["date"]))
         files = [
             each
-            for each in _that_may_hold(ids["decision_id"], self._decisions.files)
+            for each in that_may_hold(ids["decision_id"], self._pending.decisions.files)
             if each.date in reach and each.path not in passed
         ]
         far = self._add_decisions(files, ids)
@@ -321,9 +259,11 @@ class _Run:
         without = some.filter(pl.col("outcomes") == 0)
         having = far.join(without, on=KEY, how="anti", nulls_equal=True)
         passed = {each.path for each in sent}
-        reach = _Reach(set(having["date"]), _DAY, self._horizon)
+        reach = self._pending.of_decisions(set(having["date"]))
         files = [
-            each for each in self._outcomes.files if each.date in reach and each.path not in passed
+            each
+            for each in self._pending.outcomes.files
+            if each.date in reach and each.path not in passed
         ]
         self._add_outcomes(files, having.select("decision_id").unique())
 
@@ -332,7 +272,8 @@ class _Run:
 
         Of an activated decision some slots can be in new files, and others in old ones of the day.
         """
-        whole = pl.lit(value=True) if self._first is None else pl.col("date") >= self._first
+        first = self._pending.first
+        whole = pl.lit(value=True) if first is None else pl.col("date") >= first
         found = [pl.DataFrame(schema={"decision_id": pl.String, "date": pl.Date})]
         for bucket in range(self._sent.count):
             new = self._sent[bucket].filter("new")
@@ -384,45 +325,9 @@ class _Run:
                 yield decisions.collect().join(rows, on="row").sort("offset")
 
 
-class _Reach:
-    """Days around some days.
-
-    Parameters
-    ----------
-    days
-        In the middle.
-    before, after
-        How far it reaches from each of them.
-    """
-
-    def __init__(self, days: set[date], before: timedelta, after: timedelta) -> None:
-        self._days = sorted(days)
-        self._before, self._after = before, after
-
-    def __contains__(self, day: date) -> bool:
-        place = bisect_left(self._days, day - self._after)
-        return place < len(self._days) and self._days[place] <= day + self._before
-
-
-def _that_may_hold(ids: pl.Series, files: Iterable[DataFile]) -> Iterator[DataFile]:
-    """Files whose bounds don't rule out that one of some decisions is there."""
-    ordered = ids.sort()
-    for each in files:
-        if each.lowest is None or each.highest is None:
-            yield each
-            continue
-        place = ordered.search_sorted(each.lowest)
-        if place < len(ordered) and ordered[int(place)] <= each.highest:
-            yield each
-
-
 def _of(rows: pl.DataFrame, ids: pl.DataFrame | None) -> pl.DataFrame:
     return rows if ids is None else rows.join(ids, on="decision_id", how="semi")
 
 
 def _rows(files: Iterable[DataFile]) -> int:
     return sum(each.rows for each in files)
-
-
-def _day(ts_us: int) -> date:
-    return datetime.fromtimestamp(max(ts_us, 0) / 1e6, tz=UTC).date()

@@ -309,11 +309,13 @@ class Lake:
             return None
         return DeltaTable(self.root / table, version=version).transaction_version(app)
 
-    def snapshot(self, table: TableName, loop: str) -> Snapshot:
-        """The files of one loop, as they are now."""
-        if not self.exists(table):
+    def snapshot(
+        self, table: TableName, loop: str | None = None, version: int | None = None
+    ) -> Snapshot:
+        """The files of one loop, as they are now or in a version; all loops' if none is named."""
+        if version == -1 or not self.exists(table):
             return Snapshot(-1, [])
-        delta = DeltaTable(self.root / table)
+        delta = DeltaTable(self.root / table, version=version)
         return Snapshot(delta.version(), data_files(delta, self.root / table, loop))
 
     def added_since(self, table: TableName, version: int) -> set[Path] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -10,7 +11,6 @@ import msgspec
 import polars as pl
 
 if TYPE_CHECKING:
-    from datetime import date
     from pathlib import Path
 
     from deltalake import DeltaTable
@@ -25,9 +25,14 @@ class DataFile:
     Attributes
     ----------
     path, date, rows
-        Where it is, whose rows it has, and how many.
+        Where it is, which day's rows it has, and how many. Rows without a time are of the first of
+        all days.
     lowest, highest
         Bounds of its decision ids; None where Delta has none.
+    first
+        Bound of its rows' positions in the log, from below; None likewise.
+    newest
+        Bound of its rows' generations, from above; None likewise.
     """
 
     path: Path
@@ -35,11 +40,13 @@ class DataFile:
     rows: int
     lowest: str | None
     highest: str | None
+    first: int | None = None
+    newest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A version of a table, -1 before the first write, and one loop's files in it, in order."""
+    """A version of a table, -1 before the first write, and files in it, by date."""
 
     version: int
     files: list[DataFile]
@@ -58,29 +65,33 @@ class _Action(msgspec.Struct):
 _actions = msgspec.json.Decoder(_Action)
 
 
-def data_files(delta: DeltaTable, root: Path, loop: str) -> list[DataFile]:
-    """One loop's files in a table, by date.
+def data_files(delta: DeltaTable, root: Path, loop: str | None) -> list[DataFile]:
+    """One loop's files in a table, or all loops', by date.
 
     Parameters
     ----------
     delta, root
         The table, and where it is.
     loop
-        Whose.
+        Whose; all loops' if None.
     """
     adds = pl.DataFrame(delta.get_add_actions(flatten=True))
     if adds.is_empty():
         return []
     files = []
-    for each in adds.filter(pl.col("partition.loop") == loop).iter_rows(named=True):
+    if loop is not None:
+        adds = adds.filter(pl.col("partition.loop") == loop)
+    for each in adds.iter_rows(named=True):
         path = root / unquote(each["path"])
         files.append(
             DataFile(
                 path=path,
-                date=each["partition.date"],
+                date=each["partition.date"] or date.min,
                 rows=_count(path) if each["num_records"] is None else each["num_records"],
                 lowest=each.get("min.decision_id"),
                 highest=each.get("max.decision_id"),
+                first=each.get("min.offset"),
+                newest=each.get("max.generation"),
             )
         )
     return sorted(files, key=lambda file: (file.date, file.path))

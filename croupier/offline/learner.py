@@ -153,12 +153,6 @@ class OnlineLearner:
             If fewer than 20 interactions were learned from.
         """
         require_lessons(self._loop, self.lessons)
-        learned = (
-            current_interactions(self._lake, self._loop, version=self.version)
-            .filter(~is_judged(self._judge_share, self._config.training))
-            .sort("offset", "decision_id")
-            .collect()
-        )
         provenance = Provenance(
             parent=parent,
             lake_version=self.version,
@@ -167,7 +161,7 @@ class OnlineLearner:
             seed=self._seed,
             training_rows=self.lessons,
             created_us=created_us,
-            budget=budget_of(self._config, learned, self._oracle),
+            budget=budget_of(self._config, self._learned, self._oracle),
             base_version=self.base,
             learned_folds=(round(self._judge_share * FOLDS), FOLDS - 1),
             learned_from_slices=self._config.training.learn_from_slices,
@@ -177,6 +171,15 @@ class OnlineLearner:
             self._oracle.save(Path(folder))
             oracle = load_oracle(Path(folder))
         return Generation(self._loop, number, self._config.exploration, oracle, provenance)
+
+    def _learned(self) -> pl.DataFrame:
+        """Everything that was learned from."""
+        return (
+            current_interactions(self._lake, self._loop, version=self.version)
+            .filter(~is_judged(self._judge_share, self._config.training))
+            .sort("offset", "decision_id")
+            .collect()
+        )
 
     def _fresh(self, last: int) -> pl.DataFrame:
         """What came after the version that was reached, in the order in which it is learned."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import polars as pl
 
-from croupier.offline.delays import settled_interactions
+from croupier.offline.delays import settling
 from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.folds import is_judged, unseen_by
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
@@ -19,8 +20,9 @@ from croupier.offline.lake import SCHEMAS
 from croupier.offline.registry import Change
 from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import RetentionReport, retain
-from croupier.offline.retrain import is_judged, retrain, unseen_by
+from croupier.offline.retrain import retrain
 from croupier.offline.sink import SinkReport, sink
+from croupier.offline.window import window_of
 from croupier.policy.errors import (
     GenerationError,
     InvalidInputError,
@@ -52,6 +54,9 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ----------
     judge_share
         Share of the decisions, in [0.05, 0.95], that judge and never train.
+    judge_window
+        How far back from the latest of the judge's interactions rows are judged on: a duration;
+        None for all.
     seed
         Of everything random in training.
     settle
@@ -62,12 +67,15 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     judge_share: float = 0.3
+    judge_window: str | None = None
     seed: int = 0
     settle: str = "1 s"
     gate: GateConfig = GateConfig()
 
     def __post_init__(self) -> None:
         parse_duration(self.settle)
+        if self.judge_window is not None:
+            parse_duration(self.judge_window)
         if not 0.05 <= self.judge_share <= 0.95:
             raise ValueError(f"judge_share must be in [0.05, 0.95], got {self.judge_share}")
 
@@ -454,10 +462,17 @@ class Nightly:
         One that was trained when fewer of them were the judge's may have learned from some.
         """
         config = self.loops[loop]
-        judged = settled_interactions(self.lake, loop, config).filter(
-            is_judged(self.config.judge_share, config.training), *map(unseen_by, generations)
+        settle = settling(self.lake, loop, config)
+        judged = is_judged(self.config.judge_share, config.training), *map(unseen_by, generations)
+        window = window_of(
+            self.lake.snapshot("interactions", loop).files,
+            lambda files: settle(
+                self.lake.read("interactions", [each.path for each in files])
+            ).filter(*judged),
+            duration=self.config.judge_window,
         )
-        return judged.sort("offset", "decision_id").collect()
+        rows = settle(current_interactions(self.lake, loop, since=window.since))
+        return rows.filter(*judged, window.within).sort("offset", "decision_id").collect()
 
     def _require_challenger(self, loop: str, number: int) -> None:
         """Refuse what can't be promoted before anything is recorded of it."""

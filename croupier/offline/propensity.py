@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
+from croupier.offline.draw_sums import BIN_EDGES, CountSums, Draws, DrawSums
 from croupier.policy.errors import InvalidInputError
 
 __all__ = (
@@ -29,17 +30,11 @@ __all__ = (
     "PropensityTest",
     "pmf_violations",
     "propensity_test",
+    "propensity_test_of",
 )
 
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
-BoolArray: TypeAlias = NDArray[np.bool_]
-
-# Fixed, because edges chosen from the log would depend on the draws that are tested: where
-# generations are trained on earlier draws, their pmfs carry those draws on.
-_BIN_EDGES = np.array(
-    [0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0]
-)
 
 # How far a pmf may be from 1 and still be tested: the null hypothesis is about a distribution.
 _SUM_TOLERANCE = 1e-6
@@ -253,31 +248,26 @@ def propensity_test(
     numbers, generation = _integer_codes("generations", generations, log.n)
     codes, action = _integer_codes("actions", np.ravel(np.asarray(actions)), len(log.pmf))
 
-    picked = log.offsets[:-1] + log.chosen
-    cells = _find_cells(log, generation, action, len(codes), min_expected)
-    bins = _find_bins(log, min_expected)
-    cell_counts = _count(log, cells.of_entry, cells.size, picked)
-    bin_counts = _count(log, bins.of_entry, len(bins.edges) - 1, picked)
-    cross = _cross_covariance(log, cells, bins, (cell_counts, bin_counts))
-    statistic, dof, blocks = _statistic(cells, cell_counts, bin_counts, cross, min_expected)
-    by_bin = _Directions.of(bin_counts.covariance.toarray(), bin_counts.excess, min_expected)
-    bin_statistic, bin_dof = by_bin.statistic, len(by_bin.z)
-    impossible = int(np.count_nonzero(log.pmf[picked] == 0.0))
-    if impossible:
-        statistic = bin_statistic = math.inf
-    return PropensityTest(
-        statistic=statistic,
-        dof=dof,
-        p_value=_p_value(statistic, dof),
-        bin_statistic=bin_statistic,
-        bin_dof=bin_dof,
-        bin_p_value=_p_value(bin_statistic, bin_dof),
-        n=log.n,
-        impossible=impossible,
-        generations=_generation_table(blocks, numbers, generation),
-        cells=_cell_table(cells, cell_counts, numbers, codes),
-        bins=_bin_table(bins, bin_counts),
-    )
+    used, cell = _compact(np.repeat(generation, log.sizes) * len(codes) + action)
+    sums = DrawSums.of(log, cell, len(used))
+    rows = np.bincount(generation, minlength=len(numbers))
+    fine = _Fine(used // len(codes), used % len(codes), numbers, codes, rows)
+    return _test(sums, fine, min_expected)
+
+
+def propensity_test_of(sums: DrawSums, *, min_expected: float = 5.0) -> PropensityTest:
+    """The same test of a log of which sums are left, of one generation whose cells are actions.
+
+    Parameters
+    ----------
+    sums
+        Of all rows; the codes of the actions are the numbers of the cells, the generation is 0.
+    min_expected
+        As in :func:`propensity_test`.
+    """
+    k = len(sums.cells.expected)
+    alone, actions = np.zeros(k, dtype=np.int64), np.arange(k)
+    return _test(sums, _Fine(alone, actions, np.zeros(1), actions, [sums.rows]), min_expected)
 
 
 def pmf_violations(
@@ -329,30 +319,28 @@ def pmf_violations(
 
 
 @dataclass(frozen=True, eq=False)
-class _Log:
-    """Flat pmfs with row offsets, and the chosen indices."""
+class _Fine:
+    """What the cells are before rare ones are taken together, and what their numbers stand for.
 
-    pmf: FloatArray
-    offsets: IntArray
-    chosen: IntArray
+    `generation` and `action` index into `numbers` and `codes`, and have one element per cell; a
+    generation's cells stand next to each other. `rows` counts the rows of every generation.
+    """
 
-    @property
-    def n(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def sizes(self) -> IntArray:
-        return np.diff(self.offsets)
+    generation: IntArray
+    action: IntArray
+    numbers: ArrayLike
+    codes: ArrayLike
+    rows: ArrayLike
 
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Which cell an entry belongs to; a generation's cells stand next to each other.
+    """The cells that are tested, `label` telling of every fine one which it is part of.
 
     `generation` and `action` have one element per cell; action -1 stands for the rare ones.
     """
 
-    of_entry: IntArray
+    label: IntArray
     generation: IntArray
     action: IntArray
 
@@ -363,21 +351,22 @@ class _Cells:
 
 @dataclass(frozen=True, eq=False)
 class _Bins:
-    of_entry: IntArray
+    label: IntArray
     edges: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Per cell or bin: what was expected, what was observed, and the covariance of the two.
+    """Per cell or bin: what was expected, what was observed, and the covariance of the two."""
 
-    `probability` is the (n, size) matrix of every row's probability of every cell.
-    """
-
-    probability: Any
     expected: FloatArray
     observed: IntArray
     covariance: Any
+
+    @classmethod
+    def of(cls, sums: CountSums) -> _Counts:
+        covariance = sparse.csr_array(sparse.diags_array(sums.expected) - sums.squares)
+        return cls(sums.expected, sums.observed, covariance)
 
     @property
     def excess(self) -> FloatArray:
@@ -391,7 +380,33 @@ class _Counts:
         return np.where(random, self.excess / np.sqrt(np.where(random, variance, 1.0)), 0.0)
 
 
-def _read_log(pmfs: ArrayLike, chosen: ArrayLike, offsets: ArrayLike | None) -> _Log:
+def _test(sums: DrawSums, fine: _Fine, min_expected: float) -> PropensityTest:
+    cells = _find_cells(sums.cells.spread, fine, min_expected)
+    bins = _find_bins(sums.bins.spread, min_expected)
+    pooled = sums.pooled(cells.label, cells.size, bins.label, len(bins.edges) - 1)
+    cell_counts, bin_counts = _Counts.of(pooled.cells), _Counts.of(pooled.bins)
+    cross = sparse.csr_array(pooled.both - pooled.products)
+    statistic, dof, blocks = _statistic(cells, cell_counts, bin_counts, cross, min_expected)
+    by_bin = _Directions.of(bin_counts.covariance.toarray(), bin_counts.excess, min_expected)
+    bin_statistic, bin_dof = by_bin.statistic, len(by_bin.z)
+    if sums.impossible:
+        statistic = bin_statistic = math.inf
+    return PropensityTest(
+        statistic=statistic,
+        dof=dof,
+        p_value=_p_value(statistic, dof),
+        bin_statistic=bin_statistic,
+        bin_dof=bin_dof,
+        bin_p_value=_p_value(bin_statistic, bin_dof),
+        n=sums.rows,
+        impossible=sums.impossible,
+        generations=_generation_table(blocks, fine),
+        cells=_cell_table(cells, cell_counts, fine),
+        bins=_bin_table(bins, bin_counts),
+    )
+
+
+def _read_log(pmfs: ArrayLike, chosen: ArrayLike, offsets: ArrayLike | None) -> Draws:
     """Bring the arguments into flat form; check shapes, not values."""
     pmf = _floats("pmfs", pmfs)
     index = _integers("chosen", chosen)
@@ -403,7 +418,7 @@ def _read_log(pmfs: ArrayLike, chosen: ArrayLike, offsets: ArrayLike | None) -> 
             raise InvalidInputError(
                 "pmfs", f"expected shape ({n}, K) or offsets as well, got {pmf.shape}"
             )
-        return _Log(pmf.ravel(), np.arange(n + 1) * pmf.shape[1], index)
+        return Draws(pmf.ravel(), np.arange(n + 1) * pmf.shape[1], index)
     if pmf.ndim != 1:
         raise InvalidInputError("pmfs", f"expected shape (m,) with offsets, got {pmf.shape}")
     starts = _integers("offsets", offsets)
@@ -412,10 +427,10 @@ def _read_log(pmfs: ArrayLike, chosen: ArrayLike, offsets: ArrayLike | None) -> 
         raise InvalidInputError(
             "offsets", f"expected {n + 1} non-decreasing numbers from 0 to {len(pmf)}"
         )
-    return _Log(pmf, starts, index)
+    return Draws(pmf, starts, index)
 
 
-def _require_distributions(log: _Log) -> None:
+def _require_distributions(log: Draws) -> None:
     if not ((log.pmf >= 0.0) & (log.pmf <= 1.0 + _SUM_TOLERANCE)).all():
         raise InvalidInputError("pmfs", "expected probabilities; pmf_violations counts the rows")
     off = np.abs(_row_sums(log, log.pmf) - 1.0)
@@ -428,32 +443,26 @@ def _require_distributions(log: _Log) -> None:
         raise InvalidInputError("chosen", "expected indices into the row's actions")
 
 
-def _find_cells(
-    log: _Log, generation: IntArray, action: IntArray, n_actions: int, min_expected: float
-) -> _Cells:
+def _find_cells(spread: FloatArray, fine: _Fine, min_expected: float) -> _Cells:
     """Cells of generation and action, rare actions of a generation taken together."""
-    used, of_entry = _compact(np.repeat(generation, log.sizes) * n_actions + action)
-    of_generation, of_action = used // n_actions, used % n_actions
-    spread = np.bincount(of_entry, weights=log.pmf * (1.0 - log.pmf), minlength=len(used))
     rare = spread < min_expected
     # A generation's rare actions may be rare even together: they take the next rarest with them.
-    pooled = np.bincount(of_generation, weights=spread * rare)
-    for short in np.unique(of_generation[rare]):
-        others = np.flatnonzero((of_generation == short) & ~rare)
+    pooled = np.bincount(fine.generation, weights=spread * rare)
+    for short in np.unique(fine.generation[rare]):
+        others = np.flatnonzero((fine.generation == short) & ~rare)
         if pooled[short] < min_expected and others.size:
             rare[others[np.argmin(spread[others])]] = True
     # One number more than there are actions, in front: the rare ones.
-    label = np.where(rare, 0, of_action + 1)
-    cells, of_used = np.unique(of_generation * (n_actions + 1) + label, return_inverse=True)
-    return _Cells(of_used[of_entry], cells // (n_actions + 1), cells % (n_actions + 1) - 1)
+    n_actions = int(fine.action.max(initial=-1)) + 1
+    label = np.where(rare, 0, fine.action + 1)
+    cells, of_fine = np.unique(fine.generation * (n_actions + 1) + label, return_inverse=True)
+    return _Cells(of_fine, cells // (n_actions + 1), cells % (n_actions + 1) - 1)
 
 
-def _find_bins(log: _Log, min_expected: float) -> _Bins:
+def _find_bins(spread: FloatArray, min_expected: float) -> _Bins:
     """Bins of probability, every one wide enough to hold a trusted count."""
-    fine = np.clip(np.searchsorted(_BIN_EDGES, log.pmf, side="left") - 1, 0, len(_BIN_EDGES) - 2)
-    spread = np.bincount(fine, weights=log.pmf * (1.0 - log.pmf), minlength=len(_BIN_EDGES) - 1)
     edges, held = [0.0], 0.0
-    for upper, count in zip(_BIN_EDGES[1:], spread, strict=True):
+    for upper, count in zip(BIN_EDGES[1:], spread, strict=True):
         held += float(count)
         if held >= min_expected:
             edges.append(float(upper))
@@ -462,29 +471,9 @@ def _find_bins(log: _Log, min_expected: float) -> _Bins:
         edges.append(1.0)
     # What is left above the last full bin belongs to that bin.
     edges[-1] = 1.0
-    inner = np.array(edges[1:-1])
-    return _Bins(np.searchsorted(inner, log.pmf, side="left"), np.array(edges))
-
-
-def _count(log: _Log, of_entry: IntArray, size: int, picked: IntArray) -> _Counts:
-    """Expected and observed counts of cells or bins, and the covariance V of observed ones."""
-    probability = sparse.csr_array((log.pmf, of_entry, log.offsets), shape=(log.n, size), copy=True)
-    # Two entries of a row may fall into one cell; their probabilities add up before squaring.
-    probability.sum_duplicates()
-    expected = np.bincount(of_entry, weights=log.pmf, minlength=size).astype(np.float64)
-    observed = np.bincount(of_entry[picked], minlength=size).astype(np.int64)
-    squares = sparse.csr_array(probability.T @ probability)
-    covariance = sparse.csr_array(sparse.diags_array(expected) - squares)
-    return _Counts(probability, expected, observed, covariance)
-
-
-def _cross_covariance(
-    log: _Log, cells: _Cells, bins: _Bins, counts: tuple[_Counts, _Counts]
-) -> Any:
-    """Covariance of the cells' counts with the bins', sparse of shape (cells, bins)."""
-    size = (cells.size, len(bins.edges) - 1)
-    both = sparse.coo_array((log.pmf, (cells.of_entry, bins.of_entry)), shape=size).tocsr()
-    return sparse.csr_array(both - counts[0].probability.T @ counts[1].probability)
+    return _Bins(
+        np.searchsorted(np.array(edges[1:-1]), BIN_EDGES[1:], side="left"), np.array(edges)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -534,11 +523,8 @@ def _statistic(
     return statistic, sum(len(block.z) for block in (*blocks, last)), blocks
 
 
-def _generation_table(
-    blocks: list[_Directions], numbers: IntArray, generation: IntArray
-) -> tuple[GenerationCheck, ...]:
-    rows = np.bincount(generation, minlength=len(numbers))
-    present = np.flatnonzero(rows)
+def _generation_table(blocks: list[_Directions], fine: _Fine) -> tuple[GenerationCheck, ...]:
+    rows, numbers = np.asarray(fine.rows), np.asarray(fine.numbers)
     return tuple(
         GenerationCheck(
             generation=int(numbers[index]),
@@ -547,13 +533,12 @@ def _generation_table(
             dof=len(block.z),
             p_value=_p_value(block.statistic, len(block.z)),
         )
-        for index, block in zip(present, blocks, strict=True)
+        for index, block in zip(np.flatnonzero(rows), blocks, strict=True)
     )
 
 
-def _cell_table(
-    cells: _Cells, counts: _Counts, numbers: IntArray, codes: IntArray
-) -> tuple[CellCheck, ...]:
+def _cell_table(cells: _Cells, counts: _Counts, fine: _Fine) -> tuple[CellCheck, ...]:
+    numbers, codes = np.asarray(fine.numbers), np.asarray(fine.codes)
     return tuple(
         CellCheck(
             generation=int(numbers[generation]),
@@ -590,7 +575,7 @@ def _p_value(statistic: float, dof: int) -> float:
     return float(stats.chi2.sf(statistic, dof))
 
 
-def _row_sums(log: _Log, values: FloatArray) -> FloatArray:
+def _row_sums(log: Draws, values: FloatArray) -> FloatArray:
     """Sum of every row's `values`; numpy's reduceat has no notion of an empty row."""
     rows = sparse.csr_array(
         (values, np.zeros(len(values), dtype=np.int64), log.offsets), shape=(log.n, 1)

@@ -9,24 +9,20 @@ import numpy as np
 import polars as pl
 
 from croupier.offline.calibrate import HeldOut, asked, measure, reliability
-from croupier.offline.delays import settled_interactions
 from croupier.offline.interactions import keep_weights, training_rows
-from croupier.offline.retrain import learner_rows
-from croupier.policy.errors import InvalidInputError
+from croupier.offline.learner_log import LearnerLog
 from croupier.policy.oracle import EncodedOracle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.figure import Figure
 
     from croupier.offline.lake import Lake
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
-    from croupier.policy.oracle import TrainingRow
 
 __all__ = ("TrainingReport", "report_on")
 
+_SHOWN = ("action_id", "reward", "propensity", "keep_prob")
 # More bars than these nobody can read.
 _MOST_ACTIONS = 40
 _NORMAL_95 = 1.959964
@@ -69,8 +65,8 @@ def report_on(
     origin = generation.provenance
     if origin is None or origin.learned_folds is None:
         return TrainingReport()
-    interactions = settled_interactions(lake, generation.loop, config, version=origin.lake_version)
-    rows = learner_rows(interactions, config, judge_share)
+    log = LearnerLog(lake, generation.loop, config, judge_share, version=origin.lake_version)
+    rows = log.rows(columns=_SHOWN)
     if rows.is_empty():
         return TrainingReport()
     inverse = 1.0 / rows["propensity"].to_numpy()
@@ -79,29 +75,17 @@ def report_on(
         "weight_effective_share": float(inverse.sum() ** 2 / (inverse @ inverse) / len(inverse)),
     }
     figures = {"reward_by_action": _reward_by_action(rows), "weights": _weights(rows)}
-    held = rows.filter(pl.col("fold") < origin.learned_folds[0])
     oracle = generation.oracle
     # An apprentice's estimates are no rewards, and rewards can't measure them.
-    if len(held) and isinstance(oracle, EncodedOracle) and config.learning_mode != "apprentice":
-        seen = _asked(oracle, list(training_rows(held)))
+    if isinstance(oracle, EncodedOracle) and config.learning_mode != "apprentice":
+        held = log.rows(pl.col("fold") < origin.learned_folds[0])
+        seen = asked(oracle, training_rows(held))
+    else:
+        seen = None
+    if seen is not None and len(seen.scores):
         metrics |= {f"heldout_{name}": value for name, value in measure(seen).items()}
         figures["calibration"] = _calibration(seen)
     return TrainingReport(metrics, figures)
-
-
-def _asked(oracle: EncodedOracle, rows: Sequence[TrainingRow]) -> HeldOut:
-    try:
-        return asked(oracle, rows)
-    except InvalidInputError:
-        return asked(oracle, [row for row in rows if _is_answered(oracle, row)])
-
-
-def _is_answered(oracle: EncodedOracle, row: TrainingRow) -> bool:
-    try:
-        oracle.score(row.context, row.actions)
-    except InvalidInputError:
-        return False
-    return True
 
 
 def _calibration(rows: HeldOut) -> Figure:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from croupier.offline.rewards import KEY
+from croupier.offline.pending import first_unjoined
 from croupier.offline.sink import sink, sunk_position, tables_of
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import decode_event
@@ -93,7 +93,7 @@ def retain(
         unsunk = _first_unsunk(lake, _of(name, parts))
         if unsunk is not None:
             until = min(until, _day(unsunk) - _DAY)
-        waiting = _first_unjoined(lake, name, loops[name])
+        waiting = first_unjoined(lake, name, loops[name])
         if waiting is not None:
             # Clocks differ: its outcome may be stamped before it, on the day before.
             until = min(until, waiting - _DAY)
@@ -271,29 +271,6 @@ def _time(entry: LogEntry) -> int | None:
         return None
 
 
-def _first_unjoined(lake: Lake, loop: str, config: LoopConfig) -> date | None:
-    """Day of the first decision that an interaction may still come of; None if there is none.
-
-    A deferred one that was never activated is none, and may never become one.
-    """
-    reach = pl.col("ts") + pl.duration(microseconds=config.late_horizon_us)
-    activated = (
-        lake.scan("outcomes", loop)
-        .filter(pl.col("kind") == "activation")
-        .select("decision_id", activated="ts")
-    )
-    left = (
-        lake.scan("decisions", loop)
-        .join(lake.scan("interactions", loop), on=KEY, how="anti", nulls_equal=True)
-        .join(activated, on="decision_id", how="left")
-        .filter(~pl.col("deferred") | (pl.col("activated") <= reach))
-        .select(pl.col("date").min())
-        .collect()
-    )
-    first: date | None = left.item()
-    return first
-
-
 def _release(lake: Lake, parts: Iterable[LogPartition]) -> int:
     """Let the log go of what the lake has had and no longer has."""
     released = 0
@@ -302,14 +279,29 @@ def _release(lake: Lake, parts: Iterable[LogPartition]) -> int:
         if position is None:
             continue
         for table in tables_of(part):
-            rows = lake.scan(table, part.loop)
-            if part.number is not None:
-                rows = rows.filter(pl.col("partition") == part.number)
-            first = rows.select(pl.col("offset").min()).collect().item()
-            if first is not None:
-                position = min(position, first)
+            first = _first_position(lake, table, part)
+            position = position if first is None else min(position, first)
         released += part.release(position)
     return released
+
+
+def _first_position(lake: Lake, table: TableName, part: LogPartition) -> int | None:
+    """The first position of a partition that a table has a row of; None if it has none.
+
+    Bounds of the files' positions tell where it can be: mostly one file is read.
+    """
+    first: int | None = None
+    files = lake.snapshot(table, part.loop).files
+    for file in sorted(files, key=lambda each: -1 if each.first is None else each.first):
+        if first is not None and file.first is not None and file.first >= first:
+            break
+        rows = lake.read(table, [file.path])
+        if part.number is not None:
+            rows = rows.filter(pl.col("partition") == part.number)
+        found = rows.select(pl.col("offset").min()).collect().item()
+        if found is not None:
+            first = found if first is None else min(first, found)
+    return first
 
 
 def _day(ts_us: int) -> date:

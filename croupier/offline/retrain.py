@@ -13,30 +13,35 @@ import numpy as np
 import polars as pl
 
 from croupier import __version__
-from croupier.offline.budget import decision_budget
+from croupier.offline.budget import decision_budget, has_budget
 from croupier.offline.calibrate import asked, fit_curve
-from croupier.offline.delays import settled_interactions
+from croupier.offline.folds import (
+    MIN_MEASURED_LOG,
+    LearnerFolds,
+    is_judged,
+    learner_folds,
+    unseen_by,
+)
 from croupier.offline.imitation import imitation_lessons
-from croupier.offline.interactions import LoggedRows, current_interactions, training_rows
-from croupier.offline.join import FOLDS
+from croupier.offline.interactions import LoggedRows, training_rows
+from croupier.offline.learner_log import LearnerLog
+from croupier.offline.rewards import FOLDS
 from croupier.offline.weighting import balancing_ratio, effective, training_weights
 from croupier.policy.calibration import PriorCorrection
 from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation, Provenance
-from croupier.policy.loop import parse_duration
 from croupier.policy.oracle import EncodedOracle, make_oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from croupier.offline.lake import Lake
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
-    from croupier.policy.training import TrainingConfig
 
 __all__ = (
     "MIN_TRAINING_ROWS",
@@ -47,7 +52,6 @@ __all__ = (
     "encodable",
     "is_judged",
     "learner_folds",
-    "learner_rows",
     "lessons_of",
     "require_lessons",
     "retrain",
@@ -57,30 +61,9 @@ __all__ = (
 _log = logging.getLogger(__name__)
 
 MIN_TRAINING_ROWS = 20
-# Of fewer rows than a tenth of these, a measure says next to nothing.
-MIN_MEASURED_LOG = 1000
 
 Lesson: TypeAlias = "list[TrainingRow]"
 """What one interaction teaches: one row, or several of a baseline that is imitated."""
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerFolds:
-    """How the folds that the judge leaves are shared out; every part ends where the next begins.
-
-    Attributes
-    ----------
-    measured
-        First of the folds that only measure what was learned.
-    calibrated
-        First of the folds that curves are fitted on.
-    trained
-        First of the folds that the oracle learns from, up to the last of all.
-    """
-
-    measured: int
-    calibrated: int
-    trained: int
 
 
 def retrain(
@@ -135,103 +118,35 @@ def retrain(
     version = lake.version("interactions") if lake_version is None else lake_version
     if version < 0:
         raise NotEnoughDataError(f"loop {loop!r} has no interactions yet; run the join first")
-    rows = learner_rows(
-        settled_interactions(lake, loop, config, version=version), config, judge_share
-    )
-    folds = learner_folds(config.training, judge_share, len(rows))
-    learned = rows.filter(pl.col("fold") >= folds.trained)
+    log = LearnerLog(lake, loop, config, judge_share, version=version)
+    folds = learner_folds(config.training, judge_share, log.count(MIN_MEASURED_LOG))
+    trains = pl.col("fold") >= folds.trained
     started = _to_continue(champion, config, folds)
     if started is None:
+        learned = log.rows(trains)
         taught, oracle = _afresh(loop, config, seed, learned)
-        before = 0
     else:
-        known = current_interactions(lake, loop, version=started.lake_version)
         assert champion is not None, "there is one that learning starts from"
-        taught, oracle = _continued(loop, config, champion, _new(learned, known))
-        before = started.training_rows
-    if isinstance(oracle, EncodedOracle):
-        measured = rows.filter(pl.col("fold").is_between(folds.calibrated, folds.trained - 1))
-        _calibrate(config, oracle, measured)
+        learned = log.rows_since(started.lake_version, trains)
+        taught, oracle = _continued(loop, config, champion, learned)
+    if isinstance(oracle, EncodedOracle) and config.training.calibration != "none":
+        calibrates = pl.col("fold").is_between(folds.calibrated, folds.trained - 1)
+        _calibrate(config, oracle, log.rows(calibrates))
     provenance = Provenance(
         parent=parent,
         lake_version=version,
         code_version=__version__,
         loop_config=config_digest(config),
         seed=seed,
-        training_rows=before + taught,
+        training_rows=taught if started is None else started.training_rows + taught,
         created_us=created_us,
-        budget=budget_of(config, learned, oracle),
+        budget=budget_of(config, lambda: learned if started is None else log.rows(trains), oracle),
         learned_folds=(folds.calibrated, FOLDS - 1),
-        learned_from_us=_earliest(learned),
+        learned_from_us=_earliest(learned, started),
         learned_from_slices=config.training.learn_from_slices,
         started_from=None if started is None or champion is None else champion.number,
     )
     return Generation(loop, number, config.exploration, oracle, provenance)
-
-
-def is_judged(judge_share: float, training: TrainingConfig | None = None) -> pl.Expr:
-    """Whether an interaction belongs to the judge and must not be learned from.
-
-    Parameters
-    ----------
-    judge_share
-        Share of the folds that judge.
-    training
-        Of the loop; one that doesn't learn from uniform slices leaves all of them to the judge.
-    """
-    judged = pl.col("fold") < round(judge_share * FOLDS)
-    if training is None or training.learn_from_slices:
-        return judged
-    return judged | _in_slice()
-
-
-def unseen_by(generation: Generation) -> pl.Expr:
-    """Whether an interaction is one that a generation can't have learned from.
-
-    It makes a difference only for one that was trained when the judge's share was smaller, or
-    uniform slices were learned from.
-    """
-    origin = generation.provenance
-    if origin is None or origin.learned_folds is None:
-        return pl.lit(value=True)
-    unseen = pl.col("fold") < origin.learned_folds[0]
-    return unseen if origin.learned_from_slices else unseen | _in_slice()
-
-
-def learner_folds(training: TrainingConfig, judge_share: float, rows: int) -> LearnerFolds:
-    """Share the learner's folds out among training, calibrating and measuring.
-
-    Parameters
-    ----------
-    training
-        With the shares.
-    judge_share
-        Share of all folds that are the judge's.
-    rows
-        Interactions on the learner's folds: below 1000 nothing is held out to measure.
-    """
-    first = round(judge_share * FOLDS)
-    learner = FOLDS - first
-    measures = rows >= MIN_MEASURED_LOG
-    calibrated = first + (round(training.holdout * learner) if measures else 0)
-    curves = training.calibration != "none"
-    trained = calibrated + (round(training.calibration_share * learner) if curves else 0)
-    return LearnerFolds(first, calibrated, trained)
-
-
-def learner_rows(
-    interactions: pl.LazyFrame, config: LoopConfig, judge_share: float
-) -> pl.DataFrame:
-    """The learner's interactions within the loop's training window, in the order of the log."""
-    training = config.training
-    rows = interactions.filter(~is_judged(judge_share, training))
-    if training.window is not None:
-        start = pl.col("ts").max() - pl.duration(microseconds=parse_duration(training.window))
-        rows = rows.filter(pl.col("ts") > start)
-    if training.window_generations is not None:
-        latest = pl.col("generation").rank("dense", descending=True)
-        rows = rows.filter(latest <= training.window_generations)
-    return rows.sort("offset", "decision_id").collect()
 
 
 def config_digest(config: LoopConfig) -> str:
@@ -281,22 +196,30 @@ def encodable(loop: str, config: LoopConfig, lessons: Sequence[Lesson]) -> list[
     return kept
 
 
-def _in_slice() -> pl.Expr:
-    sources = pl.col("mix").list.eval(pl.element().struct.field("source") == "uniform")
-    return sources.list.any().fill_null(value=False)
+def _earliest(learned: pl.DataFrame, started: Provenance | None) -> int | None:
+    """When the first decision was made that was learned from, now or by the champion."""
+    times = [learned["ts"].dt.epoch("us").min(), started.learned_from_us if started else None]
+    return min((each for each in times if isinstance(each, int)), default=None)
 
 
-def _earliest(learned: pl.DataFrame) -> int | None:
-    earliest = learned["ts"].dt.epoch("us").min()
-    return earliest if isinstance(earliest, int) else None
+def budget_of(config: LoopConfig, learned: Callable[[], pl.DataFrame], oracle: Oracle) -> float:
+    """What a new generation may spend, see :class:`~croupier.policy.generation.Provenance`.
 
-
-def budget_of(config: LoopConfig, learned: pl.DataFrame, oracle: Oracle) -> float:
-    """What a new generation may spend, see :class:`~croupier.policy.generation.Provenance`."""
+    Parameters
+    ----------
+    config
+        Of the loop.
+    learned
+        Reads the rows that the oracle learned from, if it takes them.
+    oracle
+        Of the generation.
+    """
     if _imitates(config):
         # Once its loop is online its estimates are no rewards, and nothing may be bet on them.
         return -1.0 if isinstance(config.exploration, Conservative) else 0.0
-    return decision_budget(learned, oracle, config)
+    if not has_budget(config):
+        return 0.0
+    return decision_budget(learned(), oracle, config)
 
 
 def _imitates(config: LoopConfig) -> bool:
@@ -375,13 +298,6 @@ def _to_continue(
     return origin if alike else None
 
 
-def _new(learned: pl.DataFrame, known: pl.LazyFrame) -> pl.DataFrame:
-    """Interactions that were not among those of an earlier version of the lake."""
-    key = ["decision_id", "slot"]
-    seen = known.select(key).collect()
-    return learned.join(seen, on=key, how="anti", nulls_equal=True, maintain_order="left")
-
-
 def _lessons(config: LoopConfig, learned: pl.DataFrame) -> _Lessons:
     """What every interaction teaches: one row, or several of a baseline that is imitated."""
     if _imitates(config):
@@ -399,15 +315,11 @@ def _lessons(config: LoopConfig, learned: pl.DataFrame) -> _Lessons:
 def _calibrate(config: LoopConfig, oracle: EncodedOracle, held: pl.DataFrame) -> None:
     """Calibrate an oracle's estimates by rows that were held out for it."""
     training = config.training
-    if training.calibration == "none":
-        return
     # Weights that tilt rewards are what is to be made up for, and so are not applied here.
     even = training.weighting in ("ips", "mtr")
     plain = training if even else msgspec.structs.replace(training, weighting="none")
     weights = training_weights(plain, held, config.oracle.encoder)
-    encoder = FeatureEncoder(config.oracle.encoder)
-    rows = [row for row in LoggedRows(held, weights) if _is_encodable(encoder, row)]
-    curve = fit_curve(training.calibration, asked(oracle, rows))
+    curve = fit_curve(training.calibration, asked(oracle, LoggedRows(held, weights)))
     assert curve is not None, "there is a kind"
     oracle.calibration_ = (*oracle.calibration_, curve)
 

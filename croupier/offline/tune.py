@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import evaluate, logged_value
-from croupier.offline.join import FOLDS
+from croupier.offline.learner_log import LearnerLog
 from croupier.offline.ope import Estimate
-from croupier.offline.retrain import learner_rows, retrain
+from croupier.offline.retrain import retrain
+from croupier.offline.rewards import FOLDS
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation
@@ -199,8 +199,8 @@ def tune(
     version = lake.version("interactions")
     if version < 0:
         raise NotEnoughDataError(f"loop {loop!r} has no interactions yet; run the join first")
-    interactions = settled_interactions(lake, loop, config, version=version)
-    rows = learner_rows(interactions, config, judge_share).filter(pl.col("fold") < judged_to)
+    log = LearnerLog(lake, loop, config, judge_share, version=version)
+    rows = log.rows(pl.col("fold") < judged_to)
 
     oracles: dict[bytes, Generation] = {}
 

@@ -10,9 +10,11 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from croupier.offline.calibrate import HeldOut, fit_curve, measure, reliability
+from croupier.offline.calibrate import HeldOut, asked, fit_curve, measure, reliability
 from croupier.policy.calibration import IsotonicCurve, PlattCurve
 from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.events import Action
+from croupier.policy.oracle import SklearnConfig, SklearnOracle, TrainingRow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,3 +162,25 @@ def test_bins_hold_all_rows() -> None:
     assert sum(bins.weights) == pytest.approx(weights.sum())
     assert np.dot(bins.weights, bins.rewards) == pytest.approx(weights @ given.rewards)
     assert len(reliability(rows(3)).scores) == 3
+
+
+def test_held_out_rows_are_gone_through_once() -> None:
+    """Decoding them takes most of the time; what can't be encoded is left out on the way."""
+    known = [
+        TrainingRow(
+            context={"x": value},
+            actions=[Action("a"), Action("b")],
+            chosen=number % 2,
+            propensity=0.5,
+            reward=float(number),
+            weight=2.0,
+        )
+        for number, value in enumerate(["u", "v", 1.0, "w", 10.0**300, "u"])
+    ]
+    oracle = SklearnOracle(SklearnConfig()).fit(known[:2])
+    found = asked(oracle, iter(known))
+    assert found.rewards.tolist() == [0.0, 1.0, 2.0, 3.0, 5.0]
+    assert found.weights.tolist() == [2.0] * 5
+    each = [oracle.score(known[n].context, [known[n].actions[n % 2]])[0] for n in (0, 1, 2, 3, 5)]
+    assert found.scores.tolist() == each
+    assert asked(oracle, iter([])).scores.shape == (0,)
