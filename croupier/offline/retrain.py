@@ -19,6 +19,7 @@ from croupier.offline.delays import settled_interactions
 from croupier.offline.imitation import imitation_lessons
 from croupier.offline.interactions import LoggedRows, current_interactions, training_rows
 from croupier.offline.join import FOLDS
+from croupier.offline.merged_training import learn_merged, merging_of
 from croupier.offline.weighting import balancing_ratio, effective, training_weights
 from croupier.policy.calibration import PriorCorrection
 from croupier.policy.encoding import FeatureEncoder
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.offline.lake import Lake
+    from croupier.offline.merged_training import Spread
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
     from croupier.policy.training import TrainingConfig
@@ -95,6 +97,7 @@ def retrain(
     created_us: int,
     lake_version: int | None = None,
     champion: Generation | None = None,
+    spread: Spread | None = None,
 ) -> Generation:
     """Fit the loop's oracle on the learner's folds and make a generation of it.
 
@@ -125,6 +128,9 @@ def retrain(
         Version of the interactions table to learn from; the latest if None.
     champion
         The parent, loaded so that it can learn on; only asked for if the loop starts from it.
+    spread
+        How training is divided among partitions that are merged, where there are rows enough and
+        the oracle is one that can be; one learner learns everything if None.
 
     Raises
     ------
@@ -142,12 +148,12 @@ def retrain(
     learned = rows.filter(pl.col("fold") >= folds.trained)
     started = _to_continue(champion, config, folds)
     if started is None:
-        taught, oracle = _afresh(loop, config, seed, learned)
+        taught, oracle, merging = _afresh(loop, config, seed, learned, spread)
         before = 0
     else:
         known = current_interactions(lake, loop, version=started.lake_version)
         assert champion is not None, "there is one that learning starts from"
-        taught, oracle = _continued(loop, config, champion, _new(learned, known))
+        taught, oracle, merging = _continued(loop, config, champion, _new(learned, known), spread)
         before = started.training_rows
     if isinstance(oracle, EncodedOracle):
         measured = rows.filter(pl.col("fold").is_between(folds.calibrated, folds.trained - 1))
@@ -165,6 +171,7 @@ def retrain(
         learned_from_us=_earliest(learned),
         learned_from_slices=config.training.learn_from_slices,
         started_from=None if started is None or champion is None else champion.number,
+        merged=merging,
     )
     return Generation(loop, number, config.exploration, oracle, provenance)
 
@@ -322,26 +329,57 @@ class _Lessons:
     ratio: float = 1.0
 
 
-def _afresh(loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame) -> tuple[int, Oracle]:
-    """How many interactions were learned from, and an oracle that learned nothing else."""
+def _afresh(
+    loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame, spread: Spread | None
+) -> tuple[int, Oracle, tuple[int, int] | None]:
+    """How many interactions were learned from, an oracle that learned nothing else, and how."""
     lessons = _lessons(config, learned)
     require_lessons(loop, lessons.count)
     oracle: EncodedOracle = make_oracle(config.oracle, random_state=seed)
     try:
-        oracle.fit(lessons.rows)
+        merging = _fit(oracle, lessons, spread)
     except InvalidInputError:
         lessons = _lessons(config, _encodable(loop, config, learned))
         require_lessons(loop, lessons.count)
-        oracle = make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
+        oracle = make_oracle(config.oracle, random_state=seed)
+        merging = _fit(oracle, lessons, spread)
     if lessons.ratio != 1.0:
         oracle.calibration_ = (PriorCorrection(ratio=lessons.ratio),)
-    return lessons.count, oracle
+    return lessons.count, oracle, merging
+
+
+def _fit(oracle: EncodedOracle, lessons: _Lessons, spread: Spread | None) -> tuple[int, int] | None:
+    """Fit an oracle, in partitions or as one, see :func:`_merged`."""
+    merging = _merged(oracle, lessons, spread)
+    if merging is None:
+        oracle.fit(lessons.rows)
+    return merging
+
+
+def _merged(
+    oracle: EncodedOracle, lessons: _Lessons, spread: Spread | None
+) -> tuple[int, int] | None:
+    """Have an oracle learn in partitions, and say in how many; None where one learner is to do it.
+
+    What imitates a baseline is made up and has no place in the log, so it isn't divided.
+    """
+    rows = lessons.rows
+    if spread is None or not isinstance(rows, LoggedRows):
+        return None
+    merging = merging_of(spread.merge, oracle, len(rows))
+    if merging is not None:
+        learn_merged(oracle, rows, merging, spread.engine)
+    return merging
 
 
 def _continued(
-    loop: str, config: LoopConfig, champion: Generation, learned: pl.DataFrame
-) -> tuple[int, Oracle]:
-    """How many interactions were joined since, and the champion's oracle after it learned them."""
+    loop: str,
+    config: LoopConfig,
+    champion: Generation,
+    learned: pl.DataFrame,
+    spread: Spread | None,
+) -> tuple[int, Oracle, tuple[int, int] | None]:
+    """How many interactions were joined since, the champion's oracle after them, and how."""
     lessons = _lessons(config, _encodable(loop, config, learned))
     if not lessons.count:
         raise NotEnoughDataError(
@@ -350,7 +388,10 @@ def _continued(
     oracle = champion.oracle
     assert isinstance(oracle, EncodedOracle), "one that can be taught was asked for"
     oracle.calibration_ = ()
-    return lessons.count, cast("OnlineOracle", oracle).partial_fit(lessons.rows)
+    merging = _merged(oracle, lessons, spread)
+    if merging is None:
+        cast("OnlineOracle", oracle).partial_fit(lessons.rows)
+    return lessons.count, oracle, merging
 
 
 def _to_continue(
