@@ -34,6 +34,10 @@ class InvalidInputError(CroupierError, ValueError):
         self.field = field
         self.expected = expected
 
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str]]:
+        """Both parameters, so that it gets from one process into another."""
+        return type(self), (self.field, self.expected)
+
 
 class ConfigError(InvalidInputError):
     """A configuration file, environment variable or flag holds something unusable."""
