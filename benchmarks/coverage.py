@@ -121,7 +121,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     refused
         Share of them that the interval gave no answer for, with a reason.
     coverage
-        Share of the answers that hold the value.
+        Share of the answers that hold the value; None if there are none, as for the widths.
     width
         Their mean width.
     to_fixed, to_score
@@ -134,10 +134,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     interval: str
     logs: int
     refused: float
-    coverage: float
-    width: float
-    to_fixed: float
-    to_score: float
+    coverage: float | None
+    width: float | None
+    to_fixed: float | None
+    to_score: float | None
     at_any_time: float | None = None
 
 
@@ -297,21 +297,19 @@ def _figures(
     oracles: tuple[float, float],
     held: FloatArray | None,
 ) -> Figures:
-    value = problem.rate
     answered = np.isfinite(ends[0])
     lower, upper = ends[0][answered], ends[1][answered]
-    some = len(lower) > 0
-    width = float(np.mean(upper - lower)) if some else math.nan
-    covered = (lower - 1e-12 <= value) & (value <= upper + 1e-12)
+    covered = (lower - 1e-12 <= problem.rate) & (problem.rate <= upper + 1e-12)
+    width = float(np.mean(upper - lower)) if len(lower) else None
     return Figures(
         problem=problem,
         interval=name,
         logs=len(answered),
         refused=1.0 - float(answered.mean()),
-        coverage=float(covered.mean()) if some else math.nan,
+        coverage=float(covered.mean()) if len(lower) else None,
         width=width,
-        to_fixed=width / oracles[0],
-        to_score=width / oracles[1],
+        to_fixed=None if width is None else width / oracles[0],
+        to_score=None if width is None else width / oracles[1],
         at_any_time=None if held is None else float(held.mean()),
     )
 
@@ -360,34 +358,40 @@ def _show(output: Output, found: list[Figures], *, every: bool) -> None:
                     each.problem.n,
                     each.problem.rate,
                     each.problem.largest,
-                    round(each.coverage, 4),
-                    round(each.width, 4),
-                    round(each.to_score, 2),
-                    round(each.to_fixed, 2),
+                    _rounded(each.coverage, 4),
+                    _rounded(each.width, 4),
+                    _rounded(each.to_score, 2),
+                    _rounded(each.to_fixed, 2),
                 ]
                 for each in found
-                if each.interval == name and not math.isnan(each.width)
+                if each.interval == name
             ],
         )
 
 
 def _summary(name: str, figures: list[Figures]) -> list[object]:
     refused = round(float(np.mean([each.refused for each in figures])), 3)
-    answered = [each for each in figures if not math.isnan(each.width)]
-    if not answered:
+    coverages = [each.coverage for each in figures if each.coverage is not None]
+    scores = [each.to_score for each in figures if each.to_score is not None]
+    fixed = [each.to_fixed for each in figures if each.to_fixed is not None]
+    if not coverages:
         return [name, refused, *([None] * 7)]
-    times = [each.at_any_time for each in answered if each.at_any_time is not None]
+    times = [each.at_any_time for each in figures if each.at_any_time is not None]
     return [
         name,
         refused,
-        round(min(each.coverage for each in answered), 4),
-        round(float(np.mean([each.coverage for each in answered])), 4),
-        round(float(np.mean([each.to_score for each in answered])), 2),
-        round(max(each.to_score for each in answered), 2),
-        round(float(np.mean([each.to_fixed for each in answered])), 2),
-        round(max(each.to_fixed for each in answered), 2),
+        round(min(coverages), 4),
+        round(float(np.mean(coverages)), 4),
+        round(float(np.mean(scores)), 2),
+        round(max(scores), 2),
+        round(float(np.mean(fixed)), 2),
+        round(max(fixed), 2),
         round(min(times), 4) if times else None,
     ]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 if __name__ == "__main__":
