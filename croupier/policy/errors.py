@@ -9,6 +9,7 @@ __all__ = (
     "InexpressibleError",
     "InvalidInputError",
     "LogUnavailableError",
+    "NoIntervalError",
     "NotEnoughDataError",
     "ScoringError",
 )
@@ -61,3 +62,19 @@ class LogUnavailableError(CroupierError):
 
 class NotEnoughDataError(CroupierError):
     """There are too few rows for what was asked."""
+
+
+class NoIntervalError(CroupierError):
+    """An interval doesn't apply to a log, which no further rows would change.
+
+    Parameters
+    ----------
+    reason
+        Which of the reasons, a word or two for machines.
+    explanation
+        What was expected, and what was found instead.
+    """
+
+    def __init__(self, reason: str, explanation: str) -> None:
+        super().__init__(f"no interval ({reason}): {explanation}")
+        self.reason = reason
