@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy import stats
 
 from croupier.offline.ope.intervals import Moments
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
@@ -45,8 +44,9 @@ class SupportLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_deficient
         Largest share of the policy's choices, in [0, 1], that the log could never have shown.
     max_tail_index
-        Largest index of the weights' tail. From 0.7 on, means converge so slowly that no number of
-        rows that can be had makes an estimate or its interval reliable (Vehtari et al. 2024).
+        Largest index of the weights' tail, where nothing else bounds them. From 0.7 on, means
+        converge so slowly that no number of rows that can be had makes an estimate or its interval
+        reliable (Vehtari et al. 2024).
     mean_weight_level
         How often, at most, right propensities are to be objected to since the mean weight is not 1.
     """
@@ -63,8 +63,8 @@ class SupportLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"max_deficient must be in [0, 1], got {self.max_deficient}")
         if not self.max_tail_index > 0.0:
             raise ValueError(f"max_tail_index must be above 0, got {self.max_tail_index}")
-        if not 0.0 <= self.mean_weight_level < 1.0:
-            raise ValueError(f"mean_weight_level must be in [0, 1), got {self.mean_weight_level}")
+        if not 0.0 < self.mean_weight_level < 1.0:
+            raise ValueError(f"mean_weight_level must be in (0, 1), got {self.mean_weight_level}")
 
 
 class WeightDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,10 +78,9 @@ class WeightDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
         Effective sample size ``(sum c w)^2 / sum (c w)^2``, in [0, n].
     mean_weight
         ``sum c w / sum c``.
-    mean_weight_p
-        Two-sided p-value of the mean weight's being 1, by the delta method. Rare large weights make
-        it optimistic: a log that has not seen them yet has a mean below 1 and a variance that is
-        too small.
+    mean_weight_error
+        Its standard error, by the delta method. Rare large weights make it too small: a log that
+        has not seen them yet has a mean below 1 and hardly any variance.
     max_weight
         Largest w.
     tail_index
@@ -95,7 +94,7 @@ class WeightDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     ess: float
     mean_weight: float
-    mean_weight_p: float
+    mean_weight_error: float
     max_weight: float
     tail_index: float | None
     deficient: float | None
@@ -173,20 +172,26 @@ class WeightMonitor:
         ratio = float(mean[_WEIGHT] / mean[_KEEP])
         squares = float(self._moments.scatter[_WEIGHT, _WEIGHT] + n * mean[_WEIGHT] ** 2)
         gradient = np.array([-ratio, 1.0]) / mean[_KEEP]
-        error = self._moments.standard_error(gradient)
         return WeightDiagnostics(
             n=n,
             ess=(n * float(mean[_WEIGHT])) ** 2 / squares if squares > 0.0 else 0.0,
             mean_weight=ratio,
-            mean_weight_p=_two_sided(ratio - 1.0, error),
+            mean_weight_error=self._moments.standard_error(gradient),
             max_weight=self._max_weight,
             tail_index=_tail_of(self._largest, n),
             deficient=self._deficient / (n * float(mean[_KEEP])) if self._told == n else None,
         )
 
 
-def objections(name: str, found: WeightDiagnostics, limits: SupportLimits) -> list[str]:
+def objections(
+    name: str, found: WeightDiagnostics, limits: SupportLimits, *, largest: float = math.inf
+) -> list[str]:
     """What speaks against an estimate of a policy's value, one sentence each; none is fine.
+
+    A mean weight is objected to beyond what chance explains by the empirical Bernstein bound
+    (Audibert, Munos & Szepesvari, "Exploration-exploitation tradeoff using variance estimates in
+    multi-armed bandits", 2009, theorem 1): ``s sqrt(2 L) + 3 R L / n``, where s is the standard
+    error, R the largest weight and ``L = ln(3 / level)``. It holds for weights of any distribution.
 
     Parameters
     ----------
@@ -194,6 +199,9 @@ def objections(name: str, found: WeightDiagnostics, limits: SupportLimits) -> li
         Of the policy.
     found, limits
         What was seen, and what may be.
+    largest
+        The largest weight that a row of such a log could have, times what it stands for; the mean
+        weight is not judged if there is no bound, and the tail only then.
     """
     against = []
     if found.deficient is not None and found.deficient > limits.max_deficient:
@@ -206,12 +214,14 @@ def objections(name: str, found: WeightDiagnostics, limits: SupportLimits) -> li
             f"effective sample size {found.ess:.1f} is below {limits.min_ess:g}: "
             f"the log says too little about {name}"
         )
-    if found.mean_weight_p < limits.mean_weight_level:
+    log = math.log(3.0 / limits.mean_weight_level)
+    chance = found.mean_weight_error * math.sqrt(2.0 * log) + 3.0 * largest * log / found.n
+    if abs(found.mean_weight - 1.0) > chance:
         against.append(
-            f"the mean weight of {name} is {found.mean_weight:.3f} instead of 1 "
-            f"(p = {found.mean_weight_p:.1g}): propensities are wrong, or the log lacks actions"
+            f"the mean weight of {name} is {found.mean_weight:.3f}, further from 1 than chance can "
+            f"explain: propensities are wrong, or the log lacks actions"
         )
-    if found.tail_index is not None and found.tail_index > limits.max_tail_index:
+    if largest == math.inf and (found.tail_index or 0.0) > limits.max_tail_index:
         against.append(
             f"the weights of {name} have a tail of index {found.tail_index:.2f}, above "
             f"{limits.max_tail_index:g}: the rows that matter most have not been seen yet"
@@ -278,12 +288,6 @@ def _largest(first: FloatArray, second: FloatArray) -> FloatArray:
     both = np.concatenate([first, second])
     kept = _TAIL_KEPT + 1
     return np.sort(both if len(both) <= kept else np.partition(both, -kept)[-kept:])
-
-
-def _two_sided(difference: float, error: float) -> float:
-    if error == 0.0:
-        return 1.0 if abs(difference) < 1e-9 else 0.0
-    return float(2.0 * stats.norm.sf(abs(difference) / error))
 
 
 def _within(name: str, values: ArrayLike, low: float, high: float, n: int | None) -> FloatArray:
