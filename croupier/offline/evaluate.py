@@ -21,6 +21,12 @@ from croupier.offline.ope import (
     LoggedBatch,
     PairedBatch,
 )
+from croupier.offline.ope.diagnostics import (
+    SupportLimits,
+    WeightDiagnostics,
+    WeightMonitor,
+    objections,
+)
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.slates import inclusion
 
@@ -62,10 +68,31 @@ UNSEEN = 1e-6
 
 
 class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy is worth, by every estimator."""
+    """What a policy is worth, by every estimator, and whether the log can tell.
+
+    Attributes
+    ----------
+    name
+        Of the policy.
+    estimates
+        By estimator.
+    support
+        What its weights say about the log. Its `deficient` is the share of its choices, where the
+        log's own policy explored, that could not have been drawn; such rows are left out.
+    largest_weight
+        The largest that a row of these requests could have had, times what it stands for; None if
+        nothing bounds it.
+    """
 
     name: str
     estimates: dict[EstimatorName, Estimate]
+    support: WeightDiagnostics
+    largest_weight: float | None
+
+    def objections(self, limits: SupportLimits) -> list[str]:
+        """What speaks against believing the estimates, see :func:`~.ope.diagnostics.objections`."""
+        largest = np.inf if self.largest_weight is None else self.largest_weight
+        return objections(self.name, self.support, limits, largest=largest)
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +192,8 @@ def evaluate(
                 kind: pair[side].add(batches[side]).result(confidence)
                 for kind, pair in estimators.items()
             },
+            support=_support(batches[side], seen.policies[side]),
+            largest_weight=_bound(batches[side], seen.policies[side]),
         )
         for side, name in enumerate(names)
     )
@@ -224,11 +253,14 @@ class _PolicyOnLog:
         Expected reward by the reward model, shape (n,).
     weight_range
         Within which every weight lies that these requests could have given.
+    deficient
+        Share of its choices that could not have been drawn where the log's policy explored.
     """
 
     probability: NDArray[np.float64]
     q_target: NDArray[np.float64]
     weight_range: tuple[float, float]
+    deficient: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +295,11 @@ class _Answered:
         Of both policies, shape (2, n), see :class:`_PolicyOnLog`.
     largest
         Weight that these requests could have given, of both policies, at least 1, shape (2,).
+    explored
+        Decisions of the stream that the log's policy had several actions for.
+    deficient
+        Of these, those for which both policies would have chosen what could not be drawn: the sum
+        of their probabilities, shape (2,).
     """
 
     usable: NDArray[np.bool_]
@@ -270,6 +307,8 @@ class _Answered:
     probability: NDArray[np.float64]
     q_target: NDArray[np.float64]
     largest: NDArray[np.float64]
+    explored: float
+    deficient: NDArray[np.float64]
 
 
 def _replay(
@@ -293,24 +332,28 @@ def _replay(
     probability = np.concatenate([each.probability for each in found], axis=1)[:, usable]
     q_target = np.concatenate([each.q_target for each in found], axis=1)[:, usable]
     largest = np.max([each.largest for each in found], axis=0)
+    explored = sum(each.explored for each in found)
+    deficient = np.sum([each.deficient for each in found], axis=0) / (explored or 1.0)
     policies = [
-        _PolicyOnLog(probability[side], q_target[side], (0.0, float(largest[side])))
+        _PolicyOnLog(
+            probability[side], q_target[side], (0.0, float(largest[side])), float(deficient[side])
+        )
         for side in range(2)
     ]
     if asked.champion is None:
         # The log's own policy: weight 1 everywhere, and the model's error cancels itself.
         propensity = interactions["propensity"].to_numpy()[usable]
-        policies[0] = _PolicyOnLog(propensity, q_logged, (1.0, 1.0))
+        policies[0] = _PolicyOnLog(propensity, q_logged, (1.0, 1.0), 0.0)
     return _Replay(usable, q_logged, (policies[0], policies[1]))
 
 
 def _ask(asked: _Asked, interactions: pl.DataFrame) -> _Answered:
     """Ask both policies about some rows."""
     n = len(interactions)
-    found = _Answered(
-        np.zeros(n, dtype=np.bool_), np.zeros(n), np.zeros((2, n)), np.zeros((2, n)), np.ones(2)
-    )
-    logged_pmfs = interactions["pmf"]
+    usable, q_logged = np.zeros(n, dtype=np.bool_), np.zeros(n)
+    probability, q_target = np.zeros((2, n)), np.zeros((2, n))
+    largest, explored, deficient = np.ones(2), 0.0, np.zeros(2)
+    logged_pmfs, stands_for = interactions["pmf"], 1.0 / interactions["keep_prob"].to_numpy()
     for row, request in enumerate(logged_requests(interactions)):
         answers = _answers(asked.champion, asked.challenger, request)
         if answers is None:
@@ -318,16 +361,21 @@ def _ask(asked: _Asked, interactions: pl.DataFrame) -> _Answered:
         pmfs, scores = answers
         logged = logged_pmfs[row]
         possible = None if logged is None else logged.to_numpy()
-        if possible is not None and any(pmf[possible <= 0.0].sum() > UNSEEN for pmf in pmfs):
-            continue
-        found.usable[row] = True
+        if possible is not None:
+            unseen = np.array([pmf[possible <= 0.0].sum() for pmf in pmfs])
+            if np.count_nonzero(possible > 0.0) > 1:
+                explored += stands_for[row]
+                deficient += stands_for[row] * unseen
+            if unseen.max() > UNSEEN:
+                continue
+        usable[row] = True
         model = np.clip(scores, *asked.reward_range)
-        found.q_logged[row] = model[request.chosen]
+        q_logged[row] = model[request.chosen]
         for side, pmf in enumerate(pmfs):
-            found.probability[side, row] = pmf[request.chosen]
-            found.q_target[side, row] = pmf @ model
-            found.largest[side] = max(found.largest[side], largest_weight(pmf, possible))
-    return found
+            probability[side, row] = pmf[request.chosen]
+            q_target[side, row] = pmf @ model
+            largest[side] = max(largest[side], largest_weight(pmf, possible))
+    return _Answered(usable, q_logged, probability, q_target, largest, explored, deficient)
 
 
 def _answers(
@@ -392,6 +440,16 @@ def _batch(
         q_logged=q_logged,
         q_target=policy.q_target,
     )
+
+
+def _support(batch: LoggedBatch, policy: _PolicyOnLog) -> WeightDiagnostics:
+    found = WeightMonitor().add(batch.weight, keep_prob=batch.keep_prob).result()
+    return msgspec.structs.replace(found, deficient=policy.deficient)
+
+
+def _bound(batch: LoggedBatch, policy: _PolicyOnLog) -> float | None:
+    largest = policy.weight_range[1] * float(batch.keep_weight.max()) / batch.keep_weight.mean()
+    return float(largest) if np.isfinite(largest) else None
 
 
 def _name(generation: Generation) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from croupier.offline.evaluate import EstimatorName
+from croupier.offline.ope.diagnostics import SupportLimits
 
 if TYPE_CHECKING:
     from croupier.offline.evaluate import Evaluation
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ("GateConfig", "Verdict", "judge_challenger")
 
 
-class GateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a challenger has to show.
+class GateConfig(SupportLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a challenger has to show; of the log, see :class:`SupportLimits`.
 
     Attributes
     ----------
@@ -27,22 +28,18 @@ class GateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     margin
         By how much the challenger must be better: the interval's lower end must exceed it. A
         negative margin lets through what is not worse by more than that.
-    min_ess
-        Smallest effective sample size of the challenger's estimate, in rows.
     """
 
     estimator: EstimatorName = "dr"
     confidence: float = 0.95
     margin: float = 0.0
-    min_ess: float = 50.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.5 <= self.confidence < 1.0:
             raise ValueError(f"confidence must be in [0.5, 1), got {self.confidence}")
         if not math.isfinite(self.margin):
             raise ValueError(f"margin must be finite, got {self.margin}")
-        if not self.min_ess >= 1.0:
-            raise ValueError(f"min_ess must be at least 1, got {self.min_ess}")
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,19 +52,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def judge_challenger(config: GateConfig, evaluation: Evaluation) -> Verdict:
     """Judge the second policy of an evaluation against the first."""
     champion, challenger = evaluation.policies
-    estimate = challenger.estimates[config.estimator]
     difference = evaluation.differences[config.estimator]
     shown = (
         f"{challenger.name} - {champion.name} is {difference.value:+.4f}, "
         f"{100 * config.confidence:g} % interval "
         f"[{difference.lower:+.4f}, {difference.upper:+.4f}]"
     )
-    against = []
-    if estimate.ess < config.min_ess:
-        against.append(
-            f"effective sample size {estimate.ess:.1f} is below {config.min_ess:g}: "
-            f"the log says too little about {challenger.name}"
-        )
+    against = challenger.objections(config)
     if not difference.lower > config.margin:
         against.append(f"{shown}: not shown to be above {config.margin:+g}")
     if against:

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from croupier.offline.evaluate import Evaluation, evaluate
@@ -67,7 +68,7 @@ def test_a_better_policy_waits_for_evidence(world: World, better: Generation) ->
 
 def test_a_small_effective_sample_size_is_not_enough(evaluation: Evaluation) -> None:
     """However good the figures look."""
-    ess = evaluation.policies[1].estimates["dr"].ess
+    ess = evaluation.policies[1].support.ess
     assert judge_challenger(GateConfig(min_ess=ess), evaluation).promote
     verdict = judge_challenger(GateConfig(min_ess=math.nextafter(ess, math.inf)), evaluation)
     assert not verdict.promote
@@ -151,3 +152,43 @@ def test_confidence_widens_the_interval(world: World, better: Generation) -> Non
 def test_a_gate_that_can_t_be_meant_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         GateConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_what_the_log_could_never_show_is_objected_to(world: World, better: Generation) -> None:
+    """In one of three contexts the log never plays what the challenger would choose there."""
+    best = int(world.rewards[0].argmax())
+    log = world.log(cold_start("shop"), PLENTY, seed=1)
+    blind = pl.col("context").str.contains("x0")
+    log = log.filter(~(blind & (pl.col("chosen") == best)))
+    without = [0.0 if each == best else 1 / 3 for each in range(4)]
+    log = log.with_columns(
+        pmf=pl.when(blind).then(pl.lit(without, pl.List(pl.Float64))).otherwise("pmf"),
+        propensity=pl.when(blind).then(1 / 3).otherwise("propensity"),
+    )
+    evaluation = evaluate(log, cold_start("shop"), better, LoopConfig())
+    challenger = evaluation.policies[1]
+    share = len(log.filter(blind)) / len(log)
+    assert evaluation.left_out == len(log.filter(blind))
+    assert challenger.support.deficient == pytest.approx(share * world.pmf(better, 0)[best])
+    verdict = judge_challenger(GateConfig(), evaluation)
+    assert not verdict.promote
+    (reason,) = verdict.reasons
+    assert "of the choices of generation 1 could never have been logged" in reason
+    assert judge_challenger(GateConfig(max_deficient=0.5), evaluation).promote
+
+
+def test_a_log_that_did_not_explore_for_a_while_is_judged_by_the_rest(
+    world: World, better: Generation
+) -> None:
+    """As after a kill switch: what was played then was nobody's choice."""
+    log = world.log(cold_start("shop"), PLENTY, seed=1)
+    killed = pl.int_range(pl.len()) < 500
+    log = log.with_columns(
+        pmf=pl.when(killed).then(pl.lit([1.0, 0.0, 0.0, 0.0])).otherwise("pmf"),
+        chosen=pl.when(killed).then(0).otherwise("chosen"),
+        propensity=pl.when(killed).then(1.0).otherwise("propensity"),
+    )
+    evaluation = evaluate(log, cold_start("shop"), better, LoopConfig())
+    assert evaluation.left_out == 500
+    assert evaluation.policies[1].support.deficient == 0.0
+    assert judge_challenger(GateConfig(), evaluation).promote
