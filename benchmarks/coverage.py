@@ -12,7 +12,7 @@ also judged at every time at once: how often any row's interval misses.
 Two intervals that know the truth stand beside them. ``fixed`` is the estimate, more or less the
 95% quantile of its own error in this very problem. ``score`` is Wilson's interval for a ratio
 whose variance at every value is known, ``|v' - v| <= z sqrt(E[w^2] v (1 - v) / n)``, with z
-calibrated in this very problem to cover in 95% of the logs.
+calibrated in this very problem to cover in 95% of the logs. The table is in ``docs/evaluation.md``.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ __all__ = ("Combination", "Weighted", "balance")
 Combination: TypeAlias = Literal["weights", "payoffs"]
 """What variances are taken from: the importance weights alone, or the weighted rewards."""
 
+_ROUNDING = 1e-6
+
 
 def balance(batch: LoggedBatch, propensities: ArrayLike, shares: ArrayLike) -> LoggedBatch:
     """Weigh rows by the mixture of all generations, the balanced heuristic.
@@ -78,8 +80,8 @@ def balance(batch: LoggedBatch, propensities: ArrayLike, shares: ArrayLike) -> L
     if not ((table >= 0.0) & (table <= 1.0 + 1e-9)).all():
         raise InvalidInputError("propensities", "expected values in [0, 1]")
     own = np.abs(table - batch.propensity[:, None]).min(axis=1, initial=math.inf)
-    if (own > 1e-6).any():
-        row = int(np.argmax(own))
+    if (own > _ROUNDING).any():
+        row = int(np.argmax(own > _ROUNDING))
         raise InvalidInputError(
             "propensities", f"expected the row's own propensity among them, not so in row {row}"
         )

@@ -118,10 +118,6 @@ class Reweighed(Estimator):
         """`number` parameters to choose from, for weights up to `largest`, a number above 1."""
         return [0.0, *_log_grid(1.0, largest, number - 1)]
 
-    def own_interval(self, tally: Tally, confidence: float) -> tuple[float, float]:
-        """The normal interval of what the estimator tends to."""
-        return super().large_sample(tally, confidence)
-
     @abstractmethod
     def reweigh(self, weight: FloatArray) -> FloatArray:
         """Per row f(w), at least 0, from w; both (n,)."""
@@ -140,7 +136,7 @@ class Reweighed(Estimator):
     def large_sample(self, tally: Tally, confidence: float) -> tuple[float, float]:
         """The normal interval, or the outer one."""
         if self.interval != "outer":
-            return self.own_interval(tally, confidence)
+            return super().large_sample(tally, confidence)
         low, high = known_rows(self.reward_range, (self.weight_range,), (1,), tally).residual
         change = np.zeros((3, len(tally.moments.mean)))
         change[0, _KEEP] = 1.0
