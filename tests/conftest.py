@@ -1,3 +1,3 @@
 """Fixtures of all tests."""
 
-pytest_plugins = ("tests.kafka",)
+pytest_plugins = ("tests.kafka", "tests.ray_cluster")

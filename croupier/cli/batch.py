@@ -11,7 +11,15 @@ import msgspec
 import polars as pl
 import typer
 
-from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
+from croupier.cli.options import (
+    ConfigOption,
+    DataDirOption,
+    EngineOption,
+    JsonOption,
+    LoopOption,
+    RayAddressOption,
+    Session,
+)
 from croupier.cli.output import interval
 from croupier.eventlog.log import Record
 from croupier.offline.delays import settled_interactions
@@ -75,14 +83,24 @@ def sink_command(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
 ) -> None:
-    """Bring what the event log holds into the lake, once or for as long as this runs."""
-    session = Session.open(config, data_dir, json=json)
+    """Bring what the event log holds into the lake, once or for as long as this runs.
+
+    With --engine ray the partitions of a Kafka log are brought over side by side; a log on one
+    machine is one sequence, and is brought over here.
+    """
+    if group and engine != "local":
+        raise InvalidInputError(
+            "engine", "expected local with --group: its members share the partitions by themselves"
+        )
+    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     if group:
         report = _sink_in_group(session, name, batch_rows, batch_seconds)
     else:
         with session.log() as log, session.lake.lock(), session.output.progress("sink") as progress:
-            report = sink(log, session.lake, progress)
+            report = sink(log, session.lake, progress, engine=session.engine)
     session.output.result(report, lambda: _show_sink(session, report))
 
 
@@ -110,19 +128,21 @@ def join_command(
     data_dir: DataDirOption = None,
     loop: LoopOption = None,
     json: JsonOption = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Join decisions with their outcomes, where the attribution window has closed.
 
     What the event log holds is brought into the lake first.
     """
-    session = Session.open(config, data_dir, json=json)
+    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     names = session.loops(loop)
     reports = {}
     with session.log() as log, session.lake.lock():
         # In this order: an outcome that is still in the log would be taken for missing, for good.
         now = now_us()
         with session.output.progress("sink") as progress:
-            sink(log, session.lake, progress)
+            sink(log, session.lake, progress, engine=session.engine)
         for name in names:
             reports[name] = session.nightly.join(name, now_us=now)
             confidence = session.config.nightly.gate.confidence
@@ -147,9 +167,11 @@ def retrain_command(
     data_dir: DataDirOption = None,
     loop: LoopOption = None,
     json: JsonOption = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Train the next generation and register it as challenger."""
-    session = Session.open(config, data_dir, json=json)
+    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     names = session.loops(loop)
     trained: dict[str, dict[str, Any]] = {}
     with session.lake.lock():
@@ -188,13 +210,15 @@ def evaluate_command(
         int | None, typer.Option(help="A registered generation, against the champion.")
     ] = None,
     json: JsonOption = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Estimate from the log what a policy is worth, with intervals.
 
     Without --generation a policy is trained on one half of the log and evaluated on the other,
     beside the policy that made the log.
     """
-    session = Session.open(config, data_dir, json=json)
+    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     evaluations = {}
     for name in [loop] if loop is not None else _loops_with_interactions(session):
         with session.output.progress(f"{name}: evaluate") as progress:
@@ -272,9 +296,11 @@ def nightly(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Do a night's work: sink, join, retrain, evaluate, gate, register, promote, forget."""
-    session = Session.open(config, data_dir, json=json)
+    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     session.loops(None)
     session.warn()
     with session.log() as log:
@@ -461,6 +487,7 @@ def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], N
         loop,
         confidence=confidence,
         progress=progress,
+        engine=session.engine,
     )
     trained = f"{challenger.exploration.describe()} trained on the other half"
     logged, policy = evaluation.policies

@@ -12,6 +12,7 @@ import typer
 from croupier.cli.config import CroupierConfig, DataPaths, load_config, with_settings
 from croupier.cli.output import Output
 from croupier.eventlog.opening import open_log, open_writer
+from croupier.offline.engine import LOCAL, Engine, EngineName, open_engine
 from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.log import EventLog, LogWriter
 
-__all__ = ("ConfigOption", "DataDirOption", "JsonOption", "LoopOption", "Session")
+__all__ = (
+    "ConfigOption",
+    "DataDirOption",
+    "EngineOption",
+    "JsonOption",
+    "LoopOption",
+    "RayAddressOption",
+    "Session",
+)
 
 ConfigOption = Annotated[
     Path | None,
@@ -32,6 +41,14 @@ DataDirOption = Annotated[
     str | None, typer.Option("--data-dir", help="Data directory, instead of the file's.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option("--engine", help="local: in this process; ray: by the workers of a Ray cluster."),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="Of a Ray cluster; one on this machine unless given."),
+]
 LoopOption = Annotated[str | None, typer.Option("--loop", help="One loop instead of all of them.")]
 
 
@@ -49,12 +66,16 @@ class Session:
         Of the data directory.
     output
         Where results go.
+    engine
+        Does the work of the batch side. A Ray cluster that was started for it ends with the
+        process.
     """
 
     config: CroupierConfig
     configured: CroupierConfig
     paths: DataPaths
     output: Output
+    engine: Engine = LOCAL
 
     @classmethod
     def open(
@@ -65,14 +86,18 @@ class Session:
         json: bool,
         flags: Mapping[str, Any] | None = None,
         settings: bool = True,
+        engine: EngineName = "local",
+        ray_address: str | None = None,
     ) -> Session:
         """Load the configuration; raises ConfigError as :func:`load_config` does.
 
-        Without `settings`, those of the data directory are left to whoever follows them.
+        It is raised also where the engine can't be had. Without `settings`, those of the data
+        directory are left to whoever follows them.
         """
         loaded, paths = load_config(config, flags={"data_dir": data_dir, **(flags or {})})
         over = with_settings(loaded, paths) if settings else loaded
-        return cls(over, loaded, paths, Output(json=json))
+        opened = open_engine(engine, address=ray_address)
+        return cls(over, loaded, paths, Output(json=json), opened)
 
     @cached_property
     def lake(self) -> Lake:
@@ -87,7 +112,8 @@ class Session:
     @cached_property
     def nightly(self) -> Nightly:
         """The batch side."""
-        return Nightly(self.lake, self.registry, self.config.loops, self.config.nightly)
+        config = self.config
+        return Nightly(self.lake, self.registry, config.loops, config.nightly, engine=self.engine)
 
     def cautions(self) -> dict[str, str]:
         """What the users of a loop should be warned of, by loop."""

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
+from croupier.cli.options import (
+    ConfigOption,
+    DataDirOption,
+    EngineOption,
+    JsonOption,
+    RayAddressOption,
+    Session,
+)
 from croupier.cli.output import interval
 from croupier.offline.tune import Trial, TuneReport, parse_grid, tune
 from croupier.service.scorer import now_us
@@ -37,12 +44,14 @@ def tune_command(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Estimate from the log what other oracles, explorations and trainings would have earned.
 
     Nothing is registered. The decisions that the gate judges by are not looked at.
     """
-    session = Session.open(config, data_dir, json=json)
+    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     asked = session.config.loop(loop)
     with session.output.progress(f"{loop}: tune") as progress:
         report = tune(
@@ -56,6 +65,7 @@ def tune_command(
             tuning_share=share,
             confidence=session.config.nightly.gate.confidence,
             progress=progress,
+            engine=session.engine,
         )
     session.output.result(report, lambda: _show(session, report))
 

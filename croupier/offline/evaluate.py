@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from croupier.offline.engine import LOCAL
 from croupier.offline.interactions import logged_requests
 from croupier.offline.ope import (
     DR,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from croupier.offline.engine import Engine
     from croupier.offline.interactions import LoggedRequest
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
@@ -53,6 +55,7 @@ LOGGED = "logged"
 """Name of whatever made the log; its value is the mean of the rewards."""
 
 MIN_ROWS = 20
+_AT_ONCE = 2000
 
 UNSEEN = 1e-6
 """Share of a policy's choices, on one request, that the log may have had no chance to show."""
@@ -100,6 +103,7 @@ def evaluate(
     *,
     confidence: float = 0.95,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = LOCAL,
 ) -> Evaluation:
     """Estimate both policies' values and their difference from logged propensities.
 
@@ -127,6 +131,8 @@ def evaluate(
         Of all intervals, in (0, 1).
     progress
         Called with rows done and in all.
+    engine
+        Asks both policies, part by part.
 
     Raises
     ------
@@ -135,7 +141,8 @@ def evaluate(
     """
     _require_rows(len(interactions), 0)
     reward_range = reward_range_of(interactions, config)
-    seen = _replay(interactions, champion, challenger, reward_range, progress)
+    asked = _Asked(champion, challenger, reward_range)
+    seen = _replay(interactions, asked, progress, engine)
     left_out = len(interactions) - int(seen.usable.sum())
     interactions = interactions.filter(pl.Series(seen.usable))
     _require_rows(len(interactions), left_out)
@@ -233,23 +240,79 @@ class _Replay:
     policies: tuple[_PolicyOnLog, _PolicyOnLog]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Who is asked, and within which range the reward model is believed."""
+
+    champion: Generation | None
+    challenger: Generation
+    reward_range: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What was answered on some rows.
+
+    Attributes
+    ----------
+    usable
+        Whether a row tells about the policies, shape (n,).
+    q_logged
+        Reward model at the logged action, shape (n,).
+    probability, q_target
+        Of both policies, shape (2, n), see :class:`_PolicyOnLog`.
+    largest
+        Weight that these requests could have given, of both policies, at least 1, shape (2,).
+    """
+
+    usable: NDArray[np.bool_]
+    q_logged: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    q_target: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+
 def _replay(
     interactions: pl.DataFrame,
-    champion: Generation | None,
-    challenger: Generation,
-    reward_range: tuple[float, float],
+    asked: _Asked,
     progress: Callable[[int, int], None] | None,
+    engine: Engine,
 ) -> _Replay:
     """Ask both policies, row by row, what they would have done."""
     n = len(interactions)
-    usable = np.zeros(n, dtype=np.bool_)
-    q_logged, probability, q_target = np.zeros(n), np.zeros((2, n)), np.zeros((2, n))
-    largest = np.ones(2)
+    parts = (interactions[first : first + _AT_ONCE] for first in range(0, n, _AT_ONCE))
+    found: list[_Answered] = []
+    done = 0
+    for answered in engine.map(_ask, parts, asked):
+        found.append(answered)
+        done += len(answered.usable)
+        if progress is not None:
+            progress(done, n)
+    usable = np.concatenate([each.usable for each in found])
+    q_logged = np.concatenate([each.q_logged for each in found])[usable]
+    probability = np.concatenate([each.probability for each in found], axis=1)[:, usable]
+    q_target = np.concatenate([each.q_target for each in found], axis=1)[:, usable]
+    largest = np.max([each.largest for each in found], axis=0)
+    policies = [
+        _PolicyOnLog(probability[side], q_target[side], (0.0, float(largest[side])))
+        for side in range(2)
+    ]
+    if asked.champion is None:
+        # The log's own policy: weight 1 everywhere, and the model's error cancels itself.
+        propensity = interactions["propensity"].to_numpy()[usable]
+        policies[0] = _PolicyOnLog(propensity, q_logged, (1.0, 1.0))
+    return _Replay(usable, q_logged, (policies[0], policies[1]))
+
+
+def _ask(asked: _Asked, interactions: pl.DataFrame) -> _Answered:
+    """Ask both policies about some rows."""
+    n = len(interactions)
+    found = _Answered(
+        np.zeros(n, dtype=np.bool_), np.zeros(n), np.zeros((2, n)), np.zeros((2, n)), np.ones(2)
+    )
     logged_pmfs = interactions["pmf"]
     for row, request in enumerate(logged_requests(interactions)):
-        if progress is not None and (row % 500 == 499 or row + 1 == n):
-            progress(row + 1, n)
-        answers = _answers(champion, challenger, request)
+        answers = _answers(asked.champion, asked.challenger, request)
         if answers is None:
             continue
         pmfs, scores = answers
@@ -257,22 +320,14 @@ def _replay(
         possible = None if logged is None else logged.to_numpy()
         if possible is not None and any(pmf[possible <= 0.0].sum() > UNSEEN for pmf in pmfs):
             continue
-        usable[row] = True
-        model = np.clip(scores, *reward_range)
-        q_logged[row] = model[request.chosen]
+        found.usable[row] = True
+        model = np.clip(scores, *asked.reward_range)
+        found.q_logged[row] = model[request.chosen]
         for side, pmf in enumerate(pmfs):
-            probability[side, row], q_target[side, row] = pmf[request.chosen], pmf @ model
-            largest[side] = max(largest[side], largest_weight(pmf, possible))
-    policies = [
-        _PolicyOnLog(probability[side, usable], q_target[side, usable], (0.0, float(largest[side])))
-        for side in range(2)
-    ]
-    q_logged = q_logged[usable]
-    if champion is None:
-        # The log's own policy: weight 1 everywhere, and the model's error cancels itself.
-        propensity = interactions["propensity"].to_numpy()[usable]
-        policies[0] = _PolicyOnLog(propensity, q_logged, (1.0, 1.0))
-    return _Replay(usable, q_logged, (policies[0], policies[1]))
+            found.probability[side, row] = pmf[request.chosen]
+            found.q_target[side, row] = pmf @ model
+            found.largest[side] = max(found.largest[side], largest_weight(pmf, possible))
+    return found
 
 
 def _answers(

@@ -193,6 +193,11 @@ class LoggedRows(Sequence[TrainingRow]):
         (row,) = LoggedRows(self._interactions[at : at + 1], self._weights[at : at + 1])
         return row
 
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        """Folds of the rows' decisions, shape (n,)."""
+        return self._interactions["fold"].to_numpy()
+
     def only(self, kept: NDArray[np.bool_]) -> LoggedRows:
         """Those of the rows, shape (n,), that are to be kept."""
         return LoggedRows(self._interactions.filter(pl.Series(kept)), self._weights[kept])

@@ -8,17 +8,20 @@ What it does not look at can't have changed.
 
 It holds no more than a bounded number of rows at once. Keys and outcomes, which are narrow, are
 divided by a hash of the decision's id into buckets that are resolved one by one; then the wide rows
-of the decisions are read and written stretch by stretch, all in one commit.
+of the decisions are read and written stretch by stretch, all in one commit. Each of these pieces of
+work is a task of its own for an :class:`~croupier.offline.engine.Engine`; the commit is not.
 """
 
 from __future__ import annotations
 
+import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from croupier.offline.engine import LOCAL
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.pending import Pending, joined_until, joined_versions, that_may_hold
 from croupier.offline.rewards import FOLDS, KEY, fold_of, resolve
@@ -27,7 +30,9 @@ from croupier.offline.stretches import Buckets, Stretch, stretches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
+    from pathlib import Path
 
+    from croupier.offline.engine import Engine
     from croupier.offline.lake import Lake, TableName
     from croupier.offline.lake_files import DataFile
     from croupier.policy.loop import LoopConfig
@@ -85,6 +90,11 @@ class JoinReport:
     orphans: int
     revised: int = 0
 
+    def and_also(self, other: JoinReport) -> JoinReport:
+        """What two of them did together."""
+        mine, theirs = asdict(self), asdict(other)
+        return JoinReport(**{name: count + theirs[name] for name, count in mine.items()})
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -102,6 +112,7 @@ def join(
     *,
     held: int = _HELD,
     seen: Seen | None = None,
+    engine: Engine = LOCAL,
 ) -> JoinReport:
     """Add an interaction for every decision whose attribution window closed before `as_of_us`.
 
@@ -135,14 +146,39 @@ def join(
         decisions.
     seen
         Rows to look at, if not all: what was left out is looked at by the next join.
+    engine
+        Does the work.
     """
     before = joined_until(lake, loop)
     until = as_of_us if before is None else max(as_of_us, before)
-    run = _Run(lake, loop, config, until, held=held, seen=seen)
+    run = _Run(lake, loop, config, until, held=held, seen=seen, engine=engine)
     try:
         return run()
     finally:
         run.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the tasks of a join are given, and the buckets that they hand on their rows in."""
+
+    lake: Lake
+    config: LoopConfig
+    until_us: int
+    seen: Seen | None
+    keys: Buckets
+    sent: Buckets
+    present: Buckets
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A stretch to read, under a name of its own; only rows of some decisions if there are ids."""
+
+    name: str
+    stretch: Stretch
+    ids: pl.DataFrame | None = None
+    new: bool = False
 
 
 class _Run:
@@ -157,14 +193,18 @@ class _Run:
         *,
         held: int,
         seen: Seen | None,
+        engine: Engine,
     ) -> None:
         self._lake, self._loop, self._config, self._until = lake, loop, config, until_us
         self._seen = seen
+        self._engine = engine
         self._held = held
         self._wide = max(1, held // _WIDTH)
         self._pending = Pending(lake, loop, config)
-        self._folder = lake.root / ".join"
+        # A task of a join that was killed may still be at work, and is not to write into this one.
+        self._folder = lake.root / ".join" / secrets.token_hex(8)
         self._stretches: list[Stretch] = []
+        self._parts = 0
 
     def __call__(self) -> JoinReport:
         """Do it."""
@@ -172,10 +212,14 @@ class _Run:
         self.clear()
         near = self._pending.near_decisions()
         sent = self._pending.near_outcomes({each.date for each in near})
-        count = -(-max(_rows(near), _rows(sent), 1) // self._held)
-        self._keys, self._sent, self._present = (
+        count = self._buckets(-(-max(_rows(near), _rows(sent), 1) // self._held))
+        buckets = (
             Buckets(schema, self._folder / name, count, pl.col("decision_id").hash() % count)
             for name, schema in _NARROWED.items()
+        )
+        keys, outcomes, present = buckets
+        self._given = _Given(
+            self._lake, self._config, self._until, self._seen, keys, outcomes, present
         )
         self._add_decisions(near)
         self._add_outcomes(sent)
@@ -184,55 +228,55 @@ class _Run:
         resolved, report = self._resolve(count)
         anything = report.joined + report.revised > 0
         if anything or (self._pending.interactions.version >= 0 and self._anything_new()):
-            marks = self._pending.marks(self._until, whole=self._seen is None)
-            self._lake.append_stream("interactions", self._frames(resolved), marks)
+            self._write(resolved)
         return report
 
     def clear(self) -> None:
         """Remove what was put aside on disk."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
+
+    def _buckets(self, needed: int) -> int:
+        """Of how many buckets there are enough to be held, and to be resolved side by side."""
+        # Several in any case: those alone are seen by other processes.
+        return max(needed, 1 + self._engine.workers) if self._engine.distributed else needed
 
     def _anything_new(self) -> bool:
         return bool(self._pending.new_decisions or self._pending.new_outcomes)
+
+    def _part(
+        self, stretch: Stretch, ids: pl.DataFrame | None = None, *, new: bool = False
+    ) -> _Part:
+        self._parts += 1
+        return _Part(str(self._parts), stretch, ids, new)
 
     def _add_decisions(
         self, files: Sequence[DataFile], ids: pl.DataFrame | None = None
     ) -> pl.DataFrame:
         """Read keys, of all decisions in some files or of some; gives the latter."""
         found = [pl.DataFrame(schema=_NARROWED["decisions"])]
-        for stretch in stretches(files, self._wide):
-            rows = stretch.read(self._lake, "decisions")
-            if self._seen is not None:
-                rows = rows.filter(self._seen.decisions)
-            keys = _of(rows.select(*_DECISIONS, "row").collect(), ids).with_columns(
-                stretch=pl.lit(len(self._stretches), dtype=pl.UInt32)
-            )
-            self._stretches.append(stretch)
-            self._keys.add(keys)
-            if ids is not None:
-                found.append(keys)
+        first = len(self._stretches)
+        self._stretches += stretches(files, self._wide)
+        parts = [
+            (self._part(stretch, ids), number)
+            for number, stretch in enumerate(self._stretches[first:], first)
+        ]
+        found += self._engine.map(_read_keys, parts, self._given)
         return pl.concat(found)
 
     def _add_outcomes(self, files: Iterable[DataFile], ids: pl.DataFrame | None = None) -> None:
+        parts = []
         for new in (False, True):
             chosen = [each for each in files if (each.path in self._pending.new_outcomes) == new]
-            for stretch in stretches(chosen, self._held):
-                rows = stretch.read(self._lake, "outcomes")
-                if self._seen is not None:
-                    rows = rows.filter(self._seen.outcomes)
-                found = _of(rows.select(_OUTCOMES).collect(), ids)
-                self._sent.add(found.with_columns(new=pl.lit(new)))
+            parts += [self._part(each, ids, new=new) for each in stretches(chosen, self._held)]
+        for _ in self._engine.map(_read_outcomes, parts, self._given):
+            pass
 
     def _add_present(self, days: set[date], ids: pl.DataFrame | None = None) -> pl.DataFrame:
         """Read what interactions of some days hold, of all or of some; gives the latter."""
         found = [pl.DataFrame(schema=_NARROWED["interactions"])]
         files = [each for each in self._pending.interactions.files if each.date in days]
-        for stretch in stretches(files, self._held):
-            rows = stretch.read(self._lake, "interactions").select(_PRESENT).collect()
-            rows = _of(rows, ids).with_columns(pl.col("revision").fill_null(0))
-            self._present.add(rows)
-            if ids is not None:
-                found.append(rows)
+        parts = [self._part(each, ids) for each in stretches(files, self._held)]
+        found += self._engine.map(_read_present, parts, self._given)
         return pl.concat(found)
 
     def _look_back(self, near: Iterable[DataFile], sent: Iterable[DataFile]) -> None:
@@ -268,61 +312,139 @@ class _Run:
         self._add_outcomes(files, having.select("decision_id").unique())
 
     def _homeless(self) -> pl.DataFrame:
-        """Ids and days of new outcomes without a decision among the near ones.
-
-        Of an activated decision some slots can be in new files, and others in old ones of the day.
-        """
-        first = self._pending.first
-        whole = pl.lit(value=True) if first is None else pl.col("date") >= first
+        """Ids and days of new outcomes without a decision among the near ones."""
+        buckets = ((bucket, self._pending.first) for bucket in range(self._given.sent.count))
         found = [pl.DataFrame(schema={"decision_id": pl.String, "date": pl.Date})]
-        for bucket in range(self._sent.count):
-            new = self._sent[bucket].filter("new")
-            if len(new):
-                keys, sent = self._keys[bucket], pl.col("kind") == "outcome"
-                missing = (
-                    new.filter(sent).join(keys, on=KEY, how="anti", nulls_equal=True),
-                    new.filter(~sent).join(keys.filter(whole), on="decision_id", how="anti"),
-                )
-                found += [each.select("decision_id", "date").unique() for each in missing]
+        found += self._engine.map(_homeless_of, buckets, self._given)
         return pl.concat(found)
 
     def _resolve(self, count: int) -> tuple[Buckets, JoinReport]:
         """What is to be written, by stretch, and what to say of it."""
-        groups = max(1, -(-len(self._stretches) // _WIDTH))
-        resolved = Buckets(
-            _RESOLVED, self._folder / "resolved", groups, pl.col("stretch") // _WIDTH
-        )
-        joined = observed = revised = open_ = late = orphans = 0
-        for bucket in range(count):
-            found = resolve(
-                self._config,
-                self._until,
-                self._keys[bucket],
-                self._sent[bucket],
-                self._present[bucket],
-            )
-            first = pl.col("revision") == 0
-            resolved.add(found.rows.select(_RESOLVED.names()))
-            fresh = found.rows.filter(first)
-            joined += len(fresh)
-            observed += int((fresh["outcomes"] > 0).sum())
-            revised += len(found.rows) - len(fresh)
-            open_ += found.counts.open
-            late += found.counts.late
-            orphans += found.counts.orphans
-        report = JoinReport(joined, observed, joined - observed, open_, late, orphans, revised)
+        width = _WIDTH
+        if self._engine.distributed:
+            width = max(1, min(width, len(self._stretches) // self._engine.workers))
+        groups = self._buckets(max(1, -(-len(self._stretches) // width)))
+        resolved = Buckets(_RESOLVED, self._folder / "resolved", groups, pl.col("stretch") // width)
+        report = JoinReport(0, 0, 0, 0, 0, 0)
+        buckets = ((bucket, resolved) for bucket in range(count))
+        for each in self._engine.map(_resolve_bucket, buckets, self._given):
+            report = report.and_also(each)
         return resolved, report
 
-    def _frames(self, resolved: Buckets) -> Iterator[pl.DataFrame]:
-        """Interactions with all their columns, stretch by stretch."""
-        for group in range(resolved.count):
-            stretched = resolved[group].partition_by("stretch", as_dict=True, include_key=False)
-            for (number,), rows in sorted(stretched.items()):
-                stretch = self._stretches[int(number)]
-                decisions = stretch.read(self._lake, "decisions")
-                if len(rows) * _FEW < stretch.rows:
-                    decisions = decisions.filter(pl.col("row").is_in(rows["row"].implode()))
-                yield decisions.collect().join(rows, on="row").sort("offset")
+    def _write(self, resolved: Buckets) -> None:
+        """Write what there is to be written, all in one commit."""
+        groups = range(resolved.count)
+        task = _Whole(self._lake, resolved, self._stretches, self._folder / "written")
+        if not self._engine.distributed:
+            frames = (frame for group in groups for frame in task.frames(group))
+            self._lake.append_stream(
+                "interactions", frames, self._pending.marks(self._until, whole=self._seen is None)
+            )
+            return
+        written = list(self._engine.map(_write_group, groups, task))
+        self._lake.append_written(
+            "interactions", written, self._pending.marks(self._until, whole=self._seen is None)
+        )
+
+
+def _read_keys(given: _Given, part: tuple[_Part, int]) -> pl.DataFrame:
+    """Put the keys of a stretch of decisions into buckets; gives those that were asked for."""
+    asked, number = part
+    rows = asked.stretch.read(given.lake, "decisions")
+    if given.seen is not None:
+        rows = rows.filter(given.seen.decisions)
+    keys = _of(rows.select(*_DECISIONS, "row").collect(), asked.ids).with_columns(
+        stretch=pl.lit(number, dtype=pl.UInt32)
+    )
+    given.keys.add(keys, asked.name)
+    return keys if asked.ids is not None else keys.clear()
+
+
+def _read_outcomes(given: _Given, part: _Part) -> None:
+    """Put a stretch of outcomes into buckets."""
+    rows = part.stretch.read(given.lake, "outcomes")
+    if given.seen is not None:
+        rows = rows.filter(given.seen.outcomes)
+    found = _of(rows.select(_OUTCOMES).collect(), part.ids)
+    given.sent.add(found.with_columns(new=pl.lit(part.new)), part.name)
+
+
+def _read_present(given: _Given, part: _Part) -> pl.DataFrame:
+    """Put what a stretch of interactions holds into buckets; gives what was asked for."""
+    rows = part.stretch.read(given.lake, "interactions").select(_PRESENT).collect()
+    rows = _of(rows, part.ids).with_columns(pl.col("revision").fill_null(0))
+    given.present.add(rows, part.name)
+    return rows if part.ids is not None else rows.clear()
+
+
+def _homeless_of(given: _Given, asked: tuple[int, date | None]) -> pl.DataFrame:
+    """Ids and days of a bucket's new outcomes without a decision there.
+
+    Of an activated decision some slots can be in new files, and others in old ones of the day.
+    """
+    bucket, first = asked
+    new = given.sent[bucket].filter("new")
+    if new.is_empty():
+        return new.select("decision_id", "date")
+    whole = pl.lit(value=True) if first is None else pl.col("date") >= first
+    keys, sent = given.keys[bucket], pl.col("kind") == "outcome"
+    missing = (
+        new.filter(sent).join(keys, on=KEY, how="anti", nulls_equal=True),
+        new.filter(~sent).join(keys.filter(whole), on="decision_id", how="anti"),
+    )
+    return pl.concat([each.select("decision_id", "date").unique() for each in missing])
+
+
+def _resolve_bucket(given: _Given, asked: tuple[int, Buckets]) -> JoinReport:
+    """Resolve a bucket, and put what is to be written where its stretch is."""
+    bucket, resolved = asked
+    found = resolve(
+        given.config,
+        given.until_us,
+        given.keys[bucket],
+        given.sent[bucket],
+        given.present[bucket],
+    )
+    resolved.add(found.rows.select(_RESOLVED.names()), str(bucket))
+    fresh = found.rows.filter(pl.col("revision") == 0)
+    observed = int((fresh["outcomes"] > 0).sum())
+    return JoinReport(
+        joined=len(fresh),
+        observed=observed,
+        defaulted=len(fresh) - observed,
+        open=found.counts.open,
+        late=found.counts.late,
+        orphans=found.counts.orphans,
+        revised=len(found.rows) - len(fresh),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Makes whole interactions of what was resolved, from the stretches of the decisions."""
+
+    lake: Lake
+    resolved: Buckets
+    stretches: list[Stretch]
+    folder: Path
+
+    def frames(self, group: int) -> Iterator[pl.DataFrame]:
+        """Those of a group of stretches, with all their columns, stretch by stretch."""
+        stretched = self.resolved[group].partition_by("stretch", as_dict=True, include_key=False)
+        for (number,), rows in sorted(stretched.items()):
+            stretch = self.stretches[int(number)]
+            decisions = stretch.read(self.lake, "decisions")
+            if len(rows) * _FEW < stretch.rows:
+                decisions = decisions.filter(pl.col("row").is_in(rows["row"].implode()))
+            yield decisions.collect().join(rows, on="row").sort("offset")
+
+
+def _write_group(task: _Whole, group: int) -> Path:
+    """Write a group's interactions, for somebody else to commit; gives where they are."""
+    # Of its own in every attempt: one that was given up may go on writing.
+    folder = task.folder / f"{group}-{secrets.token_hex(4)}"
+    task.lake.write_apart("interactions", task.frames(group), folder)
+    return folder
 
 
 def _of(rows: pl.DataFrame, ids: pl.DataFrame | None) -> pl.DataFrame:

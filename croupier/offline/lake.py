@@ -17,7 +17,7 @@ from arro3.core import RecordBatch, RecordBatchReader, Table
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from croupier.offline.lake_files import Snapshot, data_files, files_added
+from croupier.offline.lake_files import Snapshot, data_files, files_added, move_files
 from croupier.policy.errors import CroupierError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -381,31 +381,59 @@ class Lake:
         LakeConflictError
             If somebody else has written to it.
         """
-        schema = SCHEMAS[table]
-        empty = Table.from_arrow(pl.DataFrame(schema=schema))
-        broken: list[Exception] = []
-
-        def batches() -> Iterator[RecordBatch]:
-            try:
-                for frame in frames:
-                    rows = frame.select(schema.names()).match_to_schema(schema).rechunk()
-                    yield from Table.from_arrow(rows).to_batches()
-            except Exception as error:
-                # Delta would make something of its own of it.
-                broken.append(error)
-                raise
-
-        rows = RecordBatchReader.from_batches(empty.schema, batches())
         delta = DeltaTable(self.root / table) if self.exists(table) else None
-        transactions = [Transaction(*each) for each in marks.items()]
+        self._stream(table, delta, frames, [Transaction(*each) for each in marks.items()])
+
+    def write_apart(self, table: TableName, frames: Iterator[pl.DataFrame], folder: Path) -> None:
+        """Write rows as :meth:`append_stream` would, but into a folder, for a later commit.
+
+        Parameters
+        ----------
+        table
+            That they are for.
+        frames
+            Each of the table's schema.
+        folder
+            That doesn't exist yet, within the lake; a Delta table of its own is made of it.
+        """
+        Lake(folder)._stream(table, None, frames, [])  # noqa: SLF001 - its own kind
+
+    def append_written(
+        self, table: TableName, folders: Sequence[Path], marks: Mapping[str, int]
+    ) -> None:
+        """Append what was written apart, in one commit.
+
+        Parameters
+        ----------
+        table
+            To append to; nobody else may write to it meanwhile.
+        folders
+            What :meth:`write_apart` has written; their files are moved into the table.
+        marks
+            Applications and their progress, noted in the same commit.
+
+        Raises
+        ------
+        LakeConflictError
+            If somebody else has written to it.
+        """
+        if not self.exists(table) or not self._has_columns(table):
+            # Files are only added to a table that there is, with all columns that they have.
+            self.append(table, pl.DataFrame(schema=SCHEMAS[table]))
+        delta = DeltaTable(self.root / table)
+        added = [move_files(folder / table, self.root / table) for folder in folders]
         try:
-            self._write(table, delta, rows, "append", transactions)
+            delta.create_write_transaction(
+                [each for actions in added for each in actions],
+                "append",
+                delta.schema(),
+                _PARTITIONS[table],
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(*each) for each in marks.items()]
+                ),
+            )
         except CommitFailedError as error:
             raise LakeConflictError(f"writing to {table} failed: {error}") from error
-        except DeltaError:
-            if broken:
-                raise broken[0] from None
-            raise
 
     def append(
         self,
@@ -579,6 +607,11 @@ class Lake:
                 ) from None
             yield
 
+    def _has_columns(self, table: TableName) -> bool:
+        """Whether a table has all columns that are written now."""
+        known = {each.name for each in DeltaTable(self.root / table).schema().fields}
+        return known >= set(SCHEMAS[table])
+
     def _rows(self, table: TableName, version: int | None) -> pl.LazyFrame:
         """All rows of a version; what `polars.scan_delta` does for paths of plain letters alone.
 
@@ -632,6 +665,37 @@ class Lake:
             longest = min(_FIRST_PAUSE_S * 2**number, _LONGEST_PAUSE_S)
             time.sleep(longest * random.random())  # noqa: S311 - only not all at the same time
         raise LakeConflictError(f"writing to {table} failed: {failure}") from failure
+
+    def _stream(
+        self,
+        table: TableName,
+        delta: DeltaTable | None,
+        frames: Iterator[pl.DataFrame],
+        transactions: list[Transaction],
+    ) -> None:
+        schema = SCHEMAS[table]
+        empty = Table.from_arrow(pl.DataFrame(schema=schema))
+        broken: list[Exception] = []
+
+        def batches() -> Iterator[RecordBatch]:
+            try:
+                for frame in frames:
+                    rows = frame.select(schema.names()).match_to_schema(schema).rechunk()
+                    yield from Table.from_arrow(rows).to_batches()
+            except Exception as error:
+                # Delta would make something of its own of it.
+                broken.append(error)
+                raise
+
+        rows = RecordBatchReader.from_batches(empty.schema, batches())
+        try:
+            self._write(table, delta, rows, "append", transactions)
+        except CommitFailedError as error:
+            raise LakeConflictError(f"writing to {table} failed: {error}") from error
+        except DeltaError:
+            if broken:
+                raise broken[0] from None
+            raise
 
     def _write(
         self,

@@ -9,13 +9,14 @@ from urllib.parse import unquote
 
 import msgspec
 import polars as pl
+from deltalake.transaction import AddAction
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from deltalake import DeltaTable
 
-__all__ = ("DataFile", "Snapshot", "data_files", "files_added")
+__all__ = ("DataFile", "Snapshot", "data_files", "files_added", "move_files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,22 @@ class _Action(msgspec.Struct):
     remove: _File | None = None
 
 
+class _AddedFile(msgspec.Struct, rename="camel"):
+    """A file as a commit has it."""
+
+    path: str
+    size: int
+    partition_values: dict[str, str | None]
+    modification_time: int
+    stats: str
+
+
+class _Added(msgspec.Struct):
+    add: _AddedFile | None = None
+
+
 _actions = msgspec.json.Decoder(_Action)
+_written = msgspec.json.Decoder(_Added)
 
 
 def data_files(delta: DeltaTable, root: Path, loop: str | None) -> list[DataFile]:
@@ -116,6 +132,35 @@ def files_added(root: Path, after: int, version: int) -> set[Path] | None:
         moves = not added.isdisjoint(root / unquote(path) for path in removed)
         added |= {root / unquote(each.path) for each in adds if each.data_change or moves}
     return added
+
+
+def move_files(source: Path, target: Path) -> list[AddAction]:
+    """Move the files of a new table to where another one is; gives what is to be committed there.
+
+    Parameters
+    ----------
+    source
+        A table with the same partitions, that was written once.
+    target
+        Where the other one is. Until it is committed, nobody takes the files for its own.
+    """
+    lines = (source / "_delta_log" / f"{0:020}.json").read_bytes().splitlines()
+    found = [each.add for each in map(_written.decode, lines) if each.add is not None]
+    for each in found:
+        path = target / unquote(each.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (source / unquote(each.path)).rename(path)
+    return [
+        AddAction(
+            path=unquote(each.path),
+            size=each.size,
+            partition_values=each.partition_values,
+            modification_time=each.modification_time,
+            data_change=True,
+            stats=each.stats,
+        )
+        for each in found
+    ]
 
 
 def _count(path: Path) -> int:

@@ -9,6 +9,7 @@ import msgspec
 import polars as pl
 
 from croupier.offline.delays import settling
+from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.folds import is_judged, unseen_by
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
@@ -17,6 +18,7 @@ from croupier.offline.imitation import Imitation, judge_imitation, served_match_
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
 from croupier.offline.lake import SCHEMAS
+from croupier.offline.merged_training import MergeConfig, Spread
 from croupier.offline.registry import Change
 from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import RetentionReport, retain
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from croupier.eventlog.log import EventLog
+    from croupier.offline.engine import Engine
     from croupier.offline.evaluate import EstimatorName
     from croupier.offline.lake import Lake
     from croupier.offline.registry import Registry
@@ -64,6 +67,8 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         within it has reached the log.
     gate
         What a challenger has to show.
+    merge
+        How training is divided where a cluster does it.
     """
 
     judge_share: float = 0.3
@@ -71,6 +76,7 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     seed: int = 0
     settle: str = "1 s"
     gate: GateConfig = GateConfig()
+    merge: MergeConfig = MergeConfig()
 
     def __post_init__(self) -> None:
         parse_duration(self.settle)
@@ -142,15 +148,24 @@ class Nightly:
         Configuration by name.
     config
         How to train and judge.
+    engine
+        Sinks, joins, trains and evaluates.
     """
 
     def __init__(
-        self, lake: Lake, registry: Registry, loops: Mapping[str, LoopConfig], config: NightlyConfig
+        self,
+        lake: Lake,
+        registry: Registry,
+        loops: Mapping[str, LoopConfig],
+        config: NightlyConfig,
+        *,
+        engine: Engine = LOCAL,
     ) -> None:
         self.lake = lake
         self.registry = registry
         self.loops = loops
         self.config = config
+        self.engine = engine
 
     def run(
         self, log: EventLog, *, now_us: int, steps: Steps, due_only: bool = False
@@ -176,7 +191,7 @@ class Nightly:
         """
         with self.lake.lock():
             with steps("sink") as progress:
-                sunk = sink(log, self.lake, progress)
+                sunk = sink(log, self.lake, progress, engine=self.engine)
             nights = [
                 self._loop_night(loop, now_us, steps, due_only=due_only) for loop in self.loops
             ]
@@ -186,7 +201,7 @@ class Nightly:
     def join(self, loop: str, *, now_us: int) -> JoinReport:
         """Join a loop's decisions whose windows have closed and settled."""
         settled = now_us - parse_duration(self.config.settle)
-        return join(self.lake, loop, self.loops[loop], settled)
+        return join(self.lake, loop, self.loops[loop], settled, engine=self.engine)
 
     def generation(self, loop: str, number: int) -> Generation:
         """Read a generation of a configured loop back from the registry.
@@ -210,6 +225,7 @@ class Nightly:
         champion = None
         if config.training.start == "champion" and parent != 0:
             champion = self.registry.load(loop, parent, to_learn=True)
+        spread = Spread(self.config.merge, self.engine) if self.engine.distributed else None
         return retrain(
             self.lake,
             loop,
@@ -220,6 +236,7 @@ class Nightly:
             judge_share=self.config.judge_share,
             seed=self.config.seed,
             created_us=now_us,
+            spread=spread,
         )
 
     def report(self, generation: Generation) -> TrainingReport:
@@ -299,6 +316,7 @@ class Nightly:
             self.loops[loop],
             confidence=self.config.gate.confidence,
             progress=progress,
+            engine=self.engine,
         )
         return evaluation, judge_challenger(self.config.gate, evaluation)
 

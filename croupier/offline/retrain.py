@@ -25,6 +25,7 @@ from croupier.offline.folds import (
 from croupier.offline.imitation import imitation_lessons
 from croupier.offline.interactions import LoggedRows, training_rows
 from croupier.offline.learner_log import LearnerLog
+from croupier.offline.merged_training import learn_merged, merging_of
 from croupier.offline.rewards import FOLDS
 from croupier.offline.weighting import balancing_ratio, effective, training_weights
 from croupier.policy.calibration import PriorCorrection
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.offline.lake import Lake
+    from croupier.offline.merged_training import Spread
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
 
@@ -78,6 +80,7 @@ def retrain(
     created_us: int,
     lake_version: int | None = None,
     champion: Generation | None = None,
+    spread: Spread | None = None,
 ) -> Generation:
     """Fit the loop's oracle on the learner's folds and make a generation of it.
 
@@ -108,6 +111,9 @@ def retrain(
         Version of the interactions table to learn from; the latest if None.
     champion
         The parent, loaded so that it can learn on; only asked for if the loop starts from it.
+    spread
+        How training is divided among partitions that are merged, where there are rows enough and
+        the oracle is one that can be; one learner learns everything if None.
 
     Raises
     ------
@@ -124,11 +130,11 @@ def retrain(
     started = _to_continue(champion, config, folds)
     if started is None:
         learned = log.rows(trains)
-        taught, oracle = _afresh(loop, config, seed, learned)
+        taught, oracle, merging = _afresh(loop, config, seed, learned, spread)
     else:
         assert champion is not None, "there is one that learning starts from"
         learned = log.rows_since(started.lake_version, trains)
-        taught, oracle = _continued(loop, config, champion, learned)
+        taught, oracle, merging = _continued(loop, config, champion, learned, spread)
     if isinstance(oracle, EncodedOracle) and config.training.calibration != "none":
         calibrates = pl.col("fold").is_between(folds.calibrated, folds.trained - 1)
         _calibrate(config, oracle, log.rows(calibrates))
@@ -145,6 +151,7 @@ def retrain(
         learned_from_us=_earliest(learned, started),
         learned_from_slices=config.training.learn_from_slices,
         started_from=None if started is None or champion is None else champion.number,
+        merged=merging,
     )
     return Generation(loop, number, config.exploration, oracle, provenance)
 
@@ -245,26 +252,57 @@ class _Lessons:
     ratio: float = 1.0
 
 
-def _afresh(loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame) -> tuple[int, Oracle]:
-    """How many interactions were learned from, and an oracle that learned nothing else."""
+def _afresh(
+    loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame, spread: Spread | None
+) -> tuple[int, Oracle, tuple[int, int] | None]:
+    """How many interactions were learned from, an oracle that learned nothing else, and how."""
     lessons = _lessons(config, learned)
     require_lessons(loop, lessons.count)
     oracle: EncodedOracle = make_oracle(config.oracle, random_state=seed)
     try:
-        oracle.fit(lessons.rows)
+        merging = _fit(oracle, lessons, spread)
     except InvalidInputError:
         lessons = _lessons(config, _encodable(loop, config, learned))
         require_lessons(loop, lessons.count)
-        oracle = make_oracle(config.oracle, random_state=seed).fit(lessons.rows)
+        oracle = make_oracle(config.oracle, random_state=seed)
+        merging = _fit(oracle, lessons, spread)
     if lessons.ratio != 1.0:
         oracle.calibration_ = (PriorCorrection(ratio=lessons.ratio),)
-    return lessons.count, oracle
+    return lessons.count, oracle, merging
+
+
+def _fit(oracle: EncodedOracle, lessons: _Lessons, spread: Spread | None) -> tuple[int, int] | None:
+    """Fit an oracle, in partitions or as one, see :func:`_merged`."""
+    merging = _merged(oracle, lessons, spread)
+    if merging is None:
+        oracle.fit(lessons.rows)
+    return merging
+
+
+def _merged(
+    oracle: EncodedOracle, lessons: _Lessons, spread: Spread | None
+) -> tuple[int, int] | None:
+    """Have an oracle learn in partitions, and say in how many; None where one learner is to do it.
+
+    What imitates a baseline is made up and has no place in the log, so it isn't divided.
+    """
+    rows = lessons.rows
+    if spread is None or not isinstance(rows, LoggedRows):
+        return None
+    merging = merging_of(spread.merge, oracle, len(rows))
+    if merging is not None:
+        learn_merged(oracle, rows, merging, spread.engine)
+    return merging
 
 
 def _continued(
-    loop: str, config: LoopConfig, champion: Generation, learned: pl.DataFrame
-) -> tuple[int, Oracle]:
-    """How many interactions were joined since, and the champion's oracle after it learned them."""
+    loop: str,
+    config: LoopConfig,
+    champion: Generation,
+    learned: pl.DataFrame,
+    spread: Spread | None,
+) -> tuple[int, Oracle, tuple[int, int] | None]:
+    """How many interactions were joined since, the champion's oracle after them, and how."""
     lessons = _lessons(config, _encodable(loop, config, learned))
     if not lessons.count:
         raise NotEnoughDataError(
@@ -273,7 +311,10 @@ def _continued(
     oracle = champion.oracle
     assert isinstance(oracle, EncodedOracle), "one that can be taught was asked for"
     oracle.calibration_ = ()
-    return lessons.count, cast("OnlineOracle", oracle).partial_fit(lessons.rows)
+    merging = _merged(oracle, lessons, spread)
+    if merging is None:
+        cast("OnlineOracle", oracle).partial_fit(lessons.rows)
+    return lessons.count, oracle, merging
 
 
 def _to_continue(

@@ -10,6 +10,7 @@ the group, one has its batch refused, looks how far the lake has come, and goes 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,7 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
+from croupier.offline.engine import LOCAL
 from croupier.offline.known_keys import KnownKeys
 from croupier.offline.lake import SCHEMAS, Lake, ProgressError, TableName
 from croupier.policy.errors import InvalidInputError
@@ -30,14 +32,16 @@ from croupier.policy.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from croupier.eventlog.log import EventLog, LogEntry, LogPartition
+    from croupier.offline.engine import Engine
     from croupier.policy.events import Event
 
     Progress: TypeAlias = Callable[[int, int], None]
 
 __all__ = (
+    "Brought",
     "PartitionSink",
     "PartitionState",
     "SinkReport",
@@ -129,6 +133,7 @@ def sink(
     batch: int = _BATCH,
     until: int | Mapping[str, int] | None = None,
     again: bool = False,
+    engine: Engine = LOCAL,
 ) -> SinkReport:
     """Bring the lake up to the log's end as it is now.
 
@@ -149,6 +154,10 @@ def sink(
         Position to stop at, instead of the log's end; by partition if it has several.
     again
         Whether the log was sunk before, into another lake: what can't be read was set aside then.
+    engine
+        Brings the partitions over, side by side, where the log is one that any machine can read. A
+        log that is one sequence is brought over by this process. What a worker had committed before
+        it died is not in the report.
 
     Raises
     ------
@@ -163,15 +172,22 @@ def sink(
     ends = [each.end(until) for each in sinks]
     first = [each.begin() for each in sinks]
     total = sum(map(max, ends, first)) - sum(first)
+
+    def show() -> None:
+        if progress is not None:
+            done = sum(other.position for other in sinks) - sum(first)
+            progress(min(done, total), total)
+
+    if engine.distributed and all(each.stream is not None for each in parts):
+        asked = [(each.name, end) for each, end in zip(parts, ends, strict=True)]
+        found = engine.map(_bring_over, asked, _Sinking(log, lake, batch, again))
+        for each, brought in zip(sinks, found, strict=True):
+            each.credit(brought)
+            show()
+        return report_of(sinks)
     for each, end in zip(sinks, ends, strict=True):
-        while each.position < end:
-            try:
-                each.step(end, batch)
-            except ProgressError:
-                each.begin()
-            if progress is not None:
-                done = sum(other.position for other in sinks) - sum(first)
-                progress(min(done, total), total)
+        for _ in each.steps(end, batch):
+            show()
     return report_of(sinks)
 
 
@@ -295,6 +311,23 @@ class PartitionSink:
             return end
         return min(end, until if isinstance(until, int) else until.get(self.partition.name, 0))
 
+    def steps(self, end: int, limit: int) -> Iterator[None]:
+        """Bring over everything up to a position that is not beyond the end, step by step."""
+        while self.position < end:
+            try:
+                self.step(end, limit)
+            except ProgressError:
+                self.begin()
+            yield
+
+    def credit(self, brought: Brought) -> None:
+        """Count what another process has brought over of this partition."""
+        self.position = max(self.position, brought.position)
+        self.read += brought.read
+        self.set_aside += brought.set_aside
+        for table, count in brought.added.items():
+            self.added[table] += count
+
     def step(self, end: int, limit: int) -> None:
         """Bring over the next records, at most up to a position that is not beyond the end.
 
@@ -394,6 +427,39 @@ class PartitionSink:
                 )
             self._known[table] = KnownKeys(self._lake, table, _KEYS[table], where)
         return self._known[table]
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What was brought over of a partition, see :class:`PartitionSink`."""
+
+    position: int
+    added: dict[TableName, int]
+    read: int
+    set_aside: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sinking:
+    """From where, to where and how partitions are brought over."""
+
+    log: EventLog
+    lake: Lake
+    batch: int
+    again: bool
+
+
+def _bring_over(given: _Sinking, asked: tuple[str, int]) -> Brought:
+    """Bring over a partition, by its name, up to a position; in a process of a cluster."""
+    name, end = asked
+    # It was opened for this task, where it was brought to.
+    with given.log as log:
+        (partition,) = (each for each in log.partitions() if each.name == name)
+        sink = PartitionSink(partition, given.lake, again=given.again)
+        sink.begin()
+        for _ in sink.steps(end, given.batch):
+            pass
+        return Brought(sink.position, sink.added, sink.read, sink.set_aside)
 
 
 def _app(partition: LogPartition) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,10 +73,14 @@ class Buckets:
         self._folder = folder
         self._bucket = bucket
         self._held = [pl.DataFrame(schema=schema)]
-        self._added = 0
 
-    def add(self, rows: pl.DataFrame) -> None:
-        """Put rows into their buckets."""
+    def add(self, rows: pl.DataFrame, name: str) -> None:
+        """Put rows into their buckets.
+
+        Where there are several, any process may add rows, and everybody sees what all have added.
+        Rows that are added again under the same name take the place of those that were added under
+        it before.
+        """
         if self.count == 1:
             self._held.append(rows)
             return
@@ -85,8 +90,10 @@ class Buckets:
         for (bucket,), part in parts.items():
             folder = self._folder / str(bucket)
             folder.mkdir(parents=True, exist_ok=True)
-            part.write_parquet(folder / f"{self._added}.parquet", compression="lz4")
-        self._added += 1
+            # By a rename, as whoever writes may die, and begin again elsewhere.
+            staged = folder / f"{name}.{secrets.token_hex(4)}"
+            part.write_parquet(staged, compression="lz4")
+            staged.rename(folder / f"{name}.parquet")
 
     def __getitem__(self, bucket: int) -> pl.DataFrame:
         files = sorted((self._folder / str(bucket)).glob("*.parquet"))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import polars as pl
 
+from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import evaluate, logged_value
 from croupier.offline.learner_log import LearnerLog
 from croupier.offline.ope import Estimate
@@ -28,7 +29,7 @@ from croupier.policy.loop import LoopConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from croupier.offline.evaluate import Evaluation
+    from croupier.offline.engine import Engine
     from croupier.offline.lake import Lake
 
 __all__ = ("CORRECTION", "Trial", "TuneReport", "combinations", "parse_grid", "tune")
@@ -155,6 +156,7 @@ def tune(
     tuning_share: float = 0.3,
     confidence: float = 0.95,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = LOCAL,
 ) -> TuneReport:
     """Train every combination of a grid on the log, and estimate what it would have earned.
 
@@ -183,6 +185,8 @@ def tune(
         With which all differences are to hold at once, in (0, 1).
     progress
         Called with configurations done and in all.
+    engine
+        Trains and judges them, those that share an oracle together.
 
     Raises
     ------
@@ -202,39 +206,19 @@ def tune(
     log = LearnerLog(lake, loop, config, judge_share, version=version)
     rows = log.rows(pl.col("fold") < judged_to)
 
-    oracles: dict[bytes, Generation] = {}
-
-    def trained(number: int, asked: LoopConfig) -> Generation:
-        """A generation of a configuration; those that differ in the exploration share an oracle."""
-        # The safety budget of a conservative exploration is its own.
-        own_budget = asked.exploration if isinstance(asked.exploration, Conservative) else None
-        alike = msgspec.json.encode(
-            [asked.oracle, asked.training, own_budget], order="deterministic"
-        )
-        if alike not in oracles:
-            oracles[alike] = retrain(
-                lake,
-                loop,
-                asked,
-                number=number,
-                parent=0,
-                judge_share=judged_to / FOLDS,
-                seed=seed,
-                created_us=created_us,
-                lake_version=version,
-            )
-        known = oracles[alike]
-        return Generation(loop, number, asked.exploration, known.oracle, known.provenance)
-
-    own = trained(0, config)
-    evaluation = evaluate(rows, None, own, config, confidence=each)
+    search = _Search(lake, loop, rows, judged_to / FOLDS, seed, created_us, version, each)
+    own = search.trained(0, config)
+    evaluation = evaluate(rows, None, own, config, confidence=each, engine=engine)
     trials = [Trial(changes={}, value=evaluation.policies[1].estimates["dr"])]
+    alike: dict[bytes, list[_Candidate]] = {}
     for number, (changes, asked) in enumerate(candidates[1:], 1):
-        train = partial(trained, number, asked)
-        judge = partial(evaluate, rows, own, config=config, confidence=each)
-        trials.append(_tried(changes, train, judge))
+        alike.setdefault(_trained_by(asked), []).append(_Candidate(number, changes, asked))
+    found: dict[int, Trial] = {}
+    for tried in engine.map(_try, alike.values(), (search, config, own)):
+        found |= tried
         if progress is not None:
-            progress(number, len(candidates) - 1)
+            progress(len(found), len(candidates) - 1)
+    trials += [trial for _, trial in sorted(found.items())]
     others = sorted(trials[1:], key=_merit, reverse=True)
     proven = [trial for trial in others if trial.difference and trial.difference.lower > 0.0]
     assert own.provenance is not None, "it was trained"
@@ -252,21 +236,73 @@ def tune(
     )
 
 
-def _tried(
-    changes: dict[str, Any],
-    train: Callable[[], Generation],
-    judge: Callable[[Generation], Evaluation],
-) -> Trial:
-    """Train and judge one configuration; what can't be is told, and the search goes on."""
-    try:
-        evaluation = judge(train())
-    except (GenerationError, NotEnoughDataError) as error:
-        return Trial(changes=changes, failed=str(error))
-    return Trial(
-        changes=changes,
-        value=evaluation.policies[1].estimates["dr"],
-        difference=evaluation.differences["dr"],
-    )
+class _Candidate(NamedTuple):
+    """A configuration: its number, what it has other than the loop's own, and all of it."""
+
+    number: int
+    changes: dict[str, Any]
+    config: LoopConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What all configurations are trained and judged on."""
+
+    lake: Lake
+    loop: str
+    rows: pl.DataFrame
+    judge_share: float
+    seed: int
+    created_us: int
+    version: int
+    confidence: float
+
+    def trained(self, number: int, config: LoopConfig) -> Generation:
+        return retrain(
+            self.lake,
+            self.loop,
+            config,
+            number=number,
+            parent=0,
+            judge_share=self.judge_share,
+            seed=self.seed,
+            created_us=self.created_us,
+            lake_version=self.version,
+        )
+
+
+def _try(
+    given: tuple[_Search, LoopConfig, Generation], candidates: list[_Candidate]
+) -> dict[int, Trial]:
+    """Train and judge configurations that differ in the exploration alone, and share an oracle."""
+    search, config, own = given
+    first = candidates[0]
+    known = own if _trained_by(first.config) == _trained_by(config) else None
+    tried = {}
+    for number, changes, asked in candidates:
+        try:
+            known = known or search.trained(number, asked)
+            made = Generation(
+                search.loop, number, asked.exploration, known.oracle, known.provenance
+            )
+            evaluation = evaluate(search.rows, own, made, config, confidence=search.confidence)
+        except (GenerationError, NotEnoughDataError) as error:
+            # It is told, and the search goes on.
+            tried[number] = Trial(changes=changes, failed=str(error))
+            continue
+        tried[number] = Trial(
+            changes=changes,
+            value=evaluation.policies[1].estimates["dr"],
+            difference=evaluation.differences["dr"],
+        )
+    return tried
+
+
+def _trained_by(config: LoopConfig) -> bytes:
+    """What an oracle depends on: configurations with the same share one."""
+    # The safety budget of a conservative exploration is its own.
+    own_budget = config.exploration if isinstance(config.exploration, Conservative) else None
+    return msgspec.json.encode([config.oracle, config.training, own_budget], order="deterministic")
 
 
 def _merit(trial: Trial) -> float:

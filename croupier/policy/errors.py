@@ -9,6 +9,7 @@ __all__ = (
     "InexpressibleError",
     "InvalidInputError",
     "LogUnavailableError",
+    "NoIntervalError",
     "NotEnoughDataError",
     "ScoringError",
 )
@@ -34,6 +35,10 @@ class InvalidInputError(CroupierError, ValueError):
         self.field = field
         self.expected = expected
 
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str]]:
+        """Both parameters, so that it gets from one process into another."""
+        return type(self), (self.field, self.expected)
+
 
 class ConfigError(InvalidInputError):
     """A configuration file, environment variable or flag holds something unusable."""
@@ -57,3 +62,19 @@ class LogUnavailableError(CroupierError):
 
 class NotEnoughDataError(CroupierError):
     """There are too few rows for what was asked."""
+
+
+class NoIntervalError(CroupierError):
+    """An interval doesn't apply to a log, which no further rows would change.
+
+    Parameters
+    ----------
+    reason
+        Which of the reasons, a word or two for machines.
+    explanation
+        What was expected, and what was found instead.
+    """
+
+    def __init__(self, reason: str, explanation: str) -> None:
+        super().__init__(f"no interval ({reason}): {explanation}")
+        self.reason = reason

@@ -19,7 +19,7 @@ from croupier.policy.oracle import load_oracle
 from croupier.policy.oracle.tables import LinearOracle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,6 +70,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         Whether decisions within uniform slices were among them.
     started_from
         Number of the generation whose oracle it went on teaching; None if it learned afresh.
+    merged
+        Numbers of the partitions that have learned side by side and of the rounds after each of
+        which they were merged; None if one learner has learned all of it.
     """
 
     parent: int
@@ -85,6 +88,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     learned_from_us: int | None = None
     learned_from_slices: bool = True
     started_from: int | None = None
+    merged: tuple[int, int] | None = None
 
 
 class _Scores(Protocol):
@@ -188,6 +192,14 @@ class Generation:
         gamma = self.exploration.greediness(rows, len(actions))
         return None if gamma is None else oracle.choose(context, actions, gamma, number)
 
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[[dict[str, bytes]], Generation], tuple[dict[str, bytes]]]:
+        """Its saved files: what is brought to another process is what would be served."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "generation")
+            return _unpacked, (_packed(Path(folder) / "generation"),)
+
     def save(self, directory: Path) -> None:
         """Write the generation to a directory that doesn't exist yet; all of it or nothing.
 
@@ -251,6 +263,22 @@ class Generation:
         return cls(
             manifest.loop, manifest.number, manifest.exploration, oracle, manifest.provenance
         )
+
+
+def _packed(directory: Path) -> dict[str, bytes]:
+    """All files below a directory, by their paths from there."""
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+def _unpacked(files: dict[str, bytes]) -> Generation:
+    """The generation that was packed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return Generation.load(Path(folder))
 
 
 def cold_start(loop: str, exploration: Exploration | None = None) -> Generation:

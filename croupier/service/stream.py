@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import (
     CommitFailedError,
@@ -34,6 +34,7 @@ from croupier.eventlog.kafka.connection import (
     open_client,
     reason,
 )
+from croupier.eventlog.kafka.membership import Member
 from croupier.eventlog.kafka.topics import KIND_HEADER, LOGGED, REPLIES, REQUESTS, topic
 from croupier.eventlog.kafka.writer import message_of
 from croupier.policy.errors import LogUnavailableError
@@ -287,7 +288,7 @@ class _Exchange:
         try:
             self._consumer = self._new_consumer(topics)
         except BaseException:
-            self._producer.close(timeout=0)
+            _discard(self._producer)
             raise
         self._membership: ConsumerGroupMetadata | None = None
 
@@ -324,13 +325,18 @@ class _Exchange:
         self._producer.commit_transaction()
 
     def abort(self) -> None:
-        """Have nothing of a transaction be seen, unless it was committed after all."""
-        try:
-            self._producer.abort_transaction()
-        except KafkaError:
-            # Fenced, or not to be used any more. The next one's first act ends what this one began.
-            self._producer.close(timeout=0)
-            self._producer = self._new_producer()
+        """Have nothing of a transaction be seen, unless it was committed after all.
+
+        Raises
+        ------
+        KafkaError
+            If the brokers don't take part.
+        """
+        # A producer that goes on after an abort can't be trusted: kafka-python 3.0.12 keeps offsets
+        # that the group refused, and commits them with the transaction that comes next, so that
+        # their requests would never be answered. A new one's first act is to end what this began.
+        _discard(self._producer)
+        self._producer = self._new_producer()
 
     def rewind(self) -> bool:
         """Go back to what the group has done: the next poll gives again what was not committed.
@@ -344,6 +350,8 @@ class _Exchange:
         self._membership = None
         for partition in self._consumer.assignment():
             try:
+                # What came too late for an earlier question is given out as the answer to the next.
+                self._consumer.committed(partition, timeout_ms=_LOOK_TIMEOUT_MS)
                 done = self._consumer.committed(partition, timeout_ms=_LOOK_TIMEOUT_MS)
             except KafkaTimeoutError:
                 return False
@@ -365,7 +373,7 @@ class _Exchange:
     def close(self) -> None:
         """Leave the group, so that the others need not wait for this one to be missed."""
         self._consumer.close(autocommit=False, timeout_ms=_LOOK_TIMEOUT_MS)
-        self._producer.close(timeout=_LOOK_TIMEOUT_MS / 1000)
+        _discard(self._producer)
 
     def _send(self, answered: _Answered) -> Iterator[Any]:
         message, reply = answered
@@ -403,14 +411,14 @@ class _Exchange:
             # Ends what an earlier process of this id has left behind.
             producer.init_transactions()
         except BaseException:
-            producer.close(timeout=0)
+            _discard(producer)
             raise
         return producer
 
-    def _new_consumer(self, topics: Iterable[str]) -> KafkaConsumer:
+    def _new_consumer(self, topics: Iterable[str]) -> Member:
         config = self._config
-        consumer = open_client(
-            KafkaConsumer,
+        consumer: Member = open_client(
+            Member,
             group_id=config.group or f"{self._kafka.topic_prefix}-stream",
             isolation_level="read_committed",
             auto_offset_reset="earliest",
@@ -494,6 +502,16 @@ def _own_id(directory: Path) -> Iterator[str]:
                 file.flush()
             yield own
             return
+
+
+def _discard(producer: KafkaProducer) -> None:
+    """Close a producer, whatever it has begun."""
+    try:
+        producer.close(timeout=0)
+    except KafkaTimeoutError:
+        # It doesn't close while records are under way.
+        producer._sender.force_close()  # noqa: SLF001 - there is no other way
+        producer.close(timeout=_LOOK_TIMEOUT_MS / 1000)
 
 
 def _place(membership: ConsumerGroupMetadata) -> tuple[int, str]:

@@ -62,7 +62,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something another thread is about to do."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.001)

@@ -60,7 +60,7 @@ def stop(process: subprocess.Popen[str], how: int = signal.SIGTERM) -> str:
     return said
 
 
-def wait_until(done: Callable[[], bool], *, seconds: float = 60.0) -> None:
+def wait_until(done: Callable[[], bool], *, seconds: float = 150.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "it took too long"

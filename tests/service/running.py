@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class Answer(NamedTuple):

@@ -30,7 +30,9 @@ DECIDE = {
 }
 
 
-def stream_config(kafka: KafkaConfig, *, loop: str = "", stream: str = "") -> str:
+def stream_config(
+    kafka: KafkaConfig, *, loop: str = "", stream: str = "", session_timeout: str = "6 s"
+) -> str:
     """Configuration of a scorer with one loop, over a test's own topics."""
     servers = json.dumps(list(kafka.bootstrap_servers))
     return f"""
@@ -39,7 +41,7 @@ port = 0
 draw_secret = "{SECRET}"
 
 [service.stream]
-session_timeout = "6 s"
+session_timeout = "{session_timeout}"
 {stream}
 
 [log]

@@ -264,13 +264,14 @@ def test_a_date_to_wait_for(kind: str, date: str, waits: bool) -> None:
 
 
 def test_it_does_not_wait_for_what_would_come_too_late(kind: str) -> None:
-    with proxy(BUSY) as way, asking(kind, way.url, "digits", timeout_s=0.9) as client:
+    words = BUSY._replace(headers=(("retry-after", "60"),))
+    with proxy(words) as way, asking(kind, way.url, "digits", timeout_s=50.0) as client:
         started = time.monotonic()
         with pytest.raises(UnavailableError) as refused:
             client.decide(ACTIONS)
-        assert time.monotonic() - started < 0.9
+        assert time.monotonic() - started < 25.0
     assert (refused.value.status, refused.value.code) == (503, "LogUnavailable")
-    assert (refused.value.message, refused.value.retry_after) == ("full", 1.0)
+    assert (refused.value.message, refused.value.retry_after) == ("full", 60.0)
     assert len(way.paths) == 1
 
 
@@ -300,7 +301,7 @@ def test_time_ends(kind: str) -> None:
         started = time.monotonic()
         with pytest.raises(UnavailableError, match="no answer from http"):
             client.activate("d")
-        assert 0.29 < time.monotonic() - started < 3.0
+        assert 0.29 < time.monotonic() - started < 30.0
 
 
 def test_nobody_there(kind: str) -> None:

@@ -8,8 +8,9 @@ only for those who watch the group's lag.
 
 from __future__ import annotations
 
+from functools import partial
 from logging import getLogger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -20,19 +21,43 @@ from croupier.eventlog.kafka.topics import LOGGED, topic
 from croupier.policy.errors import LogUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from kafka import TopicPartition
 
     from croupier.eventlog.kafka.reading import KafkaLog, KafkaPartition
 
-__all__ = ("Membership",)
+__all__ = ("Member", "Membership")
 
 # Topics and partitions that are made later are found within this.
 _LOOK_AGAIN_MS = 10_000
 _LEAVING_MS = 3_000
+# All members have to come before any of them is told: each at its next poll, those that are gone
+# without a word when their session is over.
+_JOINING_MS = 30_000
 
 _logger = getLogger(__name__)
+
+
+class Member(KafkaConsumer):  # type: ignore[misc,unused-ignore]
+    """A consumer whose polls wait for the end of every join that they begin.
+
+    With kafka-python 3.0.12 they don't: a join goes on by itself when the time of its poll is up.
+    If it ends before the next one, its outcome is forgotten and all members have to join again. And
+    if it was begun because topics had changed, nobody ever asks for its outcome: the member holds
+    nothing and says nothing from then on, although every poll goes well.
+
+    Parameters
+    ----------
+    **settings
+        See ``KafkaConsumer``. Its polls raise a ``KafkaError`` if a join takes longer than half a
+        minute; it is of no use after that.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        coordinator = self._coordinator
+        coordinator.ensure_active_group = partial(_to_the_end, coordinator.ensure_active_group)
 
 
 class Membership:
@@ -61,22 +86,9 @@ class Membership:
             topic(prefix, loop, stream): (loop, stream) for loop in log.loops for stream in LOGGED
         }
         self._log = log
-        session_ms = milliseconds(session_timeout_s)
-        self._consumer = open_client(
-            KafkaConsumer,
-            group_id=group,
-            partition_assignment_strategy=[CooperativeStickyAssignor],
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(1, session_ms // 5),
-            metadata_max_age_ms=_LOOK_AGAIN_MS,
-            bootstrap_timeout_ms=milliseconds(log.config.delivery_timeout_s),
-            metrics_enabled=False,
-            **client_settings(log.config),
-        )
-        self._consumer.subscribe(list(self._parts), listener=_Pausing(self._consumer))
+        self._group = group
+        self._session_ms = milliseconds(session_timeout_s)
+        self._member: Member | None = self._joining()
 
     def poll(self, timeout_s: float) -> frozenset[KafkaPartition]:
         """Keep up the membership, for at most so long; gives the partitions that are this one's.
@@ -86,10 +98,14 @@ class Membership:
         LogUnavailableError
             If the group can't be kept up with now.
         """
+        if self._member is None:
+            self._member = self._joining()
         try:
-            self._consumer.poll(milliseconds(timeout_s))
-            assigned = self._consumer.assignment()
+            self._member.poll(milliseconds(timeout_s))
+            assigned = self._member.assignment()
         except (KafkaError, OSError) as error:
+            # None is kept that has failed.
+            self.close()
             raise LogUnavailableError(f"taking part in a group failed: {reason(error)}") from error
         return frozenset(
             self._log.partition(*self._parts[place.topic], place.partition) for place in assigned
@@ -100,12 +116,32 @@ class Membership:
         offsets = {
             each.place: OffsetAndMetadata(position, "", -1) for each, position in positions.items()
         }
-        if offsets:
-            self._consumer.commit_async(offsets, callback=_log_failure)
+        if offsets and self._member is not None:
+            self._member.commit_async(offsets, callback=_log_failure)
 
     def close(self) -> None:
         """Leave the group, so that others needn't wait to find out."""
-        self._consumer.close(autocommit=False, timeout_ms=_LEAVING_MS)
+        member, self._member = self._member, None
+        if member is not None:
+            member.close(autocommit=False, timeout_ms=_LEAVING_MS)
+
+    def _joining(self) -> Member:
+        member: Member = open_client(
+            Member,
+            group_id=self._group,
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=self._session_ms,
+            heartbeat_interval_ms=max(1, self._session_ms // 5),
+            metadata_max_age_ms=_LOOK_AGAIN_MS,
+            bootstrap_timeout_ms=milliseconds(self._log.config.delivery_timeout_s),
+            metrics_enabled=False,
+            **client_settings(self._log.config),
+        )
+        member.subscribe(list(self._parts), listener=_Pausing(member))
+        return member
 
 
 class _Pausing(ConsumerRebalanceListener):  # type: ignore[misc,unused-ignore]
@@ -122,6 +158,13 @@ class _Pausing(ConsumerRebalanceListener):  # type: ignore[misc,unused-ignore]
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         _logger.warning("lost %d partitions to the group, after a silence", len(list(lost)))
+
+
+def _to_the_end(join: Callable[..., bool], timeout_ms: float | None = None) -> bool:
+    """Join with more patience than a poll has, or fail."""
+    if not join(timeout_ms=max(_JOINING_MS, timeout_ms or 0)):
+        raise KafkaError(f"joining the group did not end within {_JOINING_MS // 1000} s")
+    return True
 
 
 def _log_failure(_: object, outcome: object) -> None:

@@ -113,6 +113,10 @@ class KafkaLog(EventLog):
         self._lock = threading.Lock()
         self._closed = False
 
+    def __reduce__(self) -> tuple[type[KafkaLog], tuple[KafkaConfig, tuple[str, ...]]]:
+        """What it was opened with: another process opens it for itself."""
+        return type(self), (self.config, self.loops)
+
     @property
     def max_payload_bytes(self) -> int:
         """The largest payload that fits into a message."""

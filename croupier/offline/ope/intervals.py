@@ -29,12 +29,22 @@ __all__ = (
     "Unseen",
     "empirical_likelihood_interval",
     "normal_interval",
+    "require_confidence",
 )
 
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
-IntervalMethod: TypeAlias = Literal["normal", "delta", "empirical-likelihood"]
+IntervalMethod: TypeAlias = Literal[
+    "normal",
+    "delta",
+    "outer",
+    "empirical-likelihood",
+    "empirical-bernstein",
+    "clopper-pearson",
+    "bootstrap",
+    "confidence-sequence",
+]
 """How an interval was computed: ``normal`` for a mean, ``delta`` for a ratio of means."""
 
 # A control column whose variance is below this share of the keep weight's mean square is constant
@@ -120,7 +130,7 @@ def normal_interval(value: float, standard_error: float, confidence: float) -> t
     InvalidInputError
         If `confidence` is not in (0, 1).
     """
-    _require_confidence(confidence)
+    require_confidence(confidence)
     half = float(stats.norm.ppf(0.5 + confidence / 2.0)) * standard_error
     return value - half, value + half
 
@@ -221,7 +231,7 @@ def empirical_likelihood_interval(
     probabilities vary, the unseen row is given the largest keep weight, which is safe but up to
     three times as wide as need be if, say, only rows without reward are ever dropped.
     """
-    _require_confidence(confidence)
+    require_confidence(confidence)
     # With fewer, the regression on the controls fits every row and leaves no residual to judge by.
     least = len(unseen.signs) + 2
     if moments.n < least:
@@ -322,6 +332,7 @@ def _fieller(
     )
 
 
-def _require_confidence(confidence: float) -> None:
+def require_confidence(confidence: float) -> None:
+    """Raise InvalidInputError if `confidence` is not in (0, 1)."""
     if not 0.0 < confidence < 1.0:
         raise InvalidInputError("confidence", f"expected a number in (0, 1), got {confidence!r}")

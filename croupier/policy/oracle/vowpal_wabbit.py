@@ -140,6 +140,16 @@ class VowpalWabbitOracle(LinearOracle):
         for _ in range(self.config.passes):
             for row in checked(rows):
                 learner.learn(lesson_of(self.config, self._encoder, row, slate), row.weight)
+        return self.adopt(learner)
+
+    def adopt(self, learner: BanditLearner) -> VowpalWabbitOracle:
+        """Take over what a learner of the same configuration has learned, and the learner.
+
+        Raises
+        ------
+        GenerationError
+            If the weights grew without bound.
+        """
         self.weights_ = learner.weights()
         self._learner = learner
         return self
@@ -223,6 +233,13 @@ class BanditLearner:
     model
         What another one gave when it was serialized, to go on from there; only where the
         configuration :attr:`~VowpalWabbitConfig.resumes`.
+
+    Attributes
+    ----------
+    config
+        As given.
+    counts
+        Numbers of rows and of actions so far.
     """
 
     def __init__(
@@ -232,11 +249,12 @@ class BanditLearner:
         bits = config.encoder.bits + (1 if config.cb_type == "dr" else 0)
         import vowpal_wabbit_next as vw  # noqa: PLC0415
 
+        self.config = config
         self._label = vw.SimpleLabel
         self._is_regression = config.cb_type == "mtr"
         bandit = "" if self._is_regression else f"--cb_adf --cb_type {config.cb_type} --no_predict"
         reduction = f"{bandit} --l2 {config.l2} --power_t {config.power_t}"
-        self._rows, self._offered = (0, 0) if model is None else _COUNTS.unpack_from(model)
+        self.counts: tuple[int, int] = (0, 0) if model is None else _COUNTS.unpack_from(model)
         self._workspace = (
             _workspace(reduction, bits, config.learning_rate, random_state)
             if model is None
@@ -247,24 +265,34 @@ class BanditLearner:
 
     def serialize(self) -> bytes:
         """The numbers of rows and actions so far, and Vowpal Wabbit's model file."""
-        return _COUNTS.pack(self._rows, self._offered) + bytes(self._workspace.serialize())
+        return _COUNTS.pack(*self.counts) + bytes(self._workspace.serialize())
 
     def learn(self, lesson: Lesson, weight: float) -> None:
         """Learn from one interaction, as :func:`lesson_of` makes it, that counts by a weight."""
         row = lesson.row
-        self._rows += 1
-        self._offered += len(row.actions)
+        taught, offered = self.counts
+        taught, offered = self.counts = taught + 1, offered + len(row.actions)
         if not self._is_regression:
             weigh(lesson.examples, row, weight)
             self._workspace.learn_one(lesson.examples)
             return
         example = lesson.examples[0]
         # Rounded step by step, as Vowpal Wabbit's own arithmetic is in single precision.
-        share = _SINGLE(self._rows) / _SINGLE(self._offered)
+        share = _SINGLE(taught) / _SINGLE(offered)
         importance = _SINGLE(weight) * (_SINGLE(1.0) / _SINGLE(row.propensity) * share)
         example.set_label(self._label(-row.reward, float(importance)))
         # Its own method looks at the label's type again, which takes longer than to learn.
         self._workspace._workspace.learn_one(example._example)  # noqa: SLF001
+
+    def numbers(self) -> NDArray[np.float32]:
+        """What Vowpal Wabbit keeps for every weight, to be read and written, shape (2**b, 3).
+
+        The weight of the cost, the sum of squared gradients that its learning rate falls by, and
+        the scale that its feature is normalized by. Only where the configuration
+        :attr:`~VowpalWabbitConfig.resumes`.
+        """
+        found: NDArray[np.float32] = self._workspace.weights()[:, 0, :3]
+        return found
 
     def weights(self, columns: IndexArray | None = None) -> NDArray[np.float32]:
         """Weights of the reward; of all columns, or of some.
