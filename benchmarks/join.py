@@ -91,10 +91,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
     output = Output(json=arguments.json)
-    runs = []
+    runs: list[Run] = []
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            runs.append(measure(Path(folder), rows, arguments.night, dsjson=arguments.dsjson))
+            run = measure(
+                Path(folder), rows, arguments.night, dsjson=arguments.dsjson, tell=output.remark
+            )
+            runs.append(run)
     output.result(runs, lambda: show(output, runs))
 
 
@@ -119,8 +122,25 @@ def show(output: Output, runs: Sequence[Run]) -> None:
         )
 
 
-def measure(folder: Path, rows: int, night: int, *, dsjson: bool = False) -> Run:
+def measure(
+    folder: Path,
+    rows: int,
+    night: int,
+    *,
+    dsjson: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Run:
     """Fill a lake, join it, add a night, and export it; each in its own process."""
+
+    def alone(name: str, work: Callable[..., int], *arguments: object) -> Step:
+        step = in_a_process(name, work, *arguments)
+        if tell is not None:
+            tell(
+                f"{rows:,} decisions: {name}, {step.seconds:.1f} s, {step.cpu_seconds:.1f} s of "
+                f"the processors, {step.peak_mib:.0f} MiB"
+            )
+        return step
+
     root, days = folder / "lake", max(1, rows // night)
     steps = [
         alone("fill", fill, root, 0, days, rows // days),
@@ -139,7 +159,7 @@ def measure(folder: Path, rows: int, night: int, *, dsjson: bool = False) -> Run
     return Run(rows=rows, night=night, lake_mib=size / 2**20, steps=steps)
 
 
-def alone(name: str, work: Callable[..., int], *arguments: object) -> Step:
+def in_a_process(name: str, work: Callable[..., int], *arguments: object) -> Step:
     """Run something in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:

@@ -181,6 +181,15 @@ class _Part:
     new: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Numbered stretches of decisions to read the keys of, likewise."""
+
+    name: str
+    stretches: list[tuple[int, Stretch]]
+    ids: pl.DataFrame | None
+
+
 class _Run:
     """One run of the join for one loop."""
 
@@ -243,11 +252,15 @@ class _Run:
     def _anything_new(self) -> bool:
         return bool(self._pending.new_decisions or self._pending.new_outcomes)
 
-    def _part(
-        self, stretch: Stretch, ids: pl.DataFrame | None = None, *, new: bool = False
-    ) -> _Part:
+    def _name(self) -> str:
         self._parts += 1
-        return _Part(str(self._parts), stretch, ids, new)
+        return str(self._parts)
+
+    def _width(self, count: int) -> int:
+        """How many of some stretches a task is given, so that all workers have one."""
+        if not self._engine.distributed:
+            return _WIDTH
+        return max(1, min(_WIDTH, count // self._engine.workers))
 
     def _add_decisions(
         self, files: Sequence[DataFile], ids: pl.DataFrame | None = None
@@ -256,9 +269,12 @@ class _Run:
         found = [pl.DataFrame(schema=_NARROWED["decisions"])]
         first = len(self._stretches)
         self._stretches += stretches(files, self._wide)
+        numbered = list(enumerate(self._stretches[first:], first))
+        # Many to a task: every task makes a file in every bucket.
+        width = self._width(len(numbered))
         parts = [
-            (self._part(stretch, ids), number)
-            for number, stretch in enumerate(self._stretches[first:], first)
+            _Keys(self._name(), numbered[start : start + width], ids)
+            for start in range(0, len(numbered), width)
         ]
         found += self._engine.map(_read_keys, parts, self._given)
         return pl.concat(found)
@@ -267,7 +283,7 @@ class _Run:
         parts = []
         for new in (False, True):
             chosen = [each for each in files if (each.path in self._pending.new_outcomes) == new]
-            parts += [self._part(each, ids, new=new) for each in stretches(chosen, self._held)]
+            parts += [_Part(self._name(), each, ids, new) for each in stretches(chosen, self._held)]
         for _ in self._engine.map(_read_outcomes, parts, self._given):
             pass
 
@@ -275,7 +291,7 @@ class _Run:
         """Read what interactions of some days hold, of all or of some; gives the latter."""
         found = [pl.DataFrame(schema=_NARROWED["interactions"])]
         files = [each for each in self._pending.interactions.files if each.date in days]
-        parts = [self._part(each, ids) for each in stretches(files, self._held)]
+        parts = [_Part(self._name(), each, ids) for each in stretches(files, self._held)]
         found += self._engine.map(_read_present, parts, self._given)
         return pl.concat(found)
 
@@ -320,9 +336,7 @@ class _Run:
 
     def _resolve(self, count: int) -> tuple[Buckets, JoinReport]:
         """What is to be written, by stretch, and what to say of it."""
-        width = _WIDTH
-        if self._engine.distributed:
-            width = max(1, min(width, len(self._stretches) // self._engine.workers))
+        width = self._width(len(self._stretches))
         groups = self._buckets(max(1, -(-len(self._stretches) // width)))
         resolved = Buckets(_RESOLVED, self._folder / "resolved", groups, pl.col("stretch") // width)
         report = JoinReport(0, 0, 0, 0, 0, 0)
@@ -347,17 +361,18 @@ class _Run:
         )
 
 
-def _read_keys(given: _Given, part: tuple[_Part, int]) -> pl.DataFrame:
-    """Put the keys of a stretch of decisions into buckets; gives those that were asked for."""
-    asked, number = part
-    rows = asked.stretch.read(given.lake, "decisions")
-    if given.seen is not None:
-        rows = rows.filter(given.seen.decisions)
-    keys = _of(rows.select(*_DECISIONS, "row").collect(), asked.ids).with_columns(
-        stretch=pl.lit(number, dtype=pl.UInt32)
-    )
-    given.keys.add(keys, asked.name)
-    return keys if asked.ids is not None else keys.clear()
+def _read_keys(given: _Given, part: _Keys) -> pl.DataFrame:
+    """Put the keys of some stretches of decisions into buckets; gives those that were asked for."""
+    found = [pl.DataFrame(schema=_NARROWED["decisions"])]
+    for number, stretch in part.stretches:
+        rows = stretch.read(given.lake, "decisions")
+        if given.seen is not None:
+            rows = rows.filter(given.seen.decisions)
+        keys = _of(rows.select(*_DECISIONS, "row").collect(), part.ids)
+        found.append(keys.with_columns(stretch=pl.lit(number, dtype=pl.UInt32)))
+    together = pl.concat(found)
+    given.keys.add(together, part.name)
+    return together if part.ids is not None else together.clear()
 
 
 def _read_outcomes(given: _Given, part: _Part) -> None:

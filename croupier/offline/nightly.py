@@ -342,8 +342,10 @@ class Nightly:
         if isinstance(self.loops[loop].exploration, Conservative):
             # Its shadows play the baseline whatever they have learned, and say nothing.
             return imitation, verdict
-        everything = current_interactions(self.lake, loop).collect()
-        served = served_match_rate(everything, confidence=confidence)
+        logged = current_interactions(self.lake, loop).select(
+            "learning_mode", "shadow", "baseline", "keep_prob"
+        )
+        served = served_match_rate(logged.collect(), confidence=confidence)
         return msgspec.structs.replace(imitation, served=served), verdict
 
     def promote_on_evidence(

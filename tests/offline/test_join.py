@@ -584,6 +584,25 @@ def test_a_join_that_breaks_off_has_done_nothing(log: SqliteEventLog, tmp_path: 
     assert not (lake.root / ".join").exists()
 
 
+class CountingLake(Lake):
+    """A lake that counts what a join has put aside by the time that it writes."""
+
+    aside = 0
+
+    def append_stream(self, *args: Any, **kwargs: Any) -> None:
+        self.aside = len(list((self.root / ".join").rglob("decisions/*/*.parquet")))
+        super().append_stream(*args, **kwargs)
+
+
+def test_what_is_put_aside_is_not_in_many_small_files(log: SqliteEventLog, tmp_path: Path) -> None:
+    """Two hundred stretches and ten buckets would make two thousand, and ever more of more rows."""
+    lake = CountingLake(tmp_path / "lake")
+    append(log, [decision(f"d{n}", EPOCH_US + n) for n in range(2000)])
+    sink(log, lake)
+    assert join(lake, "shop", LoopConfig(), EPOCH_US + DAY, held=200).joined == 2000
+    assert 10 <= lake.aside <= 100
+
+
 def test_bounds_hold_for_long_ids(log: SqliteEventLog, lake: Lake) -> None:
     """Delta keeps but the beginning of a long one."""
     ids = [f"{letter}{'z' * 200}" for letter in "abé"]
