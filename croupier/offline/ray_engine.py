@@ -21,6 +21,9 @@ ResultT = TypeVar("ResultT")
 # Tasks on their way or waiting for their turn, to every one that is being done.
 _AHEAD = 2
 _OBJECTS_BYTES = 512 * 2**20
+# Ray reads these when it is imported. It is not to report usage to its makers, nor to write into our
+# results on stdout which worker has died and how tasks are begun again.
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
 # A task has one core; by itself, polars would start a thread for every core of the machine.
 _ENVIRONMENT = {"POLARS_MAX_THREADS": "1"}
 
@@ -51,8 +54,8 @@ class RayEngine(Engine):
     def __init__(
         self, address: str | None = None, *, cores: int | None = None, retries: int = 4
     ) -> None:
-        # It is not to report usage to its makers.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         try:
             import ray  # noqa: PLC0415 - takes a second or two
         except ImportError as error:
