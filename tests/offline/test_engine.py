@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
 
+# Workers take their time to start where others have the machine.
+pytestmark = pytest.mark.timeout(900)
+
 HOUR = 3_600_000_000
 WORLD = random_world(3, 4, seed=1)
 ENCODER = EncoderConfig(bits=12)

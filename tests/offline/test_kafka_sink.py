@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 import pytest
 from kafka import KafkaProducer
@@ -344,14 +345,16 @@ def test_a_record_may_be_as_large_as_a_message(log: KafkaLog, lake: Lake) -> Non
     assert sink(log, lake).decisions == 2
 
 
+@pytest.mark.timeout(900)
 def test_partitions_are_brought_over_side_by_side(
     kafka_config: KafkaConfig, tmp_path: Path, ray_engine: RayEngine
 ) -> None:
     """By workers, one of which is killed in the middle; nothing is left out or there twice."""
-    ensure_topics(kafka_config, ["shop"])
+    config = msgspec.structs.replace(kafka_config, partitions=2)
+    ensure_topics(config, ["shop"])
     lake, alone = Lake(tmp_path / "lake"), Lake(tmp_path / "alone")
     shop = [each for each in mixed_events(300, seed=5) if each.loop == "shop"]
-    with KafkaLog(kafka_config, ["shop"]) as log:
+    with KafkaLog(config, ["shop"]) as log:
         append(log, shop[:70])
         assert sink(log, lake, engine=ray_engine) == sink(log, alone)
         append(log, shop[70:])
