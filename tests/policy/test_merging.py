@@ -82,7 +82,7 @@ def test_passes_are_gone_through_by_all() -> None:
 
 
 def test_loses_little_on_real_digits() -> None:
-    """Of two fixed seeds the worse, with 7,000 rows to a partition, and with 3,500.
+    """Of two fixed seeds the worse, with two partitions and with four.
 
     The best action earns at most 0.02 less; the squared error is at most a third larger, and
     three quarters.
