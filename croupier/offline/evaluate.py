@@ -61,7 +61,8 @@ LOGGED = "logged"
 """Name of whatever made the log; its value is the mean of the rewards."""
 
 MIN_ROWS = 20
-_AT_ONCE = 2000
+# Rows asked about at once; a task of a cluster has to be worth the bringing of the policies.
+_AT_ONCE, _TO_A_TASK = 500, 2000
 
 UNSEEN = 1e-6
 """Share of a policy's choices, on one request, that the log may have had no chance to show."""
@@ -319,7 +320,8 @@ def _replay(
 ) -> _Replay:
     """Ask both policies, row by row, what they would have done."""
     n = len(interactions)
-    parts = (interactions[first : first + _AT_ONCE] for first in range(0, n, _AT_ONCE))
+    size = _TO_A_TASK if engine.distributed else _AT_ONCE
+    parts = (interactions[first : first + size] for first in range(0, n, size))
     found: list[_Answered] = []
     done = 0
     for answered in engine.map(_ask, parts, asked):

@@ -48,7 +48,7 @@ class MergeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         fewer partitions, and with fewer than two of so many one learner learns all of them.
     """
 
-    partitions: int = 8
+    partitions: int = 4
     rounds: int = 16
     rows: int = 10_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,11 @@ ResultT = TypeVar("ResultT")
 
 # Tasks on their way or waiting for their turn, to every one that is being done.
 _AHEAD = 2
+_PATIENCE_S = 10.0
 _OBJECTS_BYTES = 512 * 2**20
+# Ray reads these when it is imported. It is not to report usage to its makers, nor to write on
+# stdout, where results go, which worker has died and how tasks are begun again.
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
 # A task has one core; by itself, polars would start a thread for every core of the machine.
 _ENVIRONMENT = {"POLARS_MAX_THREADS": "1"}
 
@@ -51,14 +56,16 @@ class RayEngine(Engine):
     def __init__(
         self, address: str | None = None, *, cores: int | None = None, retries: int = 4
     ) -> None:
-        # It is not to report usage to its makers.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         try:
             import ray  # noqa: PLC0415 - takes a second or two
         except ImportError as error:
             raise ConfigError(
                 "engine", "expected Ray to be installed for ray: pip install 'croupier[ray]'"
             ) from error
+        if address is not None:
+            _require_answer(address)
         self._ray: Any = ray
         self._retries = retries
         self._own = not ray.is_initialized()
@@ -82,9 +89,7 @@ class RayEngine(Engine):
                 **started,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                "ray-address", f"expected a Ray cluster at {address or 'this machine'}: {error}"
-            ) from error
+            raise _no_cluster(address or "this machine", error) from error
 
     @property
     def workers(self) -> int:
@@ -135,3 +140,19 @@ class RayEngine(Engine):
         """Leave the cluster; one that was started for this is ended."""
         if self._own:
             self._ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nobody listens at once: Ray would try for minutes."""
+    host, _, port = address.rpartition("//")[2].partition(":")
+    if not port.isdecimal():
+        # Not one of a machine's: Ray has names of its own, such as auto.
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError("ray-address", f"expected a Ray cluster at {address}: {error}")

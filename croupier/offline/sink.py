@@ -179,9 +179,10 @@ def sink(
             progress(min(done, total), total)
 
     if engine.distributed and all(each.stream is not None for each in parts):
-        asked = [(each.name, end) for each, end in zip(parts, ends, strict=True)]
+        behind = [(each, end) for each, end in zip(sinks, ends, strict=True) if each.position < end]
+        asked = [(each.partition.name, end) for each, end in behind]
         found = engine.map(_bring_over, asked, _Sinking(log, lake, batch, again))
-        for each, brought in zip(sinks, found, strict=True):
+        for (each, _), brought in zip(behind, found, strict=True):
             each.credit(brought)
             show()
         return report_of(sinks)

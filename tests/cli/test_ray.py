@@ -18,8 +18,12 @@ from tests.offline.worlds import random_world
 if TYPE_CHECKING:
     from tests.cli.conftest import Complain
 
-# Of MLflow's own making.
-pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = [
+    # Of MLflow's own making.
+    pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning"),
+    # Workers take their time to start where others have the machine.
+    pytest.mark.timeout(900),
+]
 
 CONFIG = """\
 data_dir = "data"
@@ -111,3 +115,9 @@ def test_says_what_doesn_t_go_together(complain: Complain) -> None:
     assert complain("sink", "--group", "--engine", "ray").startswith(
         "engine: expected local with --group"
     )
+
+
+@pytest.mark.usefixtures("ray_engine")
+def test_says_that_nobody_is_there(complain: Complain) -> None:
+    said = complain("join", "--engine", "ray", "--ray-address", "127.0.0.1:1")
+    assert said.startswith("ray-address: expected a Ray cluster at 127.0.0.1:1: ")

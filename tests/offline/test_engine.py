@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.engines import compare
 from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.offline.engine import LOCAL, EngineError, LocalEngine
 from croupier.offline.evaluate import evaluate
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from croupier.offline.engine import Engine
     from croupier.policy.events import Event
     from croupier.policy.generation import Generation
+
+# Workers take their time to start where others have the machine.
+pytestmark = pytest.mark.timeout(900)
 
 HOUR = 3_600_000_000
 WORLD = random_world(3, 4, seed=1)
@@ -91,11 +95,17 @@ def test_what_a_task_raises_is_raised(engine: Engine) -> None:
     assert (raised.value.field, raised.value.expected) == ("items[0]", "expected less")
 
 
-def test_a_task_that_always_kills_its_worker_is_an_error(ray_engine: Engine) -> None:
-    """Another engine within the same process is on the same cluster, and leaves it up."""
+def test_a_task_that_always_kills_its_worker_is_an_error(
+    ray_engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another engine within the same process is on the same cluster, and leaves it up.
+
+    Nothing of it gets into what a command prints.
+    """
     with RayEngine(retries=1) as engine, pytest.raises(EngineError, match="could not do end in 2"):
         list(engine.map(end, [1], None))
     assert list(ray_engine.map(add, [1], 1)) == [2]
+    assert capsys.readouterr().out == ""
 
 
 def shop_events(first: int, count: int) -> list[Event]:
@@ -277,3 +287,12 @@ def test_a_generation_goes_from_one_process_to_another(ray_engine: Engine) -> No
 
 def answers(generation: Generation, context: int) -> tuple[int, list[float]]:
     return os.getpid(), WORLD.pmf(generation, context).tolist()
+
+
+def test_the_benchmark_times_every_step(ray_engine: Engine, tmp_path: Path) -> None:
+    found = compare(tmp_path, 400, ray_engine)
+    assert [each.name for each in found] == ["start workers", "join", "train", "evaluate"]
+    assert all(each.ray_s > 0.0 for each in found)
+    lakes = [table(tmp_path / name, "interactions") for name in ("local", "ray")]
+    assert len(lakes[0]) == 400
+    assert lakes[0].equals(lakes[1])

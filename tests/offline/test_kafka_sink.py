@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 import pytest
 from kafka import KafkaProducer
@@ -26,6 +27,7 @@ from tests.eventlog.test_kafka_reading import dead_letters
 from tests.offline.kafka_sinks import LOOPS, rows
 from tests.offline.logs import EPOCH_US, SUNK, append, decision, mixed_events, outcome
 from tests.offline.test_sink import CrashError, CrashingLake
+from tests.ray_cluster import Killing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from croupier.eventlog.kafka.config import KafkaConfig
     from croupier.eventlog.kafka.topics import Stream
     from croupier.offline.lake import TableName
+    from croupier.offline.ray_engine import RayEngine
     from croupier.policy.events import Event
 
 pytestmark = [
@@ -340,3 +343,28 @@ def test_a_record_may_be_as_large_as_a_message(log: KafkaLog, lake: Lake) -> Non
     large = decision("d", context={"x": "y" * (log.max_payload_bytes // 2)})
     log.append([Record.of(large), Record.of(decision("e"))])
     assert sink(log, lake).decisions == 2
+
+
+@pytest.mark.timeout(900)
+def test_partitions_are_brought_over_side_by_side(
+    kafka_config: KafkaConfig, tmp_path: Path, ray_engine: RayEngine
+) -> None:
+    """By workers, one of which is killed in the middle; nothing is left out or there twice."""
+    config = msgspec.structs.replace(kafka_config, partitions=2)
+    ensure_topics(config, ["shop"])
+    lake, alone = Lake(tmp_path / "lake"), Lake(tmp_path / "alone")
+    shop = [each for each in mixed_events(300, seed=5) if each.loop == "shop"]
+    with KafkaLog(config, ["shop"]) as log:
+        append(log, shop[:70])
+        assert sink(log, lake, engine=ray_engine) == sink(log, alone)
+        append(log, shop[70:])
+        killing = Killing(ray_engine, "_bring_over", tmp_path)
+        told: list[tuple[int, int]] = []
+        report = sink(log, lake, lambda *at: told.append(at), batch=7, engine=killing)
+        assert killing.killed
+        assert told[-1][0] == told[-1][1] > 0
+        assert report.position == sink(log, alone).position
+        assert sink(log, lake, engine=ray_engine).decisions == 0
+    for table in SUNK:
+        assert rows(lake.root, table).equals(rows(alone.root, table))
+        assert len(rows(lake.root, table)) > 0
