@@ -41,8 +41,8 @@ from croupier.dashboards.launch import run_dashboard
 sys.exit(run_dashboard(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2])))
 """
 
-# Where a page that isn't the first is opened by its address, Streamlit looks for its server below the
-# page, before it looks where it is.
+# Where a page that is not the first is opened by its address, Streamlit looks for its server below
+# the page, before it looks where it is.
 _LOOKING = re.compile(r"/delays/_stcore/(health|host-config)$")
 
 _CHROMIUM_FLAGS = [
