@@ -84,7 +84,7 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
 
 
 def published_row(
-    generation: Generation, run_id: str, *, exploration: str, oracle: str, judge_share: float
+    generation: Generation, run_id: str, *, exploration: str, oracle: str, judge_share: float | None
 ) -> dict[str, Any]:
     """The row of a generation that was published, before anybody has judged it.
 
@@ -97,7 +97,7 @@ def published_row(
     exploration, oracle
         In words, and its kind.
     judge_share
-        Share of the decisions that it was not to learn from.
+        Share of the decisions that it was not to learn from; None if another lake had them.
     """
     origin = generation.provenance
     assert origin is not None, "the cold start is never published"

@@ -110,8 +110,11 @@ def finish_published(lake: Lake, registry: Registry, loop: str) -> None:
         Of which nobody else publishes generations meanwhile.
     """
     registry.finish(loop)
-    rows = lake.scan("generations", loop).filter(pl.col("run_id").is_not_null())
-    recorded = rows.select("generation").collect()["generation"].to_list()
+    rows = lake.scan("generations", loop).select("generation", "run_id").collect()
+    # The cold start is recorded before anything is trained. Without it, this lake was built in the
+    # place of another one, whose versions say nothing of what is in this one: train anew.
+    of_another = rows.is_empty()
+    recorded = rows.drop_nulls("run_id")["generation"].to_list()
     for number in sorted(set(registry.numbers(loop)).difference(recorded)):
         generation, published = registry.load(loop, number), registry.published(loop, number)
         known = published.params
@@ -122,6 +125,6 @@ def finish_published(lake: Lake, registry: Registry, loop: str) -> None:
                 published.run_id,
                 exploration=known["exploration"],
                 oracle=known["oracle"],
-                judge_share=float(known["judge_share"]),
+                judge_share=None if of_another else float(known["judge_share"]),
             ),
         )

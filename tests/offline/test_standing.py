@@ -133,7 +133,7 @@ def test_a_lake_that_was_lost_gets_the_generations_of_the_registry(shop: Shop) -
     night = night_of(shop)
     assert (night.challenger, night.champion) == (2, shop.registry.champion("shop"))
     row = shop.rows()[1]
-    for name in ("run_id", "loop_config", "seed", "judge_share", "training_rows", "oracle"):
+    for name in ("run_id", "loop_config", "seed", "training_rows", "oracle"):
         assert row[name] == known[name]
 
 
