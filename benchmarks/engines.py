@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.join import CONFIG, DAY, DAYS, LOOP, START, fill
+from benchmarks.join import CONFIG, DAY, LOOP, START, fill
 from croupier.cli.output import Output
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import evaluate
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ("Step", "compare")
 
 JUDGE_SHARE = 0.3
+DAYS = 10
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

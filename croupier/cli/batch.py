@@ -1,9 +1,7 @@
-"""Commands of the batch side: sink, join, retrain, evaluate, promote, nightly, replay, import."""
+"""Commands of the batch side: sink, join, retrain, evaluate, promote, replay, import."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +9,7 @@ import msgspec
 import polars as pl
 import typer
 
+from croupier.cli.findings import show_evaluation, show_fidelity, show_sink
 from croupier.cli.options import (
     ConfigOption,
     DataDirOption,
@@ -21,16 +20,16 @@ from croupier.cli.options import (
     Session,
 )
 from croupier.cli.output import interval
+from croupier.cli.stopping import stop_on_signals
 from croupier.eventlog.log import Record
 from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate, logged_value
 from croupier.offline.gate import Verdict, judge_challenger
 from croupier.offline.generations import refresh_realised
-from croupier.offline.imitation import Imitation
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import Seen, join, joined_until, joined_versions
 from croupier.offline.lake import SCHEMAS, Lake, TableName
-from croupier.offline.nightly import LoopNight, fidelity_of
+from croupier.offline.nightly import fidelity_of
 from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retention import forget_again, sink_again, sunk_positions
 from croupier.offline.retrain import is_judged, retrain
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.log import EventLog, LogPartition
     from croupier.offline.ope import Estimate
-    from croupier.policy.oracle import Fidelity
 
 __all__ = ("register",)
 
@@ -62,7 +60,6 @@ def register(app: typer.Typer) -> None:
     app.command("retrain")(retrain_command)
     app.command("evaluate")(evaluate_command)
     app.command()(promote)
-    app.command()(nightly)
     app.command()(replay)
     app.command("import")(import_command)
 
@@ -101,7 +98,7 @@ def sink_command(
     else:
         with session.log() as log, session.lake.lock(), session.output.progress("sink") as progress:
             report = sink(log, session.lake, progress, engine=session.engine)
-    session.output.result(report, lambda: _show_sink(session, report))
+    session.output.result(report, lambda: show_sink(session, report))
 
 
 def _sink_in_group(session: Session, name: str, rows: int, seconds: float) -> SinkReport:
@@ -115,12 +112,12 @@ def _sink_in_group(session: Session, name: str, rows: int, seconds: float) -> Si
         raise ConfigError("log.backend", "expected kafka: a log on one machine has no groups")
     session.loops(None)
     session.lake.check()
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: stop.set())
-    with KafkaLog(session.config.log.kafka, session.config.loops) as log:
+    with (
+        stop_on_signals() as stop,
+        KafkaLog(session.config.log.kafka, session.config.loops) as log,
+    ):
         session.output.errors.print(f"sinking in group {name}; stop with SIGTERM or SIGINT")
-        return GroupSink(log, session.lake, name, batching=batching).run(stop.is_set)
+        return GroupSink(log, session.lake, name, batching=batching).run(lambda: stop.requested)
 
 
 def join_command(
@@ -197,7 +194,7 @@ def retrain_command(
             [[name, *(facts[each] for each in columns)] for name, facts in trained.items()],
         )
         for name, facts in trained.items():
-            _show_fidelity(session, name, facts["fidelity"])
+            show_fidelity(session, name, facts["fidelity"])
 
     session.output.result(trained, show)
 
@@ -251,7 +248,7 @@ def evaluate_command(
                 f"{100 * whole.confidence:g} % interval {interval(whole.lower, whole.upper)} "
                 f"({whole.n:,} interactions, {whole.nonzero_rewards:,} with a reward)"
             )
-            _show_evaluation(session, evaluation, verdicts[name])
+            show_evaluation(session, evaluation, verdicts[name])
 
     session.output.result(facts, show)
 
@@ -286,40 +283,6 @@ def promote(
         ),
     )
     raise typer.Exit(0 if verdict.promote else 1)
-
-
-def nightly(
-    due: Annotated[
-        bool,
-        typer.Option(help="Train only loops whose latest generation is older than they are to be."),
-    ] = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-    engine: EngineOption = "local",
-    ray_address: RayAddressOption = None,
-) -> None:
-    """Do a night's work: sink, join, retrain, evaluate, gate, register, promote, forget."""
-    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
-    session.loops(None)
-    session.warn()
-    with session.log() as log:
-        report = session.nightly.run(
-            log, now_us=now_us(), steps=session.output.progress, due_only=due
-        )
-
-    def show() -> None:
-        _show_sink(session, report.sink)
-        for night in report.loops:
-            _show_night(session, night)
-        for name, decisions in report.retention.decisions.items():
-            session.output.remark(f"{name}: {decisions:,} decisions were old enough to forget")
-
-    session.output.result(report, show)
-    failed = [night for night in report.loops if night.failed is not None]
-    for night in failed:
-        session.output.remark(f"{night.loop}: failed: {night.failed}")
-    raise typer.Exit(1 if failed else 0)
 
 
 def replay(
@@ -558,114 +521,3 @@ def _reached(
         if part.loop == loop and source in tables_of(part)
     ]
     return pl.any_horizontal(pl.col("partition").is_null(), *below)
-
-
-def _show_sink(session: Session, report: SinkReport) -> None:
-    session.output.remark(
-        f"sink: {report.decisions:,} decisions and {report.outcomes:,} outcomes added, "
-        f"{report.duplicates:,} records were there already; {_places(report)}"
-    )
-    if report.set_aside:
-        session.output.warn(f"{report.set_aside:,} records can't be read and were set aside")
-    if report.missed:
-        session.output.warn(f"{report.missed:,} positions were gone from the log before the sink")
-
-
-def _places(report: SinkReport) -> str:
-    if isinstance(report.position, int):
-        return f"log position {report.position:,}"
-    return f"{len(report.position):,} partitions of the log"
-
-
-def _show_fidelity(session: Session, loop: str, fidelity: Fidelity | None) -> None:
-    if fidelity is not None:
-        session.output.remark(
-            f"{loop}: of {fidelity.rows:,} decisions held out, the table explains "
-            f"{100 * fidelity.r2:.1f} % of the variance of its oracle's estimates, and has the "
-            f"same best action in {100 * fidelity.agreement:.1f} %"
-        )
-
-
-def _show_night(session: Session, night: LoopNight) -> None:
-    joined = night.join
-    session.output.remark(
-        f"{night.loop}: {joined.joined:,} interactions joined ({joined.observed:,} observed, "
-        f"{joined.defaulted:,} by default), {joined.open:,} windows open, "
-        f"{joined.late:,} outcomes late, {joined.revised:,} interactions revised, "
-        f"{joined.orphans:,} outcomes without a decision"
-    )
-    _show_fidelity(session, night.loop, night.fidelity)
-    if night.imitation is not None and night.verdict is not None:
-        _show_imitation(session, night, night.imitation, night.verdict)
-        return
-    if night.evaluation is None or night.verdict is None:
-        trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
-        why = f": {night.skipped}" if night.skipped is not None else ""
-        session.output.remark(f"{night.loop}: {trained} trained, nothing judged{why}")
-        return
-    _show_evaluation(session, night.evaluation, night.verdict)
-    session.output.remark(f"{night.loop}: champion is generation {night.champion}")
-
-
-def _show_imitation(
-    session: Session, night: LoopNight, imitation: Imitation, verdict: Verdict
-) -> None:
-    rates = {
-        "champion": imitation.champion,
-        f"generation {night.challenger}": imitation.challenger,
-        "served": imitation.served,
-    }
-    session.output.table(
-        f"{night.loop}: how often the baseline's choice is the most probable one",
-        ["generation", "decisions", "match rate", "interval"],
-        [
-            [name, rate.rows, round(rate.value, 5), interval(rate.lower, rate.upper)]
-            for name, rate in rates.items()
-            if rate is not None
-        ],
-    )
-    gate = "lets it through" if verdict.promote else "holds it back"
-    session.output.remark(f"The gate {gate}: {'; '.join(verdict.reasons)}")
-    session.output.remark(f"{night.loop}: champion is generation {night.champion}")
-
-
-def _show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict) -> None:
-    rows: list[list[object]] = []
-    for policy in evaluation.policies:
-        rows.extend(_row(policy.name, estimate) for estimate in policy.estimates.values())
-    rows.extend(_row("difference", estimate) for estimate in evaluation.differences.values())
-    confidence = evaluation.differences["dr"].confidence
-    session.output.table(
-        f"{evaluation.loop}: {evaluation.rows:,} judged interactions, "
-        f"{evaluation.nonzero_rewards:,} with a reward",
-        ["policy", "estimator", "value", f"{100 * confidence:g} % interval", "ESS", "max weight"],
-        rows,
-        note=_note(evaluation),
-    )
-    difference = evaluation.differences["dr"]
-    if difference.lower > 0:
-        finding = "The second policy is better, as far as this log can tell."
-    elif difference.upper < 0:
-        finding = "The second policy is worse, as far as this log can tell."
-    else:
-        finding = "This log can't tell the two policies apart."
-    session.output.remark(finding)
-    gate = "would let it through" if verdict.promote else "holds it back"
-    session.output.remark(f"The gate {gate}: {'; '.join(verdict.reasons)}")
-
-
-def _note(evaluation: Evaluation) -> str:
-    if not evaluation.left_out:
-        return ""
-    return f"{evaluation.left_out:,} more say nothing about these policies and were left out"
-
-
-def _row(name: str, estimate: Estimate) -> list[object]:
-    return [
-        name,
-        estimate.estimator,
-        round(estimate.value, 5),
-        interval(estimate.lower, estimate.upper),
-        round(estimate.ess, 1),
-        round(estimate.max_weight, 1),
-    ]

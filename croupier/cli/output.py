@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,10 +35,14 @@ class Output:
     ----------
     json
         Print one JSON object instead of tables; progress and remarks then go to stderr only.
+    clock
+        Now, in microseconds since the Unix epoch, to begin the lines of a log with; what goes to a
+        terminal begins with no time, nor does anything if None.
     """
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, *, json: bool, clock: Callable[[], int] | None = None) -> None:
         self.json = json
+        self._clock = clock
         # Into a file or a pipe there is no width to keep to; a table is not to be squeezed into 80.
         width = None if sys.stdout.isatty() else _PLAIN_WIDTH
         self.console = Console(highlight=False, width=width)
@@ -52,10 +56,14 @@ class Output:
         else:
             show()
 
+    @property
+    def to_terminal(self) -> bool:
+        """Whether a person is looking on, and not a log."""
+        return self.console.is_terminal
+
     def remark(self, text: str) -> None:
         """Say something that isn't a result."""
-        # It may quote a user, who may write in brackets.
-        (self.errors if self.json else self.console).print(text, markup=False)
+        self._say(self.errors if self.json else self.console, text)
 
     def warn(self, text: str) -> None:
         """Say on stderr what a user should know of and no program has to."""
@@ -88,7 +96,9 @@ class Output:
                 totals[0] = total
 
             yield note
-            self.errors.print(f"{label}: {totals[0]:,} done" if totals[0] else f"{label}: done")
+            self._say(
+                self.errors, f"{label}: {totals[0]:,} done" if totals[0] else f"{label}: done"
+            )
             return
         with Progress(
             TextColumn("{task.description}"),
@@ -100,6 +110,15 @@ class Output:
         ) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _say(self, console: Console, text: str) -> None:
+        """Print a line, which a log doesn't break."""
+        in_log = not console.is_terminal
+        if in_log and self._clock is not None:
+            now = datetime.fromtimestamp(self._clock() // 1_000_000, tz=UTC)
+            text = f"{now:%Y-%m-%dT%H:%M:%SZ} {text}"
+        # It may quote a user, who may write in brackets.
+        console.print(text, markup=False, soft_wrap=in_log)
 
 
 def cell(value: object) -> str:

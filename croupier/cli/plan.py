@@ -10,7 +10,8 @@ import msgspec
 import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
-from croupier.offline.registry import Change, RegistryError
+from croupier.offline.registry import Change
+from croupier.offline.tracking import RegistryError
 from croupier.policy.errors import ConfigError, GenerationError, InvalidInputError
 from croupier.service.scorer import now_us
 from croupier.service.serving import KillSwitch, ServingDirectory

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from croupier.cli.config import with_settings
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
+from croupier.cli.stopping import stop_on_signals
 from croupier.offline.follow import FollowingLearner, LoopRound
 from croupier.offline.nightly import Nightly
 from croupier.offline.sink import sink
@@ -19,6 +18,8 @@ from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from croupier.cli.stopping import Stop
 
 __all__ = ("register",)
 
@@ -55,7 +56,8 @@ def train(
         found = rounds.next()
         session.output.result(found, lambda: _show(session, found))
         raise typer.Exit(1 if any(each.failed is not None for each in found) else 0)
-    _follow(session, rounds.next, pause_s)
+    with stop_on_signals() as stop:
+        _follow(session, rounds.next, pause_s, stop)
 
 
 class _Rounds:
@@ -90,14 +92,13 @@ class _Rounds:
             return self._learner.round(now_us=now_us())
 
 
-def _follow(session: Session, next_round: Callable[[], list[LoopRound]], pause_s: float) -> None:
+def _follow(
+    session: Session, next_round: Callable[[], list[LoopRound]], pause_s: float, stop: Stop
+) -> None:
     """Do rounds until SIGTERM or SIGINT; what goes wrong may be right the next time."""
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: stop.set())
     session.output.remark("learning; stop with SIGTERM or SIGINT")
     said = ""
-    while not stop.is_set():
+    while not stop.requested:
         try:
             found = next_round()
         except CroupierError as error:

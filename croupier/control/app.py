@@ -20,7 +20,7 @@ from croupier.control.contracts import (
     PolicyReference,
     ServiceConfiguration,
 )
-from croupier.offline.registry import RegistryError
+from croupier.offline.tracking import RegistryError
 from croupier.policy.errors import (
     ConfigError,
     CroupierError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from croupier.dashboards import generations
+from croupier.dashboards import delays, generations
 from croupier.dashboards.data import LakeUnreadableError
 from croupier.dashboards.layout import show_unreadable, warn_of_spill
 
@@ -19,7 +19,10 @@ def main() -> None:
     """Show the page that the address asks for."""
     st.set_page_config(page_title="Croupier", layout="wide")
     page = st.navigation(
-        [st.Page(generations.show, title="Generations", url_path="generations", default=True)]
+        [
+            st.Page(generations.show, title="Generations", url_path="generations", default=True),
+            st.Page(delays.show, title="Delays", url_path="delays"),
+        ]
     )
     warn_of_spill()
     try:

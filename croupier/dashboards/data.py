@@ -11,8 +11,10 @@ from deltalake.exceptions import DeltaError
 from polars.exceptions import PanicException, PolarsError
 
 from croupier.dashboards.settings import data_dir
+from croupier.offline.delays import DelayCurve, delay_curve
 from croupier.offline.lake import Lake
 from croupier.policy.errors import CroupierError
+from croupier.policy.loop import LoopConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,15 +24,19 @@ if TYPE_CHECKING:
 __all__ = (
     "INTERVAL_LEVEL",
     "LakeUnreadableError",
+    "delays",
     "generations",
     "generations_version",
+    "interactions_version",
     "loops_with_generations",
+    "loops_with_interactions",
 )
 
 INTERVAL_LEVEL: Final = "95 %"
 """Of every interval in the generations table; the table doesn't say, this is the gate's default."""
 
 _GENERATIONS: TableName = "generations"
+_INTERACTIONS: TableName = "interactions"
 
 R = TypeVar("R")
 
@@ -63,6 +69,17 @@ def generations_version() -> int:
     return _reading(lambda lake: lake.version(_GENERATIONS))
 
 
+def interactions_version() -> int:
+    """Version of the interactions table, the key of what is cached; -1 if nothing was written.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If it can't be told.
+    """
+    return _reading(lambda lake: lake.version(_INTERACTIONS))
+
+
 def loops_with_generations(version: int) -> list[str]:
     """Names of all loops that have a generation, in order.
 
@@ -71,7 +88,29 @@ def loops_with_generations(version: int) -> list[str]:
     LakeUnreadableError
         If the table can't be read.
     """
-    return _reading(lambda lake: _loops(str(lake.root), version)) if version >= 0 else []
+    return _reading(lambda lake: _loops(str(lake.root), _GENERATIONS, version))
+
+
+def loops_with_interactions(version: int) -> list[str]:
+    """Names of all loops that have interactions, in order.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _loops(str(lake.root), _INTERACTIONS, version))
+
+
+def delays(version: int, loop: str) -> DelayCurve:
+    """How late one loop's outcomes come, as ``croupier delays`` says for the default late horizon.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _delays(str(lake.root), version, loop))
 
 
 def generations(version: int, loop: str) -> pl.DataFrame:
@@ -97,9 +136,9 @@ def _reading(read: Callable[[Lake], R]) -> R:
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
-def _loops(root: str, version: int) -> list[str]:  # noqa: ARG001 - the version is the cache's key
+def _loops(root: str, table: TableName, version: int) -> list[str]:  # noqa: ARG001 - a key
     # Rows of a later version than the key's do no harm: the next look asks for that version.
-    names = Lake(Path(root)).scan(_GENERATIONS).select(pl.col("loop").unique().sort())
+    names = Lake(Path(root)).scan(table).select(pl.col("loop").unique().sort())
     return names.collect()["loop"].to_list()
 
 
@@ -111,3 +150,9 @@ def _generations(root: str, version: int, loop: str) -> pl.DataFrame:
     rows = rows.with_columns(pl.when(finite.is_finite()).then(finite))
     made = pl.coalesce("decisions_made", "decisions")
     return rows.with_columns(decisions_made=made).sort("generation").collect()
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the lake …")
+def _delays(root: str, version: int, loop: str) -> DelayCurve:
+    # The dashboard knows no loop's configuration; of it, only the late horizon counts here.
+    return delay_curve(Lake(Path(root)), loop, LoopConfig(), version=version)

@@ -11,11 +11,12 @@ import polars as pl
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ("MISSING", "Rewards", "count", "moment")
+__all__ = ("MISSING", "Rewards", "count", "duration", "moment", "share")
 
 MISSING: Final = "–"
 """Stands where the lake holds nothing."""
 
+_UNITS: Final = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 _MOST_DECIMALS: Final = 8
 _DEFAULT_DECIMALS: Final = 3
 
@@ -73,3 +74,14 @@ def count(value: float | None) -> str:
 def moment(value: datetime | None) -> str:
     """A time, to the minute."""
     return MISSING if value is None else f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+def duration(seconds: float) -> str:
+    """How long something takes, in the largest unit of which it is at least one."""
+    unit, size = next((each for each in _UNITS if seconds >= each[1]), ("s", 1.0))
+    return f"{seconds / size:.3g} {unit}"
+
+
+def share(value: float) -> str:
+    """A share, in per cent."""
+    return f"{100 * value:.1f} %"

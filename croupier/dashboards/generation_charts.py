@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from croupier.dashboards.formatting import Rewards
 
-__all__ = ("PROMISED", "REALISED", "difference_chart", "promise_chart")
+__all__ = ("BLUE", "PROMISED", "REALISED", "difference_chart", "plain", "promise_chart")
 
 PROMISED: Final = "Promised estimate"
 REALISED: Final = "Realised mean"
 
 # Of Okabe and Ito's palette those that keep 3:1 against a white and a black background. Shapes
 # say the same as colours.
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#767676"
+BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#767676"
 
 _HEIGHT: Final = 340
 
@@ -64,7 +64,7 @@ def promise_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None) ->
         series,
         "Mean reward per decision",
         _generation_axis(rows),
-        (kinds, (_VERMILION, _BLUE), ("circle", "diamond")),
+        (kinds, (_VERMILION, BLUE), ("circle", "diamond")),
         offset=alt.XOffset("kind:N", sort=list(kinds), scale=alt.Scale(paddingOuter=0.7)),
         marks=_champion_mark(rows, champion),
     )
@@ -105,7 +105,7 @@ def difference_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None)
         series,
         "Difference in mean reward",
         _generation_axis(rows),
-        (kinds, (_BLUE, _VERMILION, _GREY), ("circle", "triangle-up", "cross")),
+        (kinds, (BLUE, _VERMILION, _GREY), ("circle", "triangle-up", "cross")),
         marks=[zero.encode(y="zero:Q"), *_champion_mark(rows, champion)],
     )
 
@@ -173,9 +173,14 @@ def _intervals(
     )
     points = base.mark_point(filled=True, size=80, opacity=1.0).encode(y=y, shape=shape)
     layers = [whiskers.encode(y=alt.Y("lower:Q", title=title), y2="upper:Q"), points, *marks]
+    return plain(layers)
+
+
+def plain(layers: Sequence[alt.Chart]) -> alt.LayerChart:
+    """Layers of one chart, in the look that all charts have."""
     axes = alt.AxisConfig(domain=False, ticks=False, titleFontWeight="normal", tickCount=6)
     return alt.LayerChart(
-        layer=layers,
+        layer=list(layers),
         height=_HEIGHT,
         config=alt.Config(view=alt.ViewConfig(stroke=None), axis=axes),
     )

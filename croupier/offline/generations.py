@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 
 from croupier.offline.lake import SCHEMAS
@@ -13,9 +14,19 @@ from croupier.offline.realised import realised
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from croupier.offline.evaluate import EstimatorName, Evaluation
+    from croupier.offline.imitation import Imitation
     from croupier.offline.lake import Lake
+    from croupier.policy.generation import Generation
 
-__all__ = ("record_generation", "record_promotion", "refresh_realised")
+__all__ = (
+    "evaluation_row",
+    "imitation_row",
+    "published_row",
+    "record_generation",
+    "record_promotion",
+    "refresh_realised",
+)
 
 
 def record_generation(lake: Lake, row: Mapping[str, Any]) -> None:
@@ -79,6 +90,71 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
             }
         )
     _put(lake, rows)
+
+
+def published_row(
+    generation: Generation, run_id: str, *, exploration: str, oracle: str, judge_share: float | None
+) -> dict[str, Any]:
+    """The row of a generation that was published, before anybody has judged it.
+
+    Parameters
+    ----------
+    generation
+        With its provenance.
+    run_id
+        Of MLflow.
+    exploration, oracle
+        In words, and its kind.
+    judge_share
+        Share of the decisions that it was not to learn from; None if another lake had them.
+    """
+    origin = generation.provenance
+    assert origin is not None, "the cold start is never published"
+    told = {
+        name: value
+        for name, value in msgspec.structs.asdict(origin).items()
+        if value is not None and name in SCHEMAS["generations"]
+    }
+    return told | {
+        "loop": generation.loop,
+        "generation": generation.number,
+        "created": datetime.fromtimestamp(origin.created_us / 1e6, tz=UTC),
+        "status": "challenger",
+        "exploration": exploration,
+        "oracle": oracle,
+        "run_id": run_id,
+        "judge_share": judge_share,
+    }
+
+
+def evaluation_row(evaluation: Evaluation, kind: EstimatorName) -> dict[str, Any]:
+    """What a row tells of an evaluation against the champion."""
+    champion, judged = evaluation.policies
+    estimate, difference = judged.estimates[kind], evaluation.differences[kind]
+    return {
+        "judged_rows": evaluation.rows,
+        "estimator": kind,
+        "estimate": estimate.value,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "ess": estimate.ess,
+        "max_weight": estimate.max_weight,
+        "champion_estimate": champion.estimates[kind].value,
+        "difference": difference.value,
+        "difference_lower": difference.lower,
+        "difference_upper": difference.upper,
+    }
+
+
+def imitation_row(imitation: Imitation) -> dict[str, Any]:
+    """What a row tells of an apprentice that was judged by how it imitates the baseline."""
+    match = imitation.challenger
+    return {
+        "judged_rows": match.rows,
+        "match_rate": match.value,
+        "match_lower": match.lower,
+        "match_upper": match.upper,
+    }
 
 
 def _put(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:

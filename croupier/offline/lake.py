@@ -136,6 +136,7 @@ _GENERATION: _Columns = {
     "match_upper": pl.Float64,
     "decisions_made": pl.Float64,
     "base_version": pl.Int64,
+    "judge_share": pl.Float64,
 }
 
 _AUDIT: _Columns = {

@@ -33,6 +33,7 @@ from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import (
     BootstrapConfig,
     VowpalWabbitConfig,
+    VowpalWabbitModelConfig,
     load_oracle,
     make_online_oracle,
 )
@@ -271,7 +272,7 @@ def require_online(loop: str, config: LoopConfig) -> None:
     except InvalidInputError as error:
         raise ConfigError(place, error.expected) from error
     fitted = oracle.base if isinstance(oracle, BootstrapConfig) else oracle
-    if isinstance(fitted, VowpalWabbitConfig) and fitted.passes != 1:
+    if isinstance(fitted, VowpalWabbitConfig | VowpalWabbitModelConfig) and fitted.passes != 1:
         inner = ".base" if fitted is not oracle else ""
         raise ConfigError(
             f"{place}{inner}.passes", f"expected 1 to learn online, got {fitted.passes}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import polars as pl
@@ -13,17 +12,25 @@ from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.folds import is_judged, unseen_by
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
-from croupier.offline.generations import record_generation, record_promotion, refresh_realised
+from croupier.offline.generations import (
+    evaluation_row,
+    imitation_row,
+    published_row,
+    record_generation,
+    record_promotion,
+    refresh_realised,
+)
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
-from croupier.offline.lake import SCHEMAS
 from croupier.offline.merged_training import MergeConfig, Spread
+from croupier.offline.night import LoopNight, NightlyReport
 from croupier.offline.registry import Change
 from croupier.offline.report import TrainingReport, report_on
-from croupier.offline.retention import RetentionReport, retain
+from croupier.offline.retention import retain
 from croupier.offline.retrain import retrain
-from croupier.offline.sink import SinkReport, sink
+from croupier.offline.sink import sink
+from croupier.offline.standing import anything_since, finish_published, last_trained
 from croupier.offline.window import window_of
 from croupier.policy.errors import (
     GenerationError,
@@ -37,17 +44,17 @@ from croupier.policy.oracle import DistilledOracle, Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.engine import Engine
-    from croupier.offline.evaluate import EstimatorName
     from croupier.offline.lake import Lake
+    from croupier.offline.night import Steps
     from croupier.offline.registry import Registry
+    from croupier.offline.standing import LastTrained
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("LoopNight", "Nightly", "NightlyConfig", "NightlyReport", "fidelity_of")
+__all__ = ("Nightly", "NightlyConfig", "fidelity_of")
 
 
 class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,56 +93,6 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"judge_share must be in [0.05, 0.95], got {self.judge_share}")
 
 
-class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
-    """What the night brought for one loop.
-
-    Attributes
-    ----------
-    loop, join
-        The loop and its join.
-    champion
-        Number of the generation that is champion afterwards.
-    challenger, evaluation, verdict
-        What was trained and how it was judged; None where there was too little data.
-    imitation
-        How an apprentice was judged, instead of by an evaluation.
-    fidelity
-        How well the challenger's table stands for the oracle it was distilled from; None of any
-        other kind.
-    skipped
-        Why nothing was trained, or why what was trained was not judged; None if all was done.
-    failed
-        Why training or judging broke off; None unless it did. Other loops go on.
-    """
-
-    loop: str
-    join: JoinReport
-    champion: int
-    challenger: int | None = None
-    evaluation: Evaluation | None = None
-    verdict: Verdict | None = None
-    imitation: Imitation | None = None
-    fidelity: Fidelity | None = None
-    skipped: str | None = None
-    failed: str | None = None
-
-
-class NightlyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a night brought."""
-
-    sink: SinkReport
-    loops: list[LoopNight]
-    retention: RetentionReport
-
-
-class Steps(Protocol):
-    """Shows the progress of a named step."""
-
-    def __call__(self, label: str, /) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Progress of one step: a context manager that gives a function of (done, in all)."""
-        ...
-
-
 class Nightly:
     """The batch side of all loops: every step by itself, and a night's work as a whole.
 
@@ -171,6 +128,11 @@ class Nightly:
         self, log: EventLog, *, now_us: int, steps: Steps, due_only: bool = False
     ) -> NightlyReport:
         """Do a night's work for all loops.
+
+        It may be broken off anywhere, also by the end of its process: the next one goes on from
+        there, and comes to the same generations if nothing was logged since. A loop that nothing
+        has come of since its newest generation was trained, under the same configuration, is not
+        trained again.
 
         Parameters
         ----------
@@ -258,16 +220,17 @@ class Nightly:
         provenance = generation.provenance
         assert provenance is not None, "the cold start is never published"
         loop = self.loops[generation.loop]
-        origin: dict[str, Any] = {
-            name: value
-            for name, value in msgspec.structs.asdict(provenance).items()
-            if value is not None
-        }
         described = {
             "exploration": generation.exploration.describe(),
             # One that was put over the API need not be of the loop's present kind.
             "oracle": str(getattr(generation.oracle, "config", loop.oracle).__struct_config__.tag),
         }
+        origin = {
+            name: value
+            for name, value in msgspec.structs.asdict(provenance).items()
+            if value is not None
+        }
+        share = self.config.judge_share
         run_id = self.registry.publish(
             generation,
             params=origin
@@ -275,27 +238,15 @@ class Nightly:
             | {
                 "generation": generation.number,
                 "config": msgspec.json.encode(loop).decode(),
-                "judge_share": self.config.judge_share,
+                "judge_share": share,
             },
             metrics={"training_rows": provenance.training_rows}
             | _fidelity_metrics(generation)
             | report.metrics,
             figures=report.figures,
         )
-        del origin["created_us"]
-        known = SCHEMAS["generations"]
-        record_generation(
-            self.lake,
-            {name: value for name, value in origin.items() if name in known}
-            | described
-            | {
-                "loop": generation.loop,
-                "generation": generation.number,
-                "created": datetime.fromtimestamp(provenance.created_us / 1e6, tz=UTC),
-                "status": "challenger",
-                "run_id": run_id,
-            },
-        )
+        row = published_row(generation, run_id, **described, judge_share=share)
+        record_generation(self.lake, row)
 
     def judge(
         self, challenger: Generation, progress: Callable[[int, int], None] | None = None
@@ -374,10 +325,10 @@ class Nightly:
         evidence: Evaluation | Imitation
         if self.loops[loop].learning_mode == "apprentice":
             evidence, verdict = self.judge_imitation(challenger, progress)
-            shown = _imitation_row(evidence)
+            shown = imitation_row(evidence)
         else:
             evidence, verdict = self.judge(challenger, progress)
-            shown = _evaluation_row(evidence, self.config.gate.estimator)
+            shown = evaluation_row(evidence, self.config.gate.estimator)
         judged = {
             "loop": loop,
             "generation": number,
@@ -503,30 +454,68 @@ class Nightly:
 
     def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
+        finish_published(self.lake, self.registry, loop)
         self.record_champion(loop, now_us)
         refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
         night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
-        if due_only and (reason := self.not_due(loop, now_us)) is not None:
-            return msgspec.structs.replace(night, skipped=reason)
         try:
-            with steps(f"{loop}: train") as progress:
-                challenger = self.train(loop, now_us=now_us)
-                self.publish(challenger, self.report(challenger))
-                progress(1, 1)
-            night = msgspec.structs.replace(
-                night, challenger=challenger.number, fidelity=fidelity_of(challenger)
-            )
-            with steps(f"{loop}: evaluate") as progress:
-                evidence, verdict = self.promote_on_evidence(
-                    challenger, now_us=now_us, progress=progress
-                )
-            kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
-            night = msgspec.structs.replace(night, verdict=verdict, **{kind: evidence})
+            night = self._challenge(night, now_us, steps, due_only=due_only)
         except NotEnoughDataError as reason:
             night = msgspec.structs.replace(night, skipped=str(reason))
         except (GenerationError, InvalidInputError, ScoringError) as error:
             night = msgspec.structs.replace(night, failed=str(error))
         return msgspec.structs.replace(night, champion=self.registry.champion(loop))
+
+    def _challenge(
+        self, night: LoopNight, now_us: int, steps: Steps, *, due_only: bool
+    ) -> LoopNight:
+        """Train a challenger, or take one that an earlier night has left, and judge it."""
+        loop = night.loop
+        last = self._last_trained(loop)
+        idle = self._nothing_new(loop, last)
+        if idle is None and due_only:
+            idle = self.not_due(loop, now_us)
+        if idle is None:
+            with steps(f"{loop}: train") as progress:
+                challenger = self.train(loop, now_us=now_us)
+                self.publish(challenger, self.report(challenger))
+                progress(1, 1)
+        elif last is not None and last.undecided:
+            challenger = self.generation(loop, last.generation)
+        else:
+            return msgspec.structs.replace(night, skipped=idle)
+        night = msgspec.structs.replace(
+            night,
+            challenger=challenger.number,
+            resumed=idle is not None,
+            fidelity=None if idle is not None else fidelity_of(challenger),
+        )
+        try:
+            with steps(f"{loop}: evaluate") as progress:
+                evidence, verdict = self.promote_on_evidence(
+                    challenger, now_us=now_us, progress=progress
+                )
+        except NotEnoughDataError as reason:
+            return msgspec.structs.replace(night, skipped=str(reason))
+        except (GenerationError, InvalidInputError, ScoringError) as error:
+            return msgspec.structs.replace(night, failed=str(error))
+        kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
+        return msgspec.structs.replace(night, verdict=verdict, **{kind: evidence})
+
+    def _last_trained(self, loop: str) -> LastTrained | None:
+        """What a training now would be like the last one of, if the registry still has it."""
+        config = self.config
+        last = last_trained(
+            self.lake, loop, self.loops[loop], judge_share=config.judge_share, seed=config.seed
+        )
+        there = last is not None and last.generation in self.registry.numbers(loop)
+        return last if there else None
+
+    def _nothing_new(self, loop: str, last: LastTrained | None) -> str | None:
+        """Why a training would come to what there is; None if it wouldn't."""
+        if last is None or anything_since(self.lake, loop, self.loops[loop], last.lake_version):
+            return None
+        return f"nothing has come since generation {last.generation} was trained"
 
 
 def fidelity_of(generation: Generation) -> Fidelity | None:
@@ -540,31 +529,3 @@ def _fidelity_metrics(generation: Generation) -> dict[str, float]:
     if fidelity is None:
         return {}
     return {f"fidelity_{name}": value for name, value in msgspec.structs.asdict(fidelity).items()}
-
-
-def _evaluation_row(evaluation: Evaluation, kind: EstimatorName) -> dict[str, Any]:
-    champion, judged = evaluation.policies
-    estimate, difference = judged.estimates[kind], evaluation.differences[kind]
-    return {
-        "judged_rows": evaluation.rows,
-        "estimator": kind,
-        "estimate": estimate.value,
-        "lower": estimate.lower,
-        "upper": estimate.upper,
-        "ess": estimate.ess,
-        "max_weight": estimate.max_weight,
-        "champion_estimate": champion.estimates[kind].value,
-        "difference": difference.value,
-        "difference_lower": difference.lower,
-        "difference_upper": difference.upper,
-    }
-
-
-def _imitation_row(imitation: Imitation) -> dict[str, Any]:
-    match = imitation.challenger
-    return {
-        "judged_rows": match.rows,
-        "match_rate": match.value,
-        "match_lower": match.lower,
-        "match_upper": match.upper,
-    }

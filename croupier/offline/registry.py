@@ -7,22 +7,19 @@ change of these says who made it, when and why.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 import platform
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 import msgspec
 
 from croupier.offline import served
 from croupier.offline.served import signature
-from croupier.policy.errors import CroupierError, GenerationError, InvalidInputError
+from croupier.offline.tracking import RegistryError, Tracking, reported
+from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.generation import Generation, cold_start, registered_model_name
 from croupier.policy.traffic import (
     CANARY,
@@ -36,21 +33,20 @@ from croupier.policy.traffic import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from matplotlib.figure import Figure
 
     from croupier.policy.exploration import Exploration
 
-__all__ = ("Change", "Registry", "RegistryError")
+__all__ = ("Change", "Published", "Registry")
 
 _GENERATION = "generation"
+# Alias of what was published last.
+_CHALLENGER = "challenger"
 _CHANGE_TAG = "croupier.change."
+_GENERATION_TAG = "croupier.generation"
 _LONGEST_REASON = 500
-
-
-class RegistryError(CroupierError):
-    """The registry can't be reached, or doesn't do as it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +77,14 @@ class Change:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The run of a generation, and the parameters that were logged with it."""
+
+    run_id: str
+    params: dict[str, str]
+
+
 class Registry:
     """One MLflow server or database with its artifact store.
 
@@ -96,8 +100,7 @@ class Registry:
 
     def __init__(self, tracking_uri: str, artifacts: Path) -> None:
         self.tracking_uri = tracking_uri
-        self._artifacts = artifacts
-        self._cached: Any = None
+        self._tracking = Tracking(tracking_uri, artifacts)
 
     def publish(
         self,
@@ -112,12 +115,14 @@ class Registry:
         What is registered is a model that MLflow can serve, see :mod:`croupier.offline.served`: the
         run's artifacts as a whole, with the generation within them.
         """
-        with _reported("publishing a generation"):
-            client = self._client()
+        with reported("publishing a generation"):
+            client = self._tracking.client()
             name = registered_model_name(generation.loop)
             self._ensure_model(name)
             run = client.create_run(
-                self._experiment(generation.loop), run_name=f"generation {generation.number}"
+                self._tracking.experiment(generation.loop),
+                run_name=f"generation {generation.number}",
+                tags={_GENERATION_TAG: str(generation.number)},
             )
             run_id: str = run.info.run_id
             for key, value in params.items():
@@ -131,15 +136,39 @@ class Registry:
             for key, figure in (figures or {}).items():
                 client.log_figure(run_id, figure, f"figures/{key}.png")
             client.log_text(run_id, _model_file(run_id), "MLmodel")
-            client.set_terminated(run_id)
             version = client.create_model_version(
                 name,
                 source=run.info.artifact_uri,
                 run_id=run_id,
                 tags={"generation": str(generation.number)},
             )
-            client.set_registered_model_alias(name, "challenger", version.version)
+            client.set_registered_model_alias(name, _CHALLENGER, version.version)
+            # Last: a run that goes on is one whose process has died, see `finish`.
+            client.set_terminated(run_id)
         return run_id
+
+    def finish(self, loop: str) -> None:
+        """Put right what a process that died within :meth:`publish` or :meth:`promote` has left.
+
+        A generation that was registered becomes the challenger. A run that wasn't is deleted, and
+        its number is free. Nobody else may be publishing meanwhile.
+        """
+        if self._model(loop) is None:
+            return
+        with reported("looking for runs that were broken off"):
+            client, name = self._tracking.client(), registered_model_name(loop)
+            versions = {each.run_id: each for each in self._versions(loop)}
+            for run_id in self._broken_off(loop):
+                version = versions.get(run_id)
+                if version is None:
+                    client.set_terminated(run_id, "KILLED")
+                    client.delete_run(run_id)
+                    continue
+                client.set_registered_model_alias(name, _CHALLENGER, version.version)
+                client.set_terminated(run_id)
+            aliases = client.get_registered_model(name).aliases
+            if CHAMPION in aliases:
+                self._relieve(name, aliases, aliases[CHAMPION])
 
     def promote(self, loop: str, number: int) -> None:
         """Give a generation the alias champion; scorers pick it up.
@@ -152,22 +181,18 @@ class Registry:
             If the registry doesn't have it.
         """
         version = self._version(loop, number)
-        with _reported("promoting a generation"):
-            client, name = self._client(), registered_model_name(loop)
+        with reported("promoting a generation"):
+            client, name = self._tracking.client(), registered_model_name(loop)
             client.set_registered_model_alias(name, CHAMPION, version.version)
-            aliases = client.get_registered_model(name).aliases
-            if str(aliases.get(CANARY)) == str(version.version):
-                self._drop_canary(name)
-            if str(aliases.get(SHADOW)) == str(version.version):
-                client.delete_registered_model_alias(name, SHADOW)
+            self._relieve(name, client.get_registered_model(name).aliases, version.version)
 
     def reset(self, loop: str, change: Change) -> None:
         """Take the alias champion away: the cold start is served."""
         model = self._model(loop)
         if model is None or CHAMPION not in model.aliases:
             return
-        with _reported("resetting to the cold start"):
-            self._client().delete_registered_model_alias(model.name, CHAMPION)
+        with reported("resetting to the cold start"):
+            self._tracking.client().delete_registered_model_alias(model.name, CHAMPION)
             self._record(model.name, change, "reset to the cold start")
 
     def split(self, loop: str) -> Split:
@@ -218,8 +243,8 @@ class Registry:
         except ValueError as error:
             raise InvalidInputError("share", str(error)) from error
         version = self._other_version(CANARY, loop, number)
-        with _reported("setting the canary"):
-            client, name = self._client(), registered_model_name(loop)
+        with reported("setting the canary"):
+            client, name = self._tracking.client(), registered_model_name(loop)
             # At no moment does the canary before get the new share.
             client.delete_registered_model_alias(name, CANARY)
             client.set_registered_model_tag(name, SHARE_TAG, repr(share))
@@ -237,19 +262,19 @@ class Registry:
             If the registry doesn't have it.
         """
         version = self._other_version(SHADOW, loop, number)
-        with _reported("setting the shadow"):
+        with reported("setting the shadow"):
             name = registered_model_name(loop)
-            self._client().set_registered_model_alias(name, SHADOW, version.version)
+            self._tracking.client().set_registered_model_alias(name, SHADOW, version.version)
             self._record(name, change, f"shadow {number}")
 
     def clear_split(self, loop: str, change: Change) -> None:
         """Take canary and shadow away; the champion gets all of the traffic."""
         if self._model(loop) is None:
             return
-        with _reported("clearing canary and shadow"):
+        with reported("clearing canary and shadow"):
             name = registered_model_name(loop)
             self._drop_canary(name)
-            self._client().delete_registered_model_alias(name, SHADOW)
+            self._tracking.client().delete_registered_model_alias(name, SHADOW)
             self._record(name, change, "canary and shadow cleared")
 
     def kill(self, loop: str, change: Change) -> None:
@@ -264,12 +289,12 @@ class Registry:
         """
         if not change.reason.strip():
             raise InvalidInputError("reason", "expected why the loop is killed")
-        if self._is_new():
+        if self._tracking.is_new():
             raise RegistryError(f"there is no registry yet at {self.tracking_uri}")
-        with _reported("turning the kill switch on"):
+        with reported("turning the kill switch on"):
             name = registered_model_name(loop)
             self._ensure_model(name)
-            self._client().set_registered_model_tag(name, KILLED_TAG, change.reason)
+            self._tracking.client().set_registered_model_tag(name, KILLED_TAG, change.reason)
             self._record(name, change, "killed")
 
     def resume(self, loop: str, change: Change) -> None:
@@ -277,8 +302,8 @@ class Registry:
         model = self._model(loop)
         if model is None or KILLED_TAG not in model.tags:
             return
-        with _reported("turning the kill switch off"):
-            self._client().delete_registered_model_tag(model.name, KILLED_TAG)
+        with reported("turning the kill switch off"):
+            self._tracking.client().delete_registered_model_tag(model.name, KILLED_TAG)
             self._record(model.name, change, "resumed")
 
     def champion(self, loop: str) -> int:
@@ -317,26 +342,43 @@ class Registry:
             return cold_start(loop, exploration)
         version = self._version(loop, number)
         with tempfile.TemporaryDirectory() as staging:
-            with _reported("reading a generation"):
-                downloaded = self._client().download_artifacts(version.run_id, _GENERATION, staging)
+            with reported("reading a generation"):
+                downloaded = self._tracking.client().download_artifacts(
+                    version.run_id, _GENERATION, staging
+                )
             return Generation.load(Path(downloaded), to_learn=to_learn)
+
+    def published(self, loop: str, number: int) -> Published:
+        """Where a generation is, and what it was published with.
+
+        Raises
+        ------
+        GenerationError
+            If the registry doesn't have it.
+        """
+        version = self._version(loop, number)
+        with reported("reading a run"):
+            run = self._tracking.client().get_run(version.run_id)
+        return Published(version.run_id, dict(run.data.params))
 
     def numbers(self, loop: str) -> list[int]:
         """Numbers of all generations that the registry has, ascending."""
-        if self._is_new():
+        if self._tracking.is_new():
             return []
         return sorted(int(version.tags["generation"]) for version in self._versions(loop))
 
     def _version(self, loop: str, number: int) -> Any:
-        if not self._is_new():
+        if not self._tracking.is_new():
             for version in self._versions(loop):
                 if version.tags.get("generation") == str(number):
                     return version
         raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
 
     def _versions(self, loop: str) -> list[Any]:
-        with _reported("looking up generations"):
-            found = self._client().search_model_versions(f"name='{registered_model_name(loop)}'")
+        with reported("looking up generations"):
+            found = self._tracking.client().search_model_versions(
+                f"name='{registered_model_name(loop)}'"
+            )
         return list(found)
 
     def _other_version(self, alias: str, loop: str, number: int) -> Any:
@@ -348,93 +390,55 @@ class Registry:
 
     def _model(self, loop: str) -> Any:
         """The registered model; None if nothing was ever registered of the loop."""
-        if self._is_new():
+        if self._tracking.is_new():
             return None
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
-        with _reported("asking for the plan"):
+        with reported("asking for the plan"):
             try:
-                return self._client().get_registered_model(registered_model_name(loop))
+                return self._tracking.client().get_registered_model(registered_model_name(loop))
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     return None
                 raise
 
     def _number(self, name: str, version: str) -> int:
-        with _reported("asking for a generation's number"):
-            return int(self._client().get_model_version(name, version).tags["generation"])
+        with reported("asking for a generation's number"):
+            return int(self._tracking.client().get_model_version(name, version).tags["generation"])
+
+    def _broken_off(self, loop: str) -> list[str]:
+        """Runs of generations that were never finished."""
+        found = self._tracking.client().search_runs(
+            [self._tracking.experiment(loop)],
+            f"attributes.status = 'RUNNING' AND tags.`{_GENERATION_TAG}` LIKE '%'",
+        )
+        return [run.info.run_id for run in found]
+
+    def _relieve(self, name: str, aliases: Mapping[str, object], champion: object) -> None:
+        """Have a champion be neither canary nor shadow."""
+        if str(aliases.get(CANARY)) == str(champion):
+            self._drop_canary(name)
+        if str(aliases.get(SHADOW)) == str(champion):
+            self._tracking.client().delete_registered_model_alias(name, SHADOW)
 
     def _drop_canary(self, name: str) -> None:
-        self._client().delete_registered_model_alias(name, CANARY)
-        self._client().delete_registered_model_tag(name, SHARE_TAG)
+        self._tracking.client().delete_registered_model_alias(name, CANARY)
+        self._tracking.client().delete_registered_model_tag(name, SHARE_TAG)
 
     def _record(self, name: str, change: Change, what: str) -> None:
         time = datetime.fromtimestamp(change.ts / 1e6, tz=UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         told = {"what": what, "by": change.by, "reason": change.reason}
         value = msgspec.json.encode(told).decode()
-        self._client().set_registered_model_tag(name, f"{_CHANGE_TAG}{time}", value)
+        self._tracking.client().set_registered_model_tag(name, f"{_CHANGE_TAG}{time}", value)
 
     def _ensure_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         try:
-            self._client().create_registered_model(name)
+            self._tracking.client().create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-    def _experiment(self, loop: str) -> str:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
-        client = self._client()
-        name = registered_model_name(loop)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        location = self._artifacts.absolute().as_uri() if self._sqlite_file() else None
-        try:
-            return str(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            # Another process was a moment earlier.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        return str(client.get_experiment_by_name(name).experiment_id)
-
-    def _client(self) -> Any:
-        if self._cached is None:
-            # Takes seconds, and many commands don't need it.
-            from mlflow import MlflowClient  # noqa: PLC0415
-
-            _quiet()
-            if self._is_new():
-                self._create()
-            self._cached = MlflowClient(self.tracking_uri, self.tracking_uri)
-        return self._cached
-
-    def _create(self) -> None:
-        """Make the SQLite file aside and link it into place whole.
-
-        Other processes look into the file as soon as it is there, and MLflow would start to set it
-        up a second time if it saw it half done.
-        """
-        from mlflow import MlflowClient  # noqa: PLC0415
-
-        target = self._sqlite_file()
-        assert target is not None
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=target.parent) as staging:
-            fresh = Path(staging) / "mlflow.db"
-            MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}").search_registered_models()
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh, target)
-
-    def _is_new(self) -> bool:
-        file = self._sqlite_file()
-        return file is not None and not file.exists()
-
-    def _sqlite_file(self) -> Path | None:
-        parsed = urlparse(self.tracking_uri)
-        return Path(parsed.path[1:]) if parsed.scheme == "sqlite" else None
 
 
 def _model_file(run_id: str) -> str:
@@ -456,22 +460,3 @@ def _read_change(key: str, value: str) -> Change:
     time = datetime.strptime(key.removeprefix(_CHANGE_TAG), "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
     told = msgspec.json.decode(value, type=dict[str, str])
     return Change(ts=round(time.timestamp() * 1e6), **told)
-
-
-@contextlib.contextmanager
-def _reported(doing: str) -> Iterator[None]:
-    """Turn what MLflow raises into an error of ours, of one line."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise RegistryError(f"the registry failed at {doing}: {first_line}") from error
-
-
-def _quiet() -> None:
-    """Keep MLflow's and Alembic's set-up chatter off the terminal; warnings still show."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -8,12 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.join import join
 from croupier.offline.lake import SCHEMAS, Lake
+from croupier.offline.sink import sink
+from croupier.policy.loop import LoopConfig
+from tests.offline.logs import EPOCH_US, append, decision, outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ("champion_of", "generation_row", "homepage", "newsletter", "write_lake")
+    from croupier.policy.events import Event
+
+__all__ = (
+    "champion_of",
+    "generation_row",
+    "homepage",
+    "newsletter",
+    "write_delays",
+    "write_lake",
+)
 
 _FIRST_NIGHT = datetime(2026, 10, 1, 2, 10, tzinfo=UTC)
 
@@ -28,6 +43,26 @@ def write_lake(data_dir: Path, rows: list[dict[str, Any]]) -> None:
     """Put rows in the place of the generations table of a data directory."""
     frame = pl.DataFrame(rows, schema=SCHEMAS["generations"])
     Lake(data_dir / "lake").replace("generations", frame)
+
+
+def write_delays(data_dir: Path, delays_s: Sequence[float | None], loop: str = "homepage") -> None:
+    """Log, sink and join decisions of a month ago, each with an outcome that came after a delay.
+
+    None stands for an outcome that never came.
+    """
+    month_us = 30 * 86_400_000_000
+    events: list[Event] = []
+    for number, delay in enumerate(delays_s):
+        made = decision(f"{loop}-{number}", EPOCH_US + number, loop=loop)
+        events.append(made)
+        if delay is not None:
+            ts = made.ts + round(1e6 * delay)
+            events.append(outcome(made.decision_id, f"o-{made.decision_id}", ts, loop=loop))
+    lake = Lake(data_dir / "lake")
+    with SqliteEventLog(data_dir / "log", synchronous="normal") as log, lake.lock():
+        append(log, events)
+        sink(log, lake)
+        join(lake, loop, LoopConfig(), EPOCH_US + month_us)
 
 
 def champion_of(rows: list[dict[str, Any]]) -> dict[str, Any]:

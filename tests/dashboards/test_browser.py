@@ -19,7 +19,13 @@ import pytest
 import urllib3
 from playwright.sync_api import expect, sync_playwright
 
-from tests.dashboards.lakes import champion_of, homepage, newsletter, write_lake
+from tests.dashboards.lakes import (
+    champion_of,
+    homepage,
+    newsletter,
+    write_delays,
+    write_lake,
+)
 from tests.processes import free_port
 
 if TYPE_CHECKING:
@@ -34,6 +40,10 @@ from pathlib import Path
 from croupier.dashboards.launch import run_dashboard
 sys.exit(run_dashboard(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2])))
 """
+
+# Where a page that is not the first is opened by its address, Streamlit looks for its server below
+# the page, before it looks where it is.
+_LOOKING = re.compile(r"/delays/_stcore/(health|host-config)$")
 
 _CHROMIUM_FLAGS = [
     "--headless",
@@ -93,6 +103,7 @@ def browser() -> Iterator[Browser]:
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data_dir = tmp_path_factory.mktemp("data")
     write_lake(data_dir, homepage() + newsletter())
+    write_delays(data_dir, [30.0] * 60 + [7200.0] * 40, loop="homepage")
     with running_dashboard(data_dir) as (url, _):
         yield url
 
@@ -109,7 +120,9 @@ class Visit:
         self.page.on(
             "console",
             lambda message: (
-                self.complaints.append(message.text) if message.type == "error" else None
+                self.complaints.append(message.text)
+                if message.type == "error" and not _LOOKING.search(message.location["url"])
+                else None
             ),
         )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -191,6 +204,33 @@ def test_a_shared_address_opens_its_loop(browser: Browser, dashboard: str) -> No
     with visit(browser, f"{dashboard}/?loop=newsletter") as seen:
         seen.settle()
         assert seen.metric("Decisions served") == "902"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_delays_are_a_page_of_their_own(browser: Browser, dashboard: str, width: int) -> None:
+    with visit(browser, f"{dashboard}/delays", width=width) as seen:
+        seen.settle()
+        expect(seen.page).to_have_url(re.compile(r"/delays\?loop=homepage$"))
+        assert seen.metric("Half have come by") == "30 s"
+        assert seen.metric("90 % have come by") == "2 h"
+        assert seen.metric("Decisions with an outcome") == "100"
+        chart = seen.page.get_by_test_id("stVegaLiteChart")
+        expect(chart.locator("canvas, svg.marks")).to_have_count(1)
+        expect(seen.page.get_by_test_id("stDataFrame")).to_be_visible()
+        chart.locator('path[aria-label*="Delay: 30 s;"]').hover()
+        tooltip = seen.page.locator("#vg-tooltip-element")
+        expect(tooltip).to_contain_text("60.0 %")
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert seen.page.evaluate(overflow) == 0
+
+
+def test_the_menu_leads_from_page_to_page(browser: Browser, dashboard: str) -> None:
+    with visit(browser, dashboard) as seen:
+        seen.settle()
+        seen.page.get_by_test_id("stSidebarNav").get_by_role("link", name="Delays").click()
+        expect(seen.page).to_have_url(re.compile(r"/delays"))
+        seen.settle()
+        assert seen.metric("Half have come by") == "30 s"
 
 
 def test_an_empty_data_directory_says_how_to_fill_it(browser: Browser, tmp_path: Path) -> None:

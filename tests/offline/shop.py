@@ -11,7 +11,7 @@ import numpy as np
 from croupier.eventlog.log import Record
 from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.offline.lake import Lake
-from croupier.offline.nightly import Nightly, NightlyConfig, NightlyReport
+from croupier.offline.nightly import Nightly, NightlyConfig
 from croupier.offline.registry import Registry
 from croupier.policy.events import Outcome
 from croupier.policy.exploration import EpsilonGreedy
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from croupier.offline.night import NightlyReport
     from croupier.policy.events import Event
 
 CONFIG = LoopConfig(

@@ -24,6 +24,7 @@ from croupier.policy.oracle import (
     RidgeConfig,
     SklearnConfig,
     VowpalWabbitConfig,
+    VowpalWabbitModelConfig,
 )
 from tests.offline.shop import Shop
 from tests.offline.worlds import random_world
@@ -43,6 +44,10 @@ ORACLES: dict[str, OracleConfig] = {
     "ridge": RidgeConfig(encoder=BITS),
     "bootstrap": BootstrapConfig(base=VOWPAL, members=3),
     "cover": CoverConfig(encoder=BITS, members=3),
+    "sklearn": SklearnConfig(
+        estimator="sklearn.linear_model.SGDClassifier", params={"loss": "log_loss"}, encoder=BITS
+    ),
+    "vowpal_wabbit_model": VowpalWabbitModelConfig(arguments="-q ca --nn 2", encoder=BITS),
 }
 JUDGES = 0.3
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -307,6 +312,7 @@ def test_too_little_to_judge_on_leaves_a_challenger(tmp_path: Path) -> None:
         (SklearnConfig(), "loops.shop.oracle"),
         (BootstrapConfig(base=SklearnConfig()), "loops.shop.oracle"),
         (VowpalWabbitConfig(passes=2), "loops.shop.oracle.passes"),
+        (VowpalWabbitModelConfig(passes=2), "loops.shop.oracle.passes"),
         (BootstrapConfig(base=VowpalWabbitConfig(passes=3)), "loops.shop.oracle.base.passes"),
     ],
 )

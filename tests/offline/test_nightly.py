@@ -12,7 +12,7 @@ import pytest
 
 from croupier.offline.gate import GateConfig
 from croupier.offline.lake import LakeLockedError
-from croupier.offline.nightly import LoopNight, Nightly, NightlyConfig
+from croupier.offline.nightly import Nightly, NightlyConfig
 from croupier.offline.registry import Registry
 from croupier.offline.retrain import is_judged, learner_folds, retrain
 from croupier.policy.errors import GenerationError, InvalidInputError
@@ -33,6 +33,8 @@ from tests.offline.worlds import SECOND, World, random_world
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from croupier.offline.night import LoopNight
 
 
 # Of MLflow's own making.
@@ -75,7 +77,7 @@ def template(history: History, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     shutil.copy(history.shop.root / "mlflow.db", path)
     registry = Registry(f"sqlite:///{path}", path.parent)
-    client = registry._client()
+    client = registry._tracking.client()
     client.rename_registered_model("croupier-shop", "something-else")
     experiment = client.get_experiment_by_name("croupier-shop")
     client.rename_experiment(experiment.experiment_id, "something-else")
@@ -182,7 +184,7 @@ def test_the_run_alone_is_enough_to_make_a_generation_again(
 ) -> None:
     """From what MLflow holds and the lake, which has grown since (invariant 3)."""
     shop = history.shop
-    run = shop.registry._client().get_run(shop.rows()[2]["run_id"])
+    run = shop.registry._tracking.client().get_run(shop.rows()[2]["run_id"])
     params = run.data.params
     assert params["generation"] == "2"
     again = retrain(

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from croupier.offline.registry import Change, Registry, RegistryError
+from croupier.offline.registry import Change, Registry
+from croupier.offline.tracking import RegistryError
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.events import Action
 from croupier.policy.exploration import Conservative, SquareCB

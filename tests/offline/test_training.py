@@ -27,6 +27,7 @@ from croupier.policy.oracle import (
     SklearnConfig,
     SklearnOnnxConfig,
     VowpalWabbitConfig,
+    VowpalWabbitModelConfig,
     make_oracle,
 )
 from croupier.policy.training import TrainingConfig
@@ -285,8 +286,9 @@ class TestStart:
             VowpalWabbitConfig(encoder=ENCODER),
             CoverConfig(members=2, encoder=ENCODER),
             RidgeConfig(encoder=ENCODER),
+            VowpalWabbitModelConfig(arguments="--lrq ca3 --power_t 0.3", encoder=ENCODER),
         ],
-        ids=["vowpal_wabbit", "cover", "ridge"],
+        ids=["vowpal_wabbit", "cover", "ridge", "vowpal_wabbit_model"],
     )
     def test_from_the_champion_is_continued_training(
         self, tmp_path: Path, history: pl.DataFrame, oracle: OracleConfig

@@ -24,7 +24,6 @@ from croupier.policy.oracle import (
     VowpalWabbitModelOracle,
     VowpalWabbitOracle,
     load_oracle,
-    make_online_oracle,
 )
 from tests.policy.training import random_request, random_rows, vw_examples, vw_rewards
 
@@ -382,10 +381,6 @@ class TestRefusal:
     def test_before_it_is_fitted(self) -> None:
         with pytest.raises(GenerationError, match="not fitted"):
             VowpalWabbitModelOracle(config("--nn 3")).score({}, [Action("a")])
-
-    def test_to_learn_online(self) -> None:
-        with pytest.raises(InvalidInputError, match=r"learns online.*got vowpal_wabbit_model"):
-            make_online_oracle(config("--nn 3"))
 
     def test_of_a_model_is_all_that_is_left_of_the_learner(self, tmp_path: Path) -> None:
         """The oracle that was fitted and the one that was loaded are scored alike."""

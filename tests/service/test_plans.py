@@ -252,7 +252,7 @@ def check_that_served_generations_are_kept(server: Server, registry: Registry) -
 
 def check_that_a_canary_without_a_share_is_left_out(server: Server, registry: Registry) -> None:
     """Somebody has used MLflow's own pages, and knows of aliases alone."""
-    client = registry._client()
+    client = registry._tracking.client()
     client.delete_registered_model_tag("croupier-digits", "croupier.canary_share")
     follows(server, generation=9, canary=None, shadow=2)
     wait_until(lambda: "croupier.canary_share" in server.readiness()["registry"])

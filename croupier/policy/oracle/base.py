@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Action, Features
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = (
     "TrainingRow",
     "check_rows",
     "checked",
+    "not_online",
     "require",
 )
 
@@ -83,7 +84,7 @@ class OnlineOracle(Oracle, Protocol):
     """An oracle that can be taught one interaction after the other.
 
     One that knows nothing yet comes from :func:`make_online_oracle`, or from ``partial_fit([])``:
-    every estimate is 0 until there are rows.
+    every weight is 0 until there are rows, and so is every estimate, or 1/2 of a classifier.
     """
 
     def partial_fit(self, rows: Sequence[TrainingRow]) -> OnlineOracle:
@@ -158,6 +159,11 @@ def checked(rows: Sequence[TrainingRow], *, some: bool = True) -> Iterator[Train
         ):
             raise _refusal(position, row)
         yield row
+
+
+def not_online(why: str) -> GenerationError:
+    """The error for an oracle that can't learn any further."""
+    return GenerationError(f"the oracle can't learn online: {why}; fit it anew")
 
 
 def _refusal(position: int, row: TrainingRow) -> InvalidInputError:

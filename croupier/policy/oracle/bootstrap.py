@@ -8,7 +8,7 @@ import numpy as np
 
 from croupier.policy.errors import NotEnoughDataError
 from croupier.policy.estimates import Estimates
-from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
+from croupier.policy.oracle.base import OracleConfigBase, check_rows, not_online, require
 from croupier.policy.oracle.design import design_of
 from croupier.policy.oracle.scikit_learn import SklearnConfig, fit_linear
 from croupier.policy.oracle.tables import EnsembleOracle
@@ -18,7 +18,6 @@ from croupier.policy.oracle.vowpal_wabbit import (
     RegressionExample,
     VowpalWabbitConfig,
     lesson_of,
-    not_online,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +61,8 @@ class BootstrapConfig(OracleConfigBase, frozen=True, tag="bootstrap"):
 
     @property
     def learns_online(self) -> bool:
-        """If the base does."""
-        return self.base.learns_online
+        """If the base is one of Vowpal Wabbit's: members of the other kind are fitted at once."""
+        return isinstance(self.base, VowpalWabbitConfig)
 
     @property
     def weighs_propensities(self) -> bool:

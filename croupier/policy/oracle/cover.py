@@ -11,7 +11,7 @@ from croupier.policy.encoding import EncoderConfig
 from croupier.policy.estimates import Estimates
 from croupier.policy.exploration.base import share_of_best
 from croupier.policy.exploration.ensembles import cover_floor
-from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
+from croupier.policy.oracle.base import OracleConfigBase, check_rows, not_online, require
 from croupier.policy.oracle.tables import EnsembleOracle
 from croupier.policy.oracle.vowpal_wabbit import (
     BanditLearner,
@@ -19,7 +19,6 @@ from croupier.policy.oracle.vowpal_wabbit import (
     VowpalWabbitConfig,
     action_examples,
     lesson_of,
-    not_online,
 )
 
 if TYPE_CHECKING:

@@ -42,8 +42,8 @@ OracleConfig: TypeAlias = (
     | DistilledConfig
 )
 
-# These have no partial_fit at all; a bootstrap has one that depends on its base.
-_LEARN_AT_ONCE = (SklearnOracle, SklearnOnnxOracle, VowpalWabbitModelOracle, DistilledOracle)
+# These have no partial_fit at all; that of others depends on what they are configured with.
+_LEARN_AT_ONCE = (SklearnOnnxOracle, DistilledOracle)
 # Everything that NumPy, zipfile and msgspec were seen to raise on damaged files.
 _UNREADABLE = (
     ArithmeticError,
@@ -122,11 +122,18 @@ def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> Online
     """
     oracle = make_oracle(config, random_state=random_state)
     if isinstance(oracle, _LEARN_AT_ONCE) or not config.learns_online:
-        base = " of sklearn" if isinstance(config, BootstrapConfig) else ""
+        of = ""
+        if isinstance(config, BootstrapConfig):
+            of = " of sklearn"
+        elif isinstance(config, SklearnConfig):
+            of = f" with {config.estimator}"
+        elif isinstance(config, VowpalWabbitModelConfig):
+            of = f" under {config.arguments!r}"
         raise InvalidInputError(
             "oracle",
-            f"expected one that learns online (vowpal_wabbit, ridge, cover, or a bootstrap of "
-            f"vowpal_wabbit), got {config.__struct_config__.tag}{base}",
+            f"expected one that learns online (vowpal_wabbit, vowpal_wabbit_model, ridge, cover, a "
+            f"bootstrap of vowpal_wabbit, or sklearn with SGDRegressor or SGDClassifier, neither "
+            f"averaged nor adaptive), got {config.__struct_config__.tag}{of}",
         )
     return oracle.partial_fit([])
 

@@ -10,7 +10,13 @@ import numpy as np
 
 from croupier.policy.encoding import EncodedDecision, EncoderConfig
 from croupier.policy.errors import GenerationError
-from croupier.policy.oracle.base import OracleConfigBase, check_rows, checked, require
+from croupier.policy.oracle.base import (
+    OracleConfigBase,
+    check_rows,
+    checked,
+    not_online,
+    require,
+)
 from croupier.policy.oracle.tables import LinearOracle, require_usable
 
 if TYPE_CHECKING:
@@ -36,7 +42,7 @@ __all__ = (
     "action_examples",
     "bandit_examples",
     "lesson_of",
-    "not_online",
+    "resumed",
 )
 
 READ_OUT_ROWS = 50
@@ -258,7 +264,7 @@ class BanditLearner:
         self._workspace = (
             _workspace(reduction, bits, config.learning_rate, random_state)
             if model is None
-            else _resumed(model[_COUNTS.size :])
+            else resumed(model[_COUNTS.size :])
         )
         self._size = 1 << config.encoder.bits
         self._shrinks = config.l2 > 0
@@ -370,7 +376,7 @@ class CostLearner:
         self._workspace = (
             _workspace("", encoder.bits, learning_rate, random_state)
             if model is None
-            else _resumed(model)
+            else resumed(model)
         )
         self._size = 1 << encoder.bits
 
@@ -490,11 +496,6 @@ def action_examples(decision: EncodedDecision) -> list[Any]:
     return examples
 
 
-def not_online(why: str) -> GenerationError:
-    """The error for an oracle that can't learn any further."""
-    return GenerationError(f"the oracle can't learn online: {why}; fit it anew")
-
-
 def _workspace(reduction: str, bits: int, learning_rate: float, random_state: int) -> Any:
     # Vowpal Wabbit takes a while to import, and not every process learns.
     import vowpal_wabbit_next as vw  # noqa: PLC0415
@@ -506,7 +507,7 @@ def _workspace(reduction: str, bits: int, learning_rate: float, random_state: in
     return vw.Workspace(arguments.split())
 
 
-def _resumed(model: bytes) -> Any:
+def resumed(model: bytes) -> Any:
     """A workspace that goes on where the one ended that was serialized."""
     import vowpal_wabbit_next as vw  # noqa: PLC0415
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError
-from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
+from croupier.policy.oracle.base import OracleConfigBase, check_rows, not_online, require
 from croupier.policy.oracle.encoded import not_fitted
 from croupier.policy.oracle.models import ModelOracle
-from croupier.policy.oracle.vowpal_wabbit import bandit_examples
+from croupier.policy.oracle.vowpal_wabbit import bandit_examples, resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,6 +120,35 @@ _ALLOWED: dict[str, _Form | None] = {
 }
 
 
+# Of these, the ones under which a model that was read back learns on as the learner would have, bit
+# for bit. With the others Vowpal Wabbit's file lacks something: of networks, factors and ensembles
+# the state of their own, of losses the bounds that predictions keep to, of ftrl its parameters.
+_RESUMED = frozenset(
+    {
+        "quadratic",
+        "cubic",
+        "interactions",
+        "ignore_linear",
+        "lrq",
+        "lrqfa",
+        "clip_p",
+        "ftrl",
+        "coin",
+        "pistol",
+        "sgd",
+        "adaptive",
+        "normalized",
+        "power_t",
+        "initial_t",
+        "initial_weight",
+        "random_weights",
+    }
+)
+# And the ones under which a learner is changed by being saved or asked, so that what it comes to
+# depends on how often that was done.
+_AT_ONCE = frozenset({"bootstrap", "bs_type", "freegrad", "invariant"})
+
+
 class VowpalWabbitModelConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit_model"):
     """Parameters of :class:`VowpalWabbitModelOracle`.
 
@@ -148,6 +177,22 @@ class VowpalWabbitModelConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit_
     encoder: EncoderConfig = EncoderConfig()
 
     @property
+    def learns_online(self) -> bool:
+        """Whether what is learned in parts is what is learned at once."""
+        return self._names.isdisjoint(_AT_ONCE)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the model file holds all that Vowpal Wabbit needs to go on."""
+        return self.cb_type != "dr" and self._names <= _RESUMED
+
+    @property
+    def _names(self) -> set[str]:
+        """Of the arguments."""
+        given = parse_arguments(self.arguments)
+        return {each.removeprefix("--").partition("=")[0] for each in given}
+
+    @property
     def weighs_propensities(self) -> bool:
         """That is what `cb_type` says."""
         return True
@@ -166,6 +211,9 @@ class VowpalWabbitModelOracle(ModelOracle):
     Vowpal Wabbit saves it, and what was saved is what scores, in the process that has fitted it
     too. One decision is scored at a time: a workspace is not made for several threads.
 
+    What has learned stays in memory, to be taught further; once it was saved it can be, where the
+    model file holds all of it.
+
     Attributes
     ----------
     model_
@@ -175,6 +223,7 @@ class VowpalWabbitModelOracle(ModelOracle):
     config: VowpalWabbitModelConfig
     file_name = "model.vw"
     _scorer: _Scorer | None = None
+    _workspace: Any = None
 
     def fit(self, rows: Sequence[TrainingRow]) -> VowpalWabbitModelOracle:
         """Learn from interactions in the given order.
@@ -195,8 +244,34 @@ class VowpalWabbitModelOracle(ModelOracle):
         for _ in range(self.config.passes):
             for row, decision in encoded:
                 learner.learn_one(bandit_examples(row, decision))
-        self.serve(learner.serialize())
-        self._require_parity(_Scorer(learner), [each for _, each in encoded[-_CHECKED_ROWS:]])
+        self._take_over(learner, encoded)
+        return self
+
+    def partial_fit(self, rows: Sequence[TrainingRow]) -> VowpalWabbitModelOracle:
+        """Learn from further interactions, each of them once.
+
+        With no rows, an oracle that was not fitted starts with what Vowpal Wabbit starts with.
+        With one pass, ``fit`` and ``partial_fit`` in turn give what one ``fit`` of all rows gives,
+        bit for bit.
+
+        Raises
+        ------
+        InvalidInputError
+            If a row's chosen index, propensity, reward or weight can't be.
+        GenerationError
+            As :meth:`fit` does, or if what is learned in parts would be something else, or the
+            oracle was loaded and its model doesn't hold all that was learned.
+        """
+        if not self.config.learns_online:
+            raise not_online(f"under {self.config.arguments!r} it is fitted to all rows at once")
+        check_rows(rows, some=False)
+        encoded = [(row, self._encoder.encode(row.context, row.actions)) for row in rows]
+        learner = self._going_on()
+        for row, decision in encoded:
+            learner.learn_one(bandit_examples(row, decision))
+        if encoded or self._scorer is None:
+            self._take_over(learner, encoded)
+        self._workspace = learner
         return self
 
     def serve(self, model: bytes) -> None:
@@ -217,6 +292,24 @@ class VowpalWabbitModelOracle(ModelOracle):
         if self._scorer is None:
             raise not_fitted()
         return self._scorer.rewards(decision)
+
+    def _take_over(
+        self, learner: Any, encoded: Sequence[tuple[TrainingRow, EncodedDecision]]
+    ) -> None:
+        """Score with what a learner has learned, as it is saved."""
+        self.serve(bytes(learner.serialize()))
+        self._require_parity(_Scorer(learner), [each for _, each in encoded[-_CHECKED_ROWS:]])
+        self._workspace = learner
+
+    def _going_on(self) -> Any:
+        """What learns on from here."""
+        if self._workspace is not None:
+            return self._workspace
+        if self.model_ is None:
+            return self._learner()
+        if not self.config.resumes:
+            raise not_online("Vowpal Wabbit's model file doesn't hold all that goes on")
+        return resumed(self.model_)
 
     def _learner(self) -> Any:
         import vowpal_wabbit_next as vw  # noqa: PLC0415

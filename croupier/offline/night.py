@@ -1,0 +1,75 @@
+"""A night: what it brings for every loop, and how its progress is followed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from croupier.offline.evaluate import Evaluation
+from croupier.offline.gate import Verdict
+from croupier.offline.imitation import Imitation
+from croupier.offline.join import JoinReport
+from croupier.offline.retention import RetentionReport
+from croupier.offline.sink import SinkReport
+from croupier.policy.oracle import Fidelity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+__all__ = ("LoopNight", "NightlyReport", "Steps")
+
+
+class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
+    """What the night brought for one loop.
+
+    Attributes
+    ----------
+    loop, join
+        The loop and its join.
+    champion
+        Number of the generation that is champion afterwards.
+    challenger, evaluation, verdict
+        What was trained and how it was judged; None where there was too little data, or nothing
+        that hadn't been there before.
+    imitation
+        How an apprentice was judged, instead of by an evaluation.
+    fidelity
+        How well the challenger's table stands for the oracle it was distilled from; None of any
+        other kind.
+    resumed
+        Whether the challenger was trained by an earlier night, which did not come to judge it.
+    skipped
+        Why nothing was trained, or why what was trained was not judged; None if all was done.
+    failed
+        Why training or judging broke off; None unless it did. Other loops go on.
+    """
+
+    loop: str
+    join: JoinReport
+    champion: int
+    challenger: int | None = None
+    resumed: bool = False
+    evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
+    imitation: Imitation | None = None
+    fidelity: Fidelity | None = None
+    skipped: str | None = None
+    failed: str | None = None
+
+
+class NightlyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a night brought."""
+
+    sink: SinkReport
+    loops: list[LoopNight]
+    retention: RetentionReport
+
+
+class Steps(Protocol):
+    """Shows the progress of a named step."""
+
+    def __call__(self, label: str, /) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Progress of one step: a context manager that gives a function of (done, in all)."""
+        ...
