@@ -40,10 +40,11 @@ from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from croupier.eventlog.log import EventLog, LogPartition
     from croupier.offline.ope import Estimate
+    from croupier.offline.ope.diagnostics import SupportLimits
 
 __all__ = ("register",)
 
@@ -206,6 +207,9 @@ def evaluate_command(
     generation: Annotated[
         int | None, typer.Option(help="A registered generation, against the champion.")
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option(help="Give figures even of a log that can't tell what they should be.")
+    ] = False,
     json: JsonOption = False,
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
@@ -213,7 +217,8 @@ def evaluate_command(
     """Estimate from the log what a policy is worth, with intervals.
 
     Without --generation a policy is trained on one half of the log and evaluated on the other,
-    beside the policy that made the log.
+    beside the policy that made the log. Where the log says too little about a policy, the reasons
+    are given instead of figures.
     """
     session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
     evaluations = {}
@@ -231,9 +236,14 @@ def evaluate_command(
         for name, evaluation in evaluations.items()
     }
     logged = {name: _logged_value(session, name) for name in evaluations}
+    refused = {} if anyway else _refused(evaluations, session.config.nightly.gate)
     facts = {
         name: {
-            **msgspec.to_builtins(evaluation),
+            **(
+                {"loop": name, "rows": evaluation.rows, "refused": refused[name]}
+                if name in refused
+                else msgspec.to_builtins(evaluation)
+            ),
             "logged": msgspec.to_builtins(logged[name]),
             "verdict": msgspec.to_builtins(verdicts[name]),
         }
@@ -248,9 +258,22 @@ def evaluate_command(
                 f"{100 * whole.confidence:g} % interval {interval(whole.lower, whole.upper)} "
                 f"({whole.n:,} interactions, {whole.nonzero_rewards:,} with a reward)"
             )
-            show_evaluation(session, evaluation, verdicts[name])
+            if name not in refused:
+                show_evaluation(session, evaluation, verdicts[name])
+            for reason in refused.get(name, ()):
+                session.output.remark(f"{name}: no figures (--anyway gives them): {reason}")
 
     session.output.result(facts, show)
+    raise typer.Exit(1 if refused else 0)
+
+
+def _refused(evaluations: Mapping[str, Evaluation], limits: SupportLimits) -> dict[str, list[str]]:
+    """What speaks against giving figures, of the loops of which anything does."""
+    found = {
+        name: [each for policy in evaluation.policies for each in policy.objections(limits)]
+        for name, evaluation in evaluations.items()
+    }
+    return {name: reasons for name, reasons in found.items() if reasons}
 
 
 def promote(

@@ -472,9 +472,9 @@ class Nightly:
         """Train a challenger, or take one that an earlier night has left, and judge it."""
         loop = night.loop
         last = self._last_trained(loop)
-        idle = self._nothing_new(loop, last)
-        if idle is None and due_only:
-            idle = self.not_due(loop, now_us)
+        idle = self.not_due(loop, now_us) if due_only else None
+        if idle is None:
+            idle = self._nothing_new(loop, last)
         if idle is None:
             with steps(f"{loop}: train") as progress:
                 challenger = self.train(loop, now_us=now_us)

@@ -254,9 +254,26 @@ def test_a_generation_is_evaluated_against_the_champion(command: Command) -> Non
     assert "no generation 9" in command.refused("evaluate", "--generation", 9)
 
 
+def test_a_log_that_says_too_little_gives_reasons_and_no_figures(command: Command) -> None:
+    strict = CONFIG + "[nightly.gate]\nmin_ess = 100000\n"
+    (command.directory / "croupier.toml").write_text(strict)
+    asked = ("evaluate", "--generation", 1)
+    told = command(*asked)
+    assert told.code == 1
+    assert "no figures (--anyway gives them): effective sample size" in told.out
+    assert "difference" not in told.out
+    facts = command(*asked, "--json").facts["shop"]
+    assert facts.keys() == {"loop", "rows", "refused", "logged", "verdict"}
+    assert all("effective sample size" in each for each in facts["refused"])
+    anyway = command(*asked, "--anyway")
+    assert anyway.code == 0
+    assert "difference" in anyway.out
+
+
 def test_promotions_by_hand(command: Command) -> None:
     """What the gate decides is in the exit code; what a person decides is on record."""
     champion = command("nightly", "--json").facts["loops"][0]["champion"]
+    assert command("retrain", "--loop", "shop").code == 0
     assert "reason: expected why the gate" in command.refused("promote", "shop", 2, "--override")
     # Hardly better than the champion, if at all; another margin makes it plain.
     strict = CONFIG + "[nightly.gate]\nmargin = 0.9\n"

@@ -136,7 +136,9 @@ def test_a_tail_that_is_too_heavy_is_objected_to() -> None:
     found = diagnostics(weight / weight.mean())
     assert found.tail_index is not None
     assert found.tail_index == pytest.approx(1 / 1.1, abs=0.15)
-    assert any("tail of index" in each for each in objections("b", found, SupportLimits()))
+    (said,) = objections("b", found, SupportLimits(max_tail_index=0.7, min_ess=1.0))
+    assert "tail of index" in said
+    assert objections("b", found, SupportLimits(min_ess=1.0)) == []
 
 
 def test_bounded_weights_have_no_heavy_tail() -> None:

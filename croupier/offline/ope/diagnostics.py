@@ -44,16 +44,17 @@ class SupportLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_deficient
         Largest share of the policy's choices, in [0, 1], that the log could never have shown.
     max_tail_index
-        Largest index of the weights' tail, where nothing else bounds them. From 0.7 on, means
-        converge so slowly that no number of rows that can be had makes an estimate or its interval
-        reliable (Vehtari et al. 2024).
+        Largest index of the weights' tail, where nothing else bounds them; any if None. From 0.7
+        on, means converge so slowly that no number of rows that can be had makes an estimate or its
+        interval reliable (Vehtari et al. 2024). Weights of few different sizes look like a heavy
+        tail without being one, so it isn't asked unless told to.
     mean_weight_level
         How often, at most, right propensities are to be objected to since the mean weight is not 1.
     """
 
     min_ess: float = 50.0
     max_deficient: float = 0.01
-    max_tail_index: float = 0.7
+    max_tail_index: float | None = None
     mean_weight_level: float = 0.001
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class SupportLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"min_ess must be at least 1, got {self.min_ess}")
         if not 0.0 <= self.max_deficient <= 1.0:
             raise ValueError(f"max_deficient must be in [0, 1], got {self.max_deficient}")
-        if not self.max_tail_index > 0.0:
+        if self.max_tail_index is not None and not self.max_tail_index > 0.0:
             raise ValueError(f"max_tail_index must be above 0, got {self.max_tail_index}")
         if not 0.0 < self.mean_weight_level < 1.0:
             raise ValueError(f"mean_weight_level must be in (0, 1), got {self.mean_weight_level}")
@@ -221,10 +222,11 @@ def objections(
             f"the mean weight of {name} is {found.mean_weight:.3f}, further from 1 than chance can "
             f"explain: propensities are wrong, or the log lacks actions"
         )
-    if largest == math.inf and (found.tail_index or 0.0) > limits.max_tail_index:
+    heaviest = math.inf if limits.max_tail_index is None else limits.max_tail_index
+    if largest == math.inf and (found.tail_index or 0.0) > heaviest:
         against.append(
             f"the weights of {name} have a tail of index {found.tail_index:.2f}, above "
-            f"{limits.max_tail_index:g}: the rows that matter most have not been seen yet"
+            f"{heaviest:g}: the rows that matter most have not been seen yet"
         )
     return against
 
