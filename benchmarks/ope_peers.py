@@ -18,8 +18,11 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import json
+import resource
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,10 @@ ROWS, ACTIONS, POSITIONS = 120, 4, 3
 
 
 def main() -> None:
-    """Write all figures to the file that the command names."""
+    """Write all figures to the file that the command names, or time one estimate."""
+    if sys.argv[1] == "--time":
+        _time(Path(sys.argv[2]), sys.argv[3])
+        return
     rng = np.random.default_rng(SEED)
     log, slates = _log(rng), _slates(rng)
     found = {
@@ -47,6 +53,44 @@ def main() -> None:
         "vw": _vw(log, slates),
     }
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _time(folder: Path, name: str) -> None:
+    """Say what one estimate from the arrays in a folder is, and takes; for benchmarks.ope."""
+    module, _ = _modules()
+    reward, action, logging, target, q = (
+        np.load(folder / f"{each}.npy") for each in ("reward", "action", "logging", "target", "q")
+    )
+    estimator = {
+        "ips": module.InverseProbabilityWeighting,
+        "snips": module.SelfNormalizedInverseProbabilityWeighting,
+        "dm": module.DirectMethod,
+        "dr": module.DoublyRobust,
+        "sndr": module.SelfNormalizedDoublyRobust,
+        "switch-dr": lambda: module.SwitchDoublyRobust(tau=2.0),
+        "dros": lambda: module.DoublyRobustWithShrinkage(lambda_=2.0),
+    }[name]()
+    before, start = _peak_mib(), time.perf_counter()
+    rows = np.arange(len(reward))
+    given = {
+        "reward": reward,
+        "action": action,
+        "pscore": logging[rows, action],
+        "action_dist": target[:, :, None],
+        "position": np.zeros(len(reward), dtype=int),
+        "estimated_rewards_by_reg_model": q[:, :, None],
+    }
+    taken = inspect.signature(estimator.estimate_policy_value).parameters
+    if "kwargs" not in taken:
+        given = {key: value for key, value in given.items() if key in taken}
+    value = float(estimator.estimate_policy_value(**given))
+    seconds = time.perf_counter() - start
+    told = {"value": value, "seconds": seconds, "mib": _peak_mib() - before}
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _log(rng: np.random.Generator) -> dict[str, Any]:
