@@ -160,7 +160,7 @@ def test_figures_say_what_they_rest_on(world: World, log: pl.DataFrame) -> None:
     for estimate in evaluation.policies[1].estimates.values():
         assert (estimate.confidence, estimate.n, estimate.max_weight) == (0.8, 600, 4.0)
         assert 100 < estimate.ess < 200
-    assert steps == [(600, 600)]
+    assert steps == [(500, 600), (600, 600)]
 
 
 def test_excluded_actions_are_nobody_s_choice(world: World) -> None:
