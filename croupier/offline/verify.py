@@ -33,6 +33,7 @@ _NAMED = pl.Schema(
         ("id", pl.List(pl.String)),
         ("offset", pl.Int64()),
         ("partition", pl.Int64()),
+        ("forgotten", pl.Boolean()),
     ]
 )
 # What a record is known by in the lake, besides its loop.
@@ -108,16 +109,18 @@ def verify_loop(
         If the log can't be read.
     """
     logged = _logged(lake, log, loop, progress)
+    kept = logged.filter(~pl.col("forgotten"))
     missing = unknown = repeated = 0
     for table in _IDS:
         rows = _rows_of(lake, table, loop)
-        here = logged.filter(pl.col("table") == table)
+        here = pl.col("table") == table
         repeated += len(rows) - rows["id"].n_unique()
-        missing += here.join(rows, on="id", how="anti")["id"].n_unique()
-        unknown += _unknown(rows, here, log, loop)
+        missing += kept.filter(here).join(rows, on="id", how="anti")["id"].n_unique()
+        # A night that was broken off may have noted that it forgets, and not done it yet.
+        unknown += _unknown(rows, logged.filter(here), log, loop)
     checked, wrong = _check_rewards(lake, log, loop, config, share)
     return LoopVerification(
-        records=logged.select(pl.struct("table", "id").n_unique()).item(),
+        records=kept.select(pl.struct("table", "id").n_unique()).item(),
         missing=missing,
         unknown=unknown,
         repeated=repeated,
@@ -138,9 +141,9 @@ def _logged(
         gone = forgotten_before(lake, loop, part)
         for entries in _batches(part, end):
             rows = [
-                (*_named(event), position, part.number)
+                (*_named(event), position, part.number, gone(position, event.ts))
                 for position, event in entries
-                if event is not None and event.loop == loop and not gone(position, event.ts)
+                if event is not None and event.loop == loop
             ]
             frame = pl.DataFrame(rows, schema=_NAMED, orient="row")
             found.append(frame.with_columns(_hash(pl.col("id"))))
