@@ -187,6 +187,8 @@ def _until_stopped(options: _Options, schedule: Schedule) -> None:
     """Do nights until SIGTERM or SIGINT."""
     # Mistakes are told now, and not in the night.
     session = options.session(in_log=True)
+    # Every night's process has its own: a cluster held here would lie idle all day.
+    session.engine.close()
     output = session.output
     with _alone(session.paths.root), stop_on_signals() as stop:
         first = _moment(schedule.first(now_us()))

@@ -76,6 +76,15 @@ def kept_up(exchange: _Exchange) -> Iterator[None]:
         thread.join()
 
 
+def share_with(first: _Exchange, second: _Exchange) -> None:
+    """Wait until a second member has partitions that were the first one's."""
+    deadline = time.monotonic() + PATIENCE_S
+    with kept_up(first):
+        while not second._consumer.assignment():
+            assert time.monotonic() < deadline
+            second._consumer.poll(100)
+
+
 def seen(asker: Asker) -> tuple[list[bytes], list[bytes]]:
     """What has been told and logged, for all to see."""
     return (
@@ -89,11 +98,7 @@ def test_who_has_lost_its_place_can_not_commit(kafka_config: KafkaConfig, asker:
         messages = polled(first, 30)
         before = first._membership
         with closing(member(kafka_config, asker, "second")) as second:
-            deadline = time.monotonic() + PATIENCE_S
-            with kept_up(first):
-                while not second._consumer.assignment():
-                    assert time.monotonic() < deadline
-                    second._consumer.poll(100)
+            share_with(first, second)
             # As if all this had happened since it has polled.
             first._membership = before
             with pytest.raises(CommitFailedError, match="IllegalGeneration"):
@@ -118,15 +123,12 @@ def test_what_was_refused_is_not_committed_with_what_comes_next(
         messages = polled(first, 30)
         stale = first._membership
         with closing(member(kafka_config, asker, "second")) as second:
-            deadline = time.monotonic() + PATIENCE_S
-            with kept_up(first):
-                while not second._consumer.assignment():
-                    assert time.monotonic() < deadline
-                    second._consumer.poll(100)
+            share_with(first, second)
             first._membership = stale
             with pytest.raises(CommitFailedError, match="IllegalGeneration"):
                 first.commit(answers(messages, b"stale"))
             first.abort()
+            deadline = time.monotonic() + PATIENCE_S
             with kept_up(second):
                 while not (found := first.poll(500)):
                     assert time.monotonic() < deadline
