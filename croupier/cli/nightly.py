@@ -169,17 +169,19 @@ def _do(session: Session, options: _Options, steps: Steps) -> list[str]:
 
 def _when_free(session: Session, once: Callable[[], NightlyReport], wait_s: float) -> NightlyReport:
     """Do something once nobody else writes to the lake."""
-    deadline, told = time.monotonic() + wait_s, False
+    deadline = None
     while True:
         try:
             return once()
         except LakeLockedError as error:
+            # Counted from here: what went before the lock was work, and not waiting.
+            if deadline is None:
+                deadline = time.monotonic() + wait_s
+                if wait_s > 0:
+                    session.output.remark(f"waiting: {error}")
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
-            if not told:
-                session.output.remark(f"waiting: {error}")
-            told = True
         time.sleep(min(left, _LOOK_EVERY_S))
 
 
