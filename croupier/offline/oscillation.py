@@ -34,6 +34,7 @@ __all__ = (
     "gaussian_noise",
     "oscillation_test",
     "swings",
+    "swings_of_each",
 )
 
 LEAST_GENERATIONS = 6
@@ -103,7 +104,7 @@ class OscillationTest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def swings(values: ArrayLike) -> Swings:
-    """Statistics of one series, shape (G,), or of several, shape (S, G).
+    """Statistics of one series, shape (G,), or their means over several, shape (S, G).
 
     Raises
     ------
@@ -113,6 +114,11 @@ def swings(values: ArrayLike) -> Swings:
         If there are fewer than :data:`LEAST_GENERATIONS` generations.
     """
     return _as_swings(_statistics(_series("values", values)).mean(axis=0))
+
+
+def swings_of_each(values: ArrayLike) -> list[Swings]:
+    """Statistics of every series by itself; parameters and errors as for :func:`swings`."""
+    return [_as_swings(each) for each in _statistics(_series("values", values))]
 
 
 def oscillation_test(

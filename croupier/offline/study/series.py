@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from sklearn.metrics import log_loss, roc_auc_score
 
+from croupier.offline.calibrate import HeldOut, measure
 from croupier.offline.join import fold_of
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.learner_log import LearnerLog
@@ -23,8 +23,9 @@ from croupier.offline.sink import decision_row
 from croupier.offline.stability import distances
 from croupier.policy.decision import Circumstances, decide
 from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.exploration import Uniform
 from croupier.policy.generation import Generation
-from croupier.policy.traffic import Plan
+from croupier.policy.traffic import Plan, uniform_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,18 +79,30 @@ an action that were tried at least ten times among those that could have been, a
 """
 
 _LOOP = "study"
-_BINS = 10
 _TRIED = 10
-# Below these, logarithms would be of nothing.
-_TINY, _LEAST = 1e-300, 1e-6
+# Whose logarithm is taken in place of that of 0, and counts for nothing.
+_TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What is studied: a loop's configuration under a name."""
+    """What is studied: a loop's configuration under a name.
+
+    Attributes
+    ----------
+    name
+        Of the arm.
+    config
+        Of the loop.
+    logs_uniformly
+        Whether all decisions are uniform, so that what a generation would do has no part in what
+        the next one learns from. The values are those of what it would do: a control, whose
+        generations differ by chance and by nothing else.
+    """
 
     name: str
     config: LoopConfig
+    logs_uniformly: bool = False
 
 
 def run_series(
@@ -124,7 +137,7 @@ def run_series(
     series
         Of :data:`SERIES_SCHEMA`.
     """
-    lake, log = Lake(directory), _Log(seed)
+    lake, log = Lake(directory), _Log(arm, seed)
     serving = Generation(_LOOP, 0, arm.config.exploration, None, None)
     panels, rows = _Panels(), []
     last, learned = None, pl.Series("reward", [], pl.Float64)
@@ -172,7 +185,9 @@ def _trained(
 class _Log:
     """Decisions with their rewards, those known already and those that aren't yet."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, arm: Arm, seed: int) -> None:
+        self._slices = arm.config.uniform_slices
+        self._uniformly = arm.logs_uniformly
         self._seed = seed
         self._count = 0
         self._pending: list[tuple[int, dict[str, Any]]] = []
@@ -181,11 +196,13 @@ class _Log:
         """Decide on every request, and draw its reward."""
         # The same number for a request whatever is done, so that arms differ by what they do.
         luck = np.random.default_rng((self._seed, number)).random(len(traffic))
-        plan, decisions, rewards = Plan(serving), [], []
+        drawn = replace(serving, exploration=Uniform()) if self._uniformly else serving
+        plan, decisions, rewards = Plan(drawn), [], []
         for row, (request, ts_us) in enumerate(
             zip(traffic.requests, traffic.ts_us.tolist(), strict=True)
         ):
-            moment = Circumstances(f"{self._seed}-{number}-{row}", ts_us)
+            share = uniform_share(self._slices, ts_us)
+            moment = Circumstances(f"{self._seed}-{number}-{row}", ts_us, uniform=share)
             decision = decide(request, plan, moment)
             reward = float(luck[row] < traffic.expected[row][decision.chosen])
             decisions.append(decision)
@@ -226,7 +243,11 @@ class _Served:
         }
         if self.decisions[0].scores is not None:
             scores = [each.scores[each.chosen] for each in self.decisions if each.scores]
-            found |= _quality(self.rewards, np.array(scores))
+            of_all = np.ones(len(self.rewards))
+            measured = measure(
+                HeldOut(scores=np.array(scores), rewards=self.rewards, weights=of_all)
+            )
+            found |= {name: measured.get(name) for name in ("auc", "log_loss", "ece")}
         return found
 
     def judge(self, challenger: Generation) -> dict[str, float]:
@@ -294,16 +315,3 @@ def _over(panel: Traffic, value: Callable[[int, FloatArray], float]) -> float:
 
 def _mean(rewards: pl.Series) -> float | None:
     return float(rewards.to_numpy().mean()) if len(rewards) else None
-
-
-def _quality(rewards: FloatArray, scores: FloatArray) -> dict[str, float | None]:
-    """How well estimates tell rewards of 1 from those of 0, and how well they are calibrated."""
-    likely = np.clip(scores, _LEAST, 1.0 - _LEAST)
-    bins = np.minimum((likely * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.abs(np.bincount(bins, rewards - likely, minlength=_BINS))
-    both = 0.0 < rewards.mean() < 1.0
-    return {
-        "auc": float(roc_auc_score(rewards, scores)) if both else None,
-        "log_loss": float(log_loss(rewards, likely, labels=[0.0, 1.0])),
-        "ece": float(gaps.sum() / len(rewards)),
-    }
