@@ -19,6 +19,7 @@ from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.learner_log import LearnerLog
 from croupier.offline.ope import SNIPS, LoggedBatch
 from croupier.offline.retrain import retrain
+from croupier.offline.rewards import FOLDS
 from croupier.offline.sink import decision_row
 from croupier.offline.stability import distances
 from croupier.policy.decision import Circumstances, decide
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-__all__ = ("SERIES_SCHEMA", "Arm", "run_series")
+__all__ = ("JUDGE_SHARE", "SERIES_SCHEMA", "Arm", "run_series")
 
 SERIES_SCHEMA = pl.Schema(
     {
@@ -70,13 +71,17 @@ SERIES_SCHEMA = pl.Schema(
 
 `value` is the true one, the mean over the panel of ``sum_a pmf(a) E[r | a]``, beside that of the
 uniform policy and of the best action; `reward` is what it earned; `snips` with its 95 % interval
-and `ess` is what the log of the generation before says of it. `learned_rows` and `positive_rate`
-are of what it learned from; `auc`, `log_loss` and `ece` of its estimates for what it did then, on
-its own log. `entropy` (nats) and the distances from the generation before are means over the panel,
-`returns` the share of the panel where the most probable action is that of two generations ago and
-not that of the one before. `min_propensity` and `coverage`, the share of the pairs of a segment and
-an action that were tried at least ten times among those that could have been, are of its log.
+and `ess` is what the judge's share of the log of the generation before says of it. `learned_rows`
+and `positive_rate` are of what it learned from; `auc`, `log_loss` and `ece` of its estimates for
+what it did then, on its own log. `entropy` (nats) and the distances from the generation before are
+means over the panel, `returns` the share of the panel where the most probable action is that of two
+generations ago and not that of the one before. `min_propensity` and `coverage`, the share of the
+pairs of a segment and an action that were tried at least ten times among those that could have
+been, are of its log.
 """
+
+JUDGE_SHARE = 0.2
+"""Share of each log that the next generation doesn't learn from, and is judged by."""
 
 _LOOP = "study"
 _TRIED = 10
@@ -155,7 +160,7 @@ def run_series(
         lake.append("interactions", log.known(end_us))
         serving = _trained(lake, arm.config, serving, seed=seed, created_us=end_us)
         learned = LearnerLog(
-            lake, _LOOP, arm.config, 0.0, version=lake.version("interactions")
+            lake, _LOOP, arm.config, JUDGE_SHARE, version=lake.version("interactions")
         ).rows(columns=["reward"])["reward"]
         if progress is not None:
             progress()
@@ -174,7 +179,7 @@ def _trained(
             config,
             number=number,
             parent=serving.number,
-            judge_share=0.0,
+            judge_share=JUDGE_SHARE,
             seed=seed * 10_000 + number,
             created_us=created_us,
         )
@@ -252,13 +257,20 @@ class _Served:
 
     def judge(self, challenger: Generation) -> dict[str, float]:
         """What this log says that another policy is worth."""
-        target = [
-            float(challenger.pmf(request.context, request.actions)[0][decision.chosen])
-            for request, decision in zip(self.traffic.requests, self.decisions, strict=True)
-        ]
+        judges = round(JUDGE_SHARE * FOLDS)
+        reward, propensity, target = [], [], []
+        for row, (request, decision) in enumerate(
+            zip(self.traffic.requests, self.decisions, strict=True)
+        ):
+            # The challenger has learned from all others.
+            if fold_of(decision.decision_id) < judges:
+                pmf, _ = challenger.pmf(request.context, request.actions)
+                reward.append(self.rewards[row])
+                propensity.append(decision.propensity)
+                target.append(pmf[decision.chosen])
         batch = LoggedBatch(
-            reward=self.rewards,
-            propensity=np.array([each.propensity for each in self.decisions]),
+            reward=np.array(reward),
+            propensity=np.array(propensity),
             target_probability=np.array(target),
         )
         estimate = SNIPS().add(batch).result(0.95)
