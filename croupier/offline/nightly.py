@@ -185,8 +185,9 @@ class Nightly:
         """
         config, parent = self.loops[loop], self.registry.champion(loop)
         champion = None
-        if config.training.start == "champion" and parent != 0:
-            champion = self.registry.load(loop, parent, to_learn=True)
+        if config.training.needs_champion and parent != 0:
+            teaches = config.training.start == "champion"
+            champion = self.registry.load(loop, parent, to_learn=teaches)
         spread = Spread(self.config.merge, self.engine) if self.engine.distributed else None
         return retrain(
             self.lake,

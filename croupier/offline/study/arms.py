@@ -87,6 +87,10 @@ def _changed(plain: LoopConfig) -> dict[str, LoopConfig]:
         "balanced": training(class_weight="balanced", calibration="isotonic"),
         "floor": replace(plain, exploration=SquareCB(floor=0.02)),
         "slice": replace(plain, uniform_slices=slices),
+        "TV .1": training(max_total_variation=0.1),
+        "TV .3": training(max_total_variation=0.3),
+        "W = 3, TV .3": training(window_generations=3, max_total_variation=0.3),
+        "W = 6, TV .1": training(window_generations=6, max_total_variation=0.1),
         "W = 6, slice": replace(training(window_generations=6), uniform_slices=slices),
     } | weighted
 

@@ -182,6 +182,7 @@ def _trained(
             judge_share=JUDGE_SHARE,
             seed=seed * 10_000 + number,
             created_us=created_us,
+            champion=serving,
         )
     except NotEnoughDataError:
         return replace(serving, number=number)
