@@ -71,8 +71,9 @@ def rollback_target(
     """
     earlier = _earlier(rows, champion)
     if not earlier:
+        present = "the cold start" if champion == 0 else f"generation {champion}"
         raise InvalidInputError(
-            "loop", f"expected one with an earlier champion; {loop} has none before {champion}"
+            "loop", f"expected one with an earlier champion; {loop} has none before {present}"
         )
     if to is None:
         return earlier[0]

@@ -38,12 +38,13 @@ padding:.75rem 1rem;margin:1rem 0}
 .verdict.passed{border-color:var(--good)}.verdict strong{font-size:1.15rem}
 .verdict ul{margin:.4rem 0 0;padding-left:1.2rem;overflow-wrap:anywhere}
 .objection{color:var(--bad)}
-.wide{overflow-x:auto}
+.wide{overflow-x:auto}.wide svg{min-width:32rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--quiet);padding:.25rem 0}
 th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);
-vertical-align:top;overflow-wrap:anywhere}
-th.n,td.n{text-align:right;white-space:nowrap}
+vertical-align:top;overflow-wrap:break-word;max-width:34rem}
+th:last-child,td:last-child{min-width:7rem}
+th.n,td.n{text-align:right;white-space:nowrap;min-width:0}
 svg{max-width:100%;height:auto;display:block;margin:.5rem 0;font:12px system-ui,sans-serif}
 svg text{fill:var(--ink)}svg .end{text-anchor:end}svg .middle{text-anchor:middle}
 svg .strong{font-weight:600}svg .grid{stroke:var(--line)}
@@ -231,7 +232,7 @@ def _support(judged: Judged, evaluation: Evaluation) -> Iterator[str]:
         '<p class="key"><span class="first"></span>challenger'
         '<span class="second"></span>champion</p>'
     )
-    edges = [number(each) for each in WEIGHT_EDGES]
+    edges = [number(each) if each >= 1.0 else f"1/{1.0 / each:g}" for each in WEIGHT_EDGES]
     yield bar_plot(
         ["0", *(f"≤ {each}" for each in edges), f"> {edges[-1]}"],
         [

@@ -18,6 +18,7 @@ _ROW, _TOP, _BOTTOM = 30, 14, 40
 _BAR_HEIGHT = 200
 _SMALL_WIDTH, _SMALL_HEIGHT = 310, 170
 _TICKS = 5
+_POINT = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,9 @@ class _Scale:
     @classmethod
     def of(cls, values: Sequence[float], first: float, last: float) -> _Scale:
         low, high = min(values, default=0.0), max(values, default=1.0)
-        spare = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
+        # What is left of a subtraction is no range to be looked at.
+        point = high - low <= _POINT * max(abs(low), abs(high), 1.0)
+        spare = (0.1 * abs(high) or 1.0) if point else 0.05 * (high - low)
         return cls(low - spare, high + spare, first, last)
 
     def at(self, value: float) -> float:
@@ -221,7 +224,8 @@ def _x_axis(scale: _Scale, floor: float, axis: str, *, top: float) -> Iterable[s
 
 
 def _svg(width: float, height: float, described: str, parts: Iterable[str]) -> str:
-    return (
+    drawn = (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{escaped(described)}">{"".join(parts)}</svg>'
     )
+    return drawn if width < _WIDTH else f'<div class="wide">{drawn}</div>'

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ("cell", "escaped", "interval", "moment", "number", "table")
 
 _KEPT = frozenset("\n\t")
+# Below it a number is what rounding has left.
+_NOTHING = 1e-15
 
 
 def escaped(text: str) -> str:
@@ -35,6 +37,8 @@ def number(value: float) -> str:
         return "unknown"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    if abs(value) < _NOTHING:
+        return "0"
     if value == round(value) and abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
