@@ -389,11 +389,7 @@ class Nightly(Succession):
         """
         config = self.loops[loop]
         settle = settling(self.lake, loop, config)
-        judged = [is_judged(self.config.judge_share, config.training)]
-        judged += map(unseen_by, generations)
-        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
-        if since is not None:
-            judged.append(pl.col("ts") > since)
+        judged = is_judged(self.config.judge_share, config.training), *map(unseen_by, generations)
         window = window_of(
             self.lake.snapshot("interactions", loop).files,
             lambda files: settle(
@@ -402,7 +398,9 @@ class Nightly(Succession):
             duration=self.config.judge_window,
         )
         rows = settle(current_interactions(self.lake, loop, since=window.since))
-        return rows.filter(*judged, window.within).sort("offset", "decision_id").collect()
+        found = rows.filter(*judged, window.within).sort("offset", "decision_id").collect()
+        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
+        return found if since is None else found.filter(pl.col("ts") > since)
 
     def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
