@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -47,7 +48,7 @@ from croupier.policy.loop import parse_duration
 from croupier.policy.oracle import DistilledOracle, Fidelity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.engine import Engine
@@ -266,13 +267,11 @@ class Nightly(Succession):
         loop, confidence = challenger.loop, self.config.gate.confidence
         champion = self.generation(loop, self.registry.champion(loop))
         unneeded = Section.unmeasured("calibration", "an apprentice is judged without propensities")
-        imitation, verdict = judge_imitation(
-            self._judged(loop, champion, challenger),
-            champion,
-            challenger,
-            confidence=confidence,
-            progress=progress,
-        )
+        rows = self._judged(loop, champion, challenger)
+        with self._saying_what_counts(challenger):
+            imitation, verdict = judge_imitation(
+                rows, champion, challenger, confidence=confidence, progress=progress
+            )
         verdict = with_sections(verdict, self.config.gate, [unneeded])
         if isinstance(self.loops[loop].exploration, Conservative):
             # Its shadows play the baseline whatever they have learned, and say nothing.
@@ -310,17 +309,10 @@ class Nightly(Succession):
         since = evidence_since(generation_rows(self.lake, loop), number)
         calibration: LogCalibration | None = None
         evidence: Evaluation | Imitation
-        try:
-            if self.loops[loop].learning_mode == "apprentice":
-                evidence, verdict = self.judge_imitation(challenger, progress)
-            else:
-                evidence, calibration, verdict = self._judgement(challenger, progress)
-        except NotEnoughDataError as error:
-            if since is None:
-                raise
-            raise NotEnoughDataError(
-                f"{error}; after a rollback only decisions since {since:%Y-%m-%d %H:%M:%S} count"
-            ) from error
+        if self.loops[loop].learning_mode == "apprentice":
+            evidence, verdict = self.judge_imitation(challenger, progress)
+        else:
+            evidence, calibration, verdict = self._judgement(challenger, progress)
         judged = Judged(
             ts=now_us,
             against=champion,
@@ -368,18 +360,33 @@ class Nightly(Succession):
         loop, gate = challenger.loop, self.config.gate
         champion = self.generation(loop, self.registry.champion(loop))
         rows = self._judged(loop, champion, challenger)
-        evaluation = evaluate(
-            rows,
-            champion,
-            challenger,
-            self.loops[loop],
-            confidence=gate.confidence,
-            progress=progress,
-            engine=self.engine,
-        )
+        with self._saying_what_counts(challenger):
+            evaluation = evaluate(
+                rows,
+                champion,
+                challenger,
+                self.loops[loop],
+                confidence=gate.confidence,
+                progress=progress,
+                engine=self.engine,
+            )
         calibration = calibrate_log(self.lake, loop, rows, level=gate.calibration_level)
         verdict = judge_challenger(gate, evaluation, [calibration.section()])
         return evaluation, calibration, verdict
+
+    @contextmanager
+    def _saying_what_counts(self, challenger: Generation) -> Iterator[None]:
+        """Where there are too few rows after a rollback, say that there was one."""
+        try:
+            yield
+        except NotEnoughDataError as error:
+            rows = generation_rows(self.lake, challenger.loop)
+            since = evidence_since(rows, challenger.number)
+            if since is None:
+                raise
+            raise NotEnoughDataError(
+                f"{error}; after a rollback only decisions since {since:%Y-%m-%d %H:%M:%S} count"
+            ) from error
 
     def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
         """The judge's interactions, which none of the generations learned from.
