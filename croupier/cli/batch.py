@@ -1,4 +1,4 @@
-"""Commands of the batch side: sink, join, retrain, evaluate, promote, replay, import."""
+"""Commands of the batch side: sink, join, retrain, evaluate, replay, import."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from croupier.cli.stopping import stop_on_signals
 from croupier.eventlog.log import Record
 from croupier.offline.delays import settled_interactions
 from croupier.offline.evaluate import Evaluation, evaluate, logged_value
-from croupier.offline.gate import Verdict, judge_challenger
+from croupier.offline.gate import judge_challenger
 from croupier.offline.generations import refresh_realised
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import Seen, join, joined_until, joined_versions
@@ -60,7 +60,6 @@ def register(app: typer.Typer) -> None:
     app.command("join")(join_command)
     app.command("retrain")(retrain_command)
     app.command("evaluate")(evaluate_command)
-    app.command()(promote)
     app.command()(replay)
     app.command("import")(import_command)
 
@@ -221,20 +220,17 @@ def evaluate_command(
     are given instead of figures.
     """
     session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
-    evaluations = {}
+    evaluations, verdicts = {}, {}
     for name in [loop] if loop is not None else _loops_with_interactions(session):
         with session.output.progress(f"{name}: evaluate") as progress:
             if generation is None:
                 evaluation = _evaluate_half(session, name, progress)
+                verdict = judge_challenger(session.config.nightly.gate, evaluation)
             else:
                 session.config.loop(name)
                 challenger = session.nightly.generation(name, generation)
-                evaluation, _ = session.nightly.judge(challenger, progress)
-        evaluations[name] = evaluation
-    verdicts = {
-        name: judge_challenger(session.config.nightly.gate, evaluation)
-        for name, evaluation in evaluations.items()
-    }
+                evaluation, verdict = session.nightly.judge(challenger, progress)
+        evaluations[name], verdicts[name] = evaluation, verdict
     logged = {name: _logged_value(session, name) for name in evaluations}
     refused = {} if anyway else _refused(evaluations, session.config.nightly.gate)
     facts = {
@@ -274,38 +270,6 @@ def _refused(evaluations: Mapping[str, Evaluation], limits: SupportLimits) -> di
         for name, evaluation in evaluations.items()
     }
     return {name: reasons for name, reasons in found.items() if reasons}
-
-
-def promote(
-    loop: Annotated[str, typer.Argument(help="The loop.")],
-    generation: Annotated[int, typer.Argument(help="Number of a registered generation.")],
-    override: Annotated[bool, typer.Option(help="Promote without asking the gate.")] = False,
-    reason: Annotated[str, typer.Option(help="Why the gate is overridden; recorded.")] = "",
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Promote a generation to champion if the gate lets it through."""
-    session = Session.open(config, data_dir, json=json)
-    session.config.loop(loop)
-    verdict = Verdict(promote=True, reasons=[f"overridden: {reason}"])
-    with session.lake.lock():
-        if override:
-            session.nightly.override(loop, generation, now_us=now_us(), reason=reason)
-        else:
-            challenger = session.nightly.generation(loop, generation)
-            with session.output.progress(f"{loop}: evaluate") as progress:
-                _, verdict = session.nightly.promote_on_evidence(
-                    challenger, now_us=now_us(), progress=progress
-                )
-    word = "promoted" if verdict.promote else "not promoted"
-    session.output.result(
-        verdict,
-        lambda: session.output.remark(
-            f"generation {generation} of {loop} {word}: {'; '.join(verdict.reasons)}"
-        ),
-    )
-    raise typer.Exit(0 if verdict.promote else 1)
 
 
 def replay(

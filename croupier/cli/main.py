@@ -21,6 +21,7 @@ from croupier.cli import (
     nightly,
     online,
     plan,
+    promotion,
     study,
     train,
     tune,
@@ -37,7 +38,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (online, plan, batch, nightly, train, tune, drift, study, lake, log, inspect, dev):
+for module in (
+    online,
+    plan,
+    promotion,
+    batch,
+    nightly,
+    train,
+    tune,
+    drift,
+    study,
+    lake,
+    log,
+    inspect,
+    dev,
+):
     module.register(app)
 
 

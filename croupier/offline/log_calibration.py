@@ -177,7 +177,7 @@ class LogCalibration(msgspec.Struct, frozen=True, kw_only=True):
             ):
                 yield Finding(
                     name=f"{name}, generation {each.generation}",
-                    value=count,
+                    value=float(count),
                     limit=0.0,
                     objection=told.pop(0) if count else None,
                 )
