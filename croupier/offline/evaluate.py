@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from croupier.offline.engine import LOCAL
+from croupier.offline.harm import GuardrailValue, guardrail_values
 from croupier.offline.interactions import logged_requests
 from croupier.offline.ope import (
     DR,
@@ -113,6 +114,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         The champion (or the log's own policy) and the challenger.
     differences
         Challenger less champion, by every estimator, from paired rows.
+    guardrails
+        What the two do to each of the loop's guardrails, in the order of their names.
     """
 
     loop: str
@@ -121,6 +124,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     nonzero_rewards: int
     policies: tuple[PolicyValue, PolicyValue]
     differences: dict[EstimatorName, Estimate]
+    guardrails: tuple[GuardrailValue, ...] = ()
 
 
 def evaluate(
@@ -154,9 +158,10 @@ def evaluate(
         The policy to judge.
     config
         Of the loop: the range of its reward. Where it was another one before, or several outcomes
-        are summed, the range is widened to the rewards that are there.
+        are summed, the range is widened to the rewards that are there. And its guardrails.
     confidence
-        Of all intervals, in (0, 1).
+        Of all intervals, in (0, 1); for guardrails see
+        :func:`~croupier.offline.harm.guardrail_values`.
     progress
         Called with rows done and in all.
     engine
@@ -175,7 +180,10 @@ def evaluate(
     interactions = interactions.filter(pl.Series(seen.usable))
     _require_rows(len(interactions), left_out)
     names = (LOGGED if champion is None else _name(champion), _name(challenger))
-    batches = [_batch(interactions, seen.q_logged, policy) for policy in seen.policies]
+    champion_batch, challenger_batch = (
+        _batch(interactions, seen.q_logged, policy) for policy in seen.policies
+    )
+    batches = champion_batch, challenger_batch
     estimators = {
         kind: [
             _ESTIMATORS[kind](
@@ -209,6 +217,14 @@ def evaluate(
             kind: Difference(*pair).add(paired).result(confidence)
             for kind, pair in estimators.items()
         },
+        guardrails=guardrail_values(
+            interactions,
+            batches,
+            (seen.policies[0].weight_range, seen.policies[1].weight_range),
+            config.guardrails,
+            confidence=confidence,
+            least=MIN_ROWS,
+        ),
     )
 
 

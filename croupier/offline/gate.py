@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from croupier.offline.evaluate import EstimatorName
+from croupier.offline.harm import harm_shown
 from croupier.offline.ope.diagnostics import SupportLimits
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_challenger(config: GateConfig, evaluation: Evaluation) -> Verdict:
-    """Judge the second policy of an evaluation against the first."""
+    """Judge the second policy of an evaluation against the first; no guardrail may be harmed."""
     champion, challenger = evaluation.policies
     difference = evaluation.differences[config.estimator]
     shown = (
@@ -61,6 +62,9 @@ def judge_challenger(config: GateConfig, evaluation: Evaluation) -> Verdict:
     against = challenger.objections(config)
     if not difference.lower > config.margin:
         against.append(f"{shown}: not shown to be above {config.margin:+g}")
+    guardrails = [harm_shown(each) for each in evaluation.guardrails]
+    against += [reason for harmed, reason in guardrails if harmed]
     if against:
         return Verdict(promote=False, reasons=against)
-    return Verdict(promote=True, reasons=[f"{shown}, above {config.margin:+g}"])
+    kept = [reason for _, reason in guardrails]
+    return Verdict(promote=True, reasons=[f"{shown}, above {config.margin:+g}", *kept])

@@ -157,8 +157,12 @@ def retrain(
 
 
 def config_digest(config: LoopConfig) -> str:
-    """SHA-256 of a loop's configuration in canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+    """SHA-256 of a loop's configuration in canonical JSON, but for its guardrails.
+
+    Nothing is learned of those: to change them is no reason to train anew.
+    """
+    learned = msgspec.structs.replace(config, guardrails={})
+    return hashlib.sha256(msgspec.json.encode(learned, order="deterministic")).hexdigest()
 
 
 def lessons_of(
