@@ -131,6 +131,7 @@ def show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict) 
         rows,
         note=_note(evaluation),
     )
+    _show_guardrails(session, evaluation)
     difference = evaluation.differences["dr"]
     if difference.lower > 0:
         finding = "The second policy is better, as far as this log can tell."
@@ -141,6 +142,26 @@ def show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict) 
     session.output.remark(finding)
     gate = "would let it through" if verdict.promote else "holds it back"
     session.output.remark(f"The gate {gate}: {'; '.join(verdict.reasons)}")
+
+
+def _show_guardrails(session: Session, evaluation: Evaluation) -> None:
+    rows: list[list[object]] = []
+    for each in evaluation.guardrails:
+        found = each.estimates
+        if found is None:
+            rows.append([each.name, each.rows, None, None, None, None])
+            continue
+        difference = found.difference
+        ends = interval(difference.lower, difference.upper)
+        values = (found.champion.value, found.challenger.value, difference.value)
+        rows.append([each.name, each.rows, *(round(value, 5) for value in values), ends])
+    if rows:
+        first, second = (policy.name for policy in evaluation.policies)
+        session.output.table(
+            f"{evaluation.loop}: guardrails",
+            ["guardrail", "rows", first, second, "difference", "interval"],
+            rows,
+        )
 
 
 def _note(evaluation: Evaluation) -> str:

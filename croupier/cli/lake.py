@@ -61,11 +61,19 @@ def export(
     data_dir: DataDirOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a loop's interactions to a file, for other programs."""
+    """Write a loop's interactions to a file, for other programs.
+
+    A Parquet file has the columns of the lake, and one for every guardrail of the loop.
+    """
     session = Session.open(config, data_dir, json=json)
-    write = export_parquet if fmt == "parquet" else export_dsjson
+    configured = session.config.loops.get(loop)
+    guardrails = [] if configured is None else sorted(configured.guardrails)
     try:
-        count = write(session.lake, loop, path)
+        count = (
+            export_parquet(session.lake, loop, path, guardrails=guardrails)
+            if fmt == "parquet"
+            else export_dsjson(session.lake, loop, path)
+        )
     except OSError as error:
         raise InvalidInputError("path", f"expected a file to write at {path}: {error}") from error
     session.output.result(

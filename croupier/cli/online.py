@@ -44,6 +44,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         In the lake.
     champion, exploration, mean
         Number of the champion, how it explores, and the mean reward of what it has played.
+    guardrails
+        Their means over what the champion has played, by name.
     match_rate
         Of a champion that learned to imitate the baseline, see :mod:`croupier.offline.imitation`.
     traffic
@@ -60,6 +62,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     champion: int | None
     exploration: str | None
     mean: float | None
+    guardrails: dict[str, float]
     match_rate: float | None
     traffic: str | None
     caution: str | None
@@ -167,12 +170,14 @@ def status(
         )
         if loops:
             # A caution is a sentence, and has a line of its own on stderr.
-            columns = [
-                name for name in LoopState.__struct_fields__ if name not in {"caution", "settings"}
-            ]
+            aside = {"caution", "guardrails", "settings"}
+            columns = [name for name in LoopState.__struct_fields__ if name not in aside]
             rows = [[getattr(loop, name) for name in columns] for loop in loops]
             session.output.table("Loops", columns, rows)
         for loop in loops:
+            if loop.guardrails:
+                means = ", ".join(f"{name} {mean:.4g}" for name, mean in loop.guardrails.items())
+                session.output.remark(f"{loop.loop}: guardrails of the champion: {means}")
             if loop.settings is not None:
                 session.output.remark(f"{loop.loop}: {loop.settings}")
 
@@ -249,7 +254,12 @@ def _loop_states(session: Session) -> list[LoopState]:
     champions = (
         session.lake.scan("generations")
         .filter(pl.col("status") == "champion")
-        .select("loop", "exploration", "match_rate", champion="generation", mean="realised_mean")
+        .select(
+            *("loop", "exploration", "match_rate"),
+            champion="generation",
+            mean="realised_mean",
+            guardrails="realised_guardrails",
+        )
         .collect()
     )
     names = {*session.config.loops, *(name for each in counts for name in each["loop"])}
@@ -259,7 +269,7 @@ def _loop_states(session: Session) -> list[LoopState]:
     serving, cautions = ServingDirectory(session.paths.serving), session.cautions()
     return [
         LoopState(
-            **row,
+            **row | {"guardrails": {e["name"]: e["mean"] for e in row["guardrails"] or ()}},
             traffic=_traffic(serving, row["loop"]),
             caution=cautions.get(row["loop"]),
             settings=_settings(session, row["loop"]),

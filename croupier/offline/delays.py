@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from croupier.offline.guardrails import GUARDRAILS, column_of, guardrail_reward, packed
 from croupier.offline.interactions import current_interactions
 from croupier.offline.pending import joined_until
 
@@ -192,7 +193,8 @@ def settled_interactions(
     outcomes that has come by its age: the inverse of the probability of having been seen (Horvitz
     and Thompson, 1952; for censored outcomes Robins and Rotnitzky, 1992). Its mean is that of the
     final rewards if the delay depends neither on the request, the action nor the reward, and a
-    decision has one outcome at most. It may lie outside the range of rewards. The loss that it
+    decision has one outcome at most. It may lie outside the range of rewards. Guardrails are
+    corrected likewise. The loss that it
     gives to a regression is in the mean that of the final rewards, up to a constant, as with the
     fake negatives of Ktena et al. (2019, "Addressing delayed feedback for continuous training with
     neural networks in CTR prediction", RecSys), without their negative weights.
@@ -231,15 +233,25 @@ def settling(
     share = age.map_batches(
         lambda ages: pl.Series(curve.share_by(ages.to_numpy())), return_dtype=pl.Float64
     )
-    default = config.default_reward
-    weighted = default + (pl.col("reward") - default) / pl.col("share")
+    names = sorted(config.guardrails)
+
+    def weighted(value: pl.Expr, default: float) -> pl.Expr:
+        final = default + (value - default) / pl.col("share")
+        return pl.when(pl.col("outcomes") > 0).then(final).otherwise(value)
+
+    corrected = [weighted(pl.col("reward"), config.default_reward).alias("reward")] + [
+        weighted(guardrail_reward(name), config.guardrails[name].default_reward).alias(
+            column_of(name)
+        )
+        for name in names
+    ]
+    repacked = [pl.when(pl.col(GUARDRAILS).is_not_null()).then(packed(names))] if names else []
     return lambda rows: (
         rows.with_columns(share=share)
         .filter(pl.col("share") >= _SMALLEST_SHARE)
-        .with_columns(
-            reward=pl.when(pl.col("outcomes") > 0).then(weighted).otherwise(pl.col("reward"))
-        )
-        .drop("share")
+        .with_columns(corrected)
+        .with_columns(repacked)
+        .drop("share", *map(column_of, names))
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from croupier.offline.engine import LOCAL
+from croupier.offline.harm import GuardrailValue, guardrail_values
 from croupier.offline.interactions import logged_requests
 from croupier.offline.ope import (
     DR,
@@ -121,6 +122,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     stability
         How far the challenger plays otherwise than the champion; None if it was compared with the
         log's own policy.
+    guardrails
+        What the two do to each of the loop's guardrails, in the order of their names.
     """
 
     loop: str
@@ -130,6 +133,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[PolicyValue, PolicyValue]
     differences: dict[EstimatorName, Estimate]
     stability: Stability | None = None
+    guardrails: tuple[GuardrailValue, ...] = ()
 
 
 def evaluate(
@@ -163,9 +167,10 @@ def evaluate(
         The policy to judge.
     config
         Of the loop: the range of its reward. Where it was another one before, or several outcomes
-        are summed, the range is widened to the rewards that are there.
+        are summed, the range is widened to the rewards that are there. And its guardrails.
     confidence
-        Of all intervals, in (0, 1).
+        Of all intervals, in (0, 1); for guardrails see
+        :func:`~croupier.offline.harm.guardrail_values`.
     progress
         Called with rows done and in all.
     engine
@@ -184,7 +189,10 @@ def evaluate(
     interactions = interactions.filter(pl.Series(seen.usable))
     _require_rows(len(interactions), left_out)
     names = (LOGGED if champion is None else _name(champion), _name(challenger))
-    batches = [_batch(interactions, seen.q_logged, policy) for policy in seen.policies]
+    champion_batch, challenger_batch = (
+        _batch(interactions, seen.q_logged, policy) for policy in seen.policies
+    )
+    batches = champion_batch, challenger_batch
     estimators = {
         kind: [
             _ESTIMATORS[kind](
@@ -222,6 +230,14 @@ def evaluate(
         stability=None
         if champion is None
         else Stability.of(seen.distances, batches[0].keep_weight, confidence),
+        guardrails=guardrail_values(
+            interactions,
+            batches,
+            (seen.policies[0].weight_range, seen.policies[1].weight_range),
+            config.guardrails,
+            confidence=confidence,
+            least=MIN_ROWS,
+        ),
     )
 
 

@@ -8,12 +8,13 @@ import msgspec
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from croupier.offline.guardrails import column_of, unpacked
 from croupier.offline.interactions import current_frames
 from croupier.offline.lake import SCHEMAS
 from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from croupier.offline.lake import Lake
@@ -23,7 +24,7 @@ __all__ = ("export_dsjson", "export_parquet", "interaction_frames")
 _HELD = 50_000
 
 
-def export_parquet(lake: Lake, loop: str, path: Path) -> int:
+def export_parquet(lake: Lake, loop: str, path: Path, *, guardrails: Sequence[str] = ()) -> int:
     """Write a loop's current interactions into one Parquet file, with the columns of the lake.
 
     Parameters
@@ -34,15 +35,19 @@ def export_parquet(lake: Lake, loop: str, path: Path) -> int:
         Whose; gives the number of interactions.
     path
         To write to; what is there is replaced.
+    guardrails
+        Names of those that get a column ``guardrail_<name>`` each.
     """
+    schema = SCHEMAS["interactions"] | {column_of(name): pl.Float64() for name in guardrails}
 
     def frames(*asked: object) -> Iterator[pl.DataFrame]:
         # Of a scan that is written as it is, polars asks for all columns and rows.
         assert asked[:3] == (None, None, None)
-        return interaction_frames(lake, loop)
+        found = interaction_frames(lake, loop)
+        return (each.with_columns(unpacked(guardrails)) for each in found)
 
     # One after the other: a join of all of them would be held as a whole.
-    rows = register_io_source(frames, schema=SCHEMAS["interactions"])
+    rows = register_io_source(frames, schema=schema)
     rows.sink_parquet(path, compression="zstd", row_group_size=_HELD)
     count: int = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     return count

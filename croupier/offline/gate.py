@@ -15,6 +15,7 @@ from croupier.offline.finding import (
     all_sections,
     objections_of,
 )
+from croupier.offline.harm import guardrail_section, harm_shown
 from croupier.offline.ope.diagnostics import SupportLimits
 from croupier.offline.stability import stability_section
 
@@ -103,7 +104,7 @@ def judge_challenger(
     evaluation
         Of both policies.
     measured
-        Sections of what was measured elsewhere; stability is the evaluation's own.
+        Sections of what was measured elsewhere; guardrails and stability are the evaluation's own.
     """
     champion, challenger = evaluation.policies
     difference = evaluation.differences[config.estimator]
@@ -120,9 +121,12 @@ def judge_challenger(
     against = challenger.objections(config)
     if not difference.lower > config.margin:
         against.append(f"{shown}: not shown to be above {config.margin:+g}")
-    reasons = against or [f"{shown}, above {config.margin:+g}"]
+    kept = [f"{shown}, above {config.margin:+g}"]
+    kept += [reason for harmed, reason in map(harm_shown, evaluation.guardrails) if not harmed]
     return with_sections(
-        Verdict(promote=not against, reasons=reasons), config, (stability, *measured)
+        Verdict(promote=not against, reasons=against or kept),
+        config,
+        (guardrail_section(evaluation.guardrails), stability, *measured),
     )
 
 

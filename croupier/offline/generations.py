@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from croupier.offline.evaluate import EstimatorName, Evaluation
+    from croupier.offline.harm import GuardrailValue
     from croupier.offline.imitation import Imitation
     from croupier.offline.lake import Lake
     from croupier.offline.promotion_report import Judged
+    from croupier.offline.realised import Moments
     from croupier.policy.generation import Generation
 
 __all__ = (
@@ -97,7 +99,7 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
     """
     rows = []
     for number, found in realised(lake, loop).items():
-        lower, upper = found.interval(confidence)
+        lower, upper = found.moments.interval(confidence)
         rows.append(
             {
                 "loop": loop,
@@ -108,6 +110,11 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
                 "realised_lower": lower,
                 "realised_upper": upper,
                 "propensity_p_value": found.propensity_p_value,
+                "realised_guardrails": [
+                    _earned(name, moments, confidence)
+                    for name, moments in sorted(found.guardrails.items())
+                ]
+                or None,
             }
         )
     _put(lake, rows)
@@ -215,6 +222,7 @@ def evaluation_row(evaluation: Evaluation, kind: EstimatorName) -> dict[str, Any
         "difference": difference.value,
         "difference_lower": difference.lower,
         "difference_upper": difference.upper,
+        "guardrails": [_guardrail(each) for each in evaluation.guardrails] or None,
     }
 
 
@@ -226,6 +234,25 @@ def imitation_row(imitation: Imitation) -> dict[str, Any]:
         "match_rate": match.value,
         "match_lower": match.lower,
         "match_upper": match.upper,
+    }
+
+
+def _earned(name: str, moments: Moments, confidence: float) -> dict[str, Any]:
+    lower, upper = moments.interval(confidence)
+    told = {"name": name, "decisions": moments.rows, "mean": moments.mean}
+    return told | {"lower": lower, "upper": upper}
+
+
+def _guardrail(value: GuardrailValue) -> dict[str, Any]:
+    """What a row tells of a guardrail; of one that too few interactions have, only how many do."""
+    told: dict[str, Any] = {"name": value.name, "rows": value.rows}
+    found = value.estimates
+    return told | {
+        "estimate": None if found is None else found.challenger.value,
+        "champion_estimate": None if found is None else found.champion.value,
+        "difference": None if found is None else found.difference.value,
+        "difference_lower": None if found is None else found.difference.lower,
+        "difference_upper": None if found is None else found.difference.upper,
     }
 
 

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from croupier.offline.engine import LOCAL
+from croupier.offline.guardrails import column_of, packed, told, unpacked
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.pending import Pending, joined_until, joined_versions, that_may_hold
 from croupier.offline.rewards import FOLDS, KEY, fold_of, resolve
 from croupier.offline.stretches import Buckets, Stretch, stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -49,18 +50,32 @@ _PRESENT = (*KEY, "revision", "reward", "reward_source", "outcomes", "delay_s")
 _WRITTEN = ("reward", "reward_source", "outcomes", "delay_s", "fold", "revision")
 
 
-def _schema(table: TableName, names: Sequence[str], more: pl.Schema) -> pl.Schema:
+def _schema(table: TableName, names: Sequence[str], more: Mapping[str, pl.DataType]) -> pl.Schema:
     return pl.Schema([*((name, SCHEMAS[table][name]) for name in names), *more.items()])
 
 
 # A decision is found again by its stretch, and its place in the stretch's files.
 _PLACE = pl.Schema({"row": pl.UInt32, "stretch": pl.UInt32})
-_NARROWED = {
-    "decisions": _schema("decisions", _DECISIONS, _PLACE),
-    "outcomes": _schema("outcomes", _OUTCOMES, pl.Schema({"new": pl.Boolean})),
-    "interactions": _schema("interactions", _PRESENT, pl.Schema()),
-}
-_RESOLVED = _schema("interactions", _WRITTEN, _PLACE)
+_KEYS = _schema("decisions", _DECISIONS, _PLACE)
+
+
+def _narrowed(config: LoopConfig) -> dict[TableName, pl.Schema]:
+    """What is read of a loop's tables to resolve its rewards, with its guardrails one by one."""
+    guardrails = _guardrails(config)
+    return {
+        "decisions": _KEYS,
+        "outcomes": _schema("outcomes", _OUTCOMES, {**guardrails, "new": pl.Boolean()}),
+        "interactions": _schema("interactions", _PRESENT, guardrails),
+    }
+
+
+def _resolved(config: LoopConfig) -> pl.Schema:
+    """What is resolved of an interaction, likewise."""
+    return _schema("interactions", _WRITTEN, {**_PLACE, **_guardrails(config)})
+
+
+def _guardrails(config: LoopConfig) -> dict[str, pl.DataType]:
+    return {column_of(name): pl.Float64() for name in sorted(config.guardrails)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +185,11 @@ class _Given:
     sent: Buckets
     present: Buckets
 
+    @property
+    def guardrails(self) -> list[str]:
+        """Their names, in order."""
+        return sorted(self.config.guardrails)
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -224,7 +244,7 @@ class _Run:
         count = self._buckets(-(-max(_rows(near), _rows(sent), 1) // self._held))
         buckets = (
             Buckets(schema, self._folder / name, count, pl.col("decision_id").hash() % count)
-            for name, schema in _NARROWED.items()
+            for name, schema in _narrowed(self._config).items()
         )
         keys, outcomes, present = buckets
         self._given = _Given(
@@ -266,7 +286,7 @@ class _Run:
         self, files: Sequence[DataFile], ids: pl.DataFrame | None = None
     ) -> pl.DataFrame:
         """Read keys, of all decisions in some files or of some; gives the latter."""
-        found = [pl.DataFrame(schema=_NARROWED["decisions"])]
+        found = [pl.DataFrame(schema=_KEYS)]
         first = len(self._stretches)
         self._stretches += stretches(files, self._wide)
         numbered = list(enumerate(self._stretches[first:], first))
@@ -289,7 +309,7 @@ class _Run:
 
     def _add_present(self, days: set[date], ids: pl.DataFrame | None = None) -> pl.DataFrame:
         """Read what interactions of some days hold, of all or of some; gives the latter."""
-        found = [pl.DataFrame(schema=_NARROWED["interactions"])]
+        found = [pl.DataFrame(schema=_narrowed(self._config)["interactions"])]
         files = [each for each in self._pending.interactions.files if each.date in days]
         parts = [_Part(self._name(), each, ids) for each in stretches(files, self._held)]
         found += self._engine.map(_read_present, parts, self._given)
@@ -338,7 +358,8 @@ class _Run:
         """What is to be written, by stretch, and what to say of it."""
         width = self._width(len(self._stretches))
         groups = self._buckets(max(1, -(-len(self._stretches) // width)))
-        resolved = Buckets(_RESOLVED, self._folder / "resolved", groups, pl.col("stretch") // width)
+        schema = _resolved(self._config)
+        resolved = Buckets(schema, self._folder / "resolved", groups, pl.col("stretch") // width)
         report = JoinReport(0, 0, 0, 0, 0, 0)
         buckets = ((bucket, resolved) for bucket in range(count))
         for each in self._engine.map(_resolve_bucket, buckets, self._given):
@@ -348,7 +369,8 @@ class _Run:
     def _write(self, resolved: Buckets) -> None:
         """Write what there is to be written, all in one commit."""
         groups = range(resolved.count)
-        task = _Whole(self._lake, resolved, self._stretches, self._folder / "written")
+        names = self._given.guardrails
+        task = _Whole(self._lake, resolved, self._stretches, self._folder / "written", names)
         if not self._engine.distributed:
             frames = (frame for group in groups for frame in task.frames(group))
             self._lake.append_stream(
@@ -363,7 +385,7 @@ class _Run:
 
 def _read_keys(given: _Given, part: _Keys) -> pl.DataFrame:
     """Put the keys of some stretches of decisions into buckets; gives those that were asked for."""
-    found = [pl.DataFrame(schema=_NARROWED["decisions"])]
+    found = [pl.DataFrame(schema=_KEYS)]
     for number, stretch in part.stretches:
         rows = stretch.read(given.lake, "decisions")
         if given.seen is not None:
@@ -380,16 +402,17 @@ def _read_outcomes(given: _Given, part: _Part) -> None:
     rows = part.stretch.read(given.lake, "outcomes")
     if given.seen is not None:
         rows = rows.filter(given.seen.outcomes)
-    found = _of(rows.select(_OUTCOMES).collect(), part.ids)
+    found = _of(rows.select(*_OUTCOMES, *told(given.guardrails)).collect(), part.ids)
     given.sent.add(found.with_columns(new=pl.lit(part.new)), part.name)
 
 
 def _read_present(given: _Given, part: _Part) -> pl.DataFrame:
     """Put what a stretch of interactions holds into buckets; gives what was asked for."""
-    rows = part.stretch.read(given.lake, "interactions").select(_PRESENT).collect()
-    rows = _of(rows, part.ids).with_columns(pl.col("revision").fill_null(0))
-    given.present.add(rows, part.name)
-    return rows if part.ids is not None else rows.clear()
+    rows = part.stretch.read(given.lake, "interactions")
+    held = rows.select(*_PRESENT, *unpacked(given.guardrails)).collect()
+    found = _of(held, part.ids).with_columns(pl.col("revision").fill_null(0))
+    given.present.add(found, part.name)
+    return found if part.ids is not None else found.clear()
 
 
 def _homeless_of(given: _Given, asked: tuple[int, date | None]) -> pl.DataFrame:
@@ -420,7 +443,7 @@ def _resolve_bucket(given: _Given, asked: tuple[int, Buckets]) -> JoinReport:
         given.sent[bucket],
         given.present[bucket],
     )
-    resolved.add(found.rows.select(_RESOLVED.names()), str(bucket))
+    resolved.add(found.rows.select(_resolved(given.config).names()), str(bucket))
     fresh = found.rows.filter(pl.col("revision") == 0)
     observed = int((fresh["outcomes"] > 0).sum())
     return JoinReport(
@@ -442,6 +465,7 @@ class _Whole:
     resolved: Buckets
     stretches: list[Stretch]
     folder: Path
+    guardrails: list[str]
 
     def frames(self, group: int) -> Iterator[pl.DataFrame]:
         """Those of a group of stretches, with all their columns, stretch by stretch."""
@@ -451,7 +475,8 @@ class _Whole:
             decisions = stretch.read(self.lake, "decisions")
             if len(rows) * _FEW < stretch.rows:
                 decisions = decisions.filter(pl.col("row").is_in(rows["row"].implode()))
-            yield decisions.collect().join(rows, on="row").sort("offset")
+            whole = decisions.collect().join(rows, on="row").sort("offset")
+            yield whole.with_columns(packed(self.guardrails))
 
 
 def _write_group(task: _Whole, group: int) -> Path:

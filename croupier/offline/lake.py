@@ -38,6 +38,31 @@ TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generat
 _TIME = pl.Datetime("us", "UTC")
 _MIX = pl.List(pl.Struct({"source": pl.String, "weight": pl.Float64}))
 _SHADOW = pl.Struct({"generation": pl.Int64, "pmf": pl.List(pl.Float64)})
+_GUARDRAILS = pl.List(pl.Struct({"name": pl.String, "reward": pl.Float64}))
+_HARM = pl.List(
+    pl.Struct(
+        {
+            "name": pl.String,
+            "rows": pl.Int64,
+            "estimate": pl.Float64,
+            "champion_estimate": pl.Float64,
+            "difference": pl.Float64,
+            "difference_lower": pl.Float64,
+            "difference_upper": pl.Float64,
+        }
+    )
+)
+_EARNED = pl.List(
+    pl.Struct(
+        {
+            "name": pl.String,
+            "decisions": pl.Int64,
+            "mean": pl.Float64,
+            "lower": pl.Float64,
+            "upper": pl.Float64,
+        }
+    )
+)
 
 _Columns: TypeAlias = dict[str, pl.DataType | type[pl.DataType]]
 
@@ -95,6 +120,7 @@ _INTERACTION: _Columns = {
     "fold": pl.Int64,
     **_PARTITION,
     "revision": pl.Int64,
+    "guardrails": _GUARDRAILS,
 }
 
 _GENERATION: _Columns = {
@@ -149,6 +175,8 @@ _GENERATION: _Columns = {
     "rolled_back_to": pl.Int64,
     "rollback_reason": pl.String,
     "restored": _TIME,
+    "guardrails": _HARM,
+    "realised_guardrails": _EARNED,
 }
 
 _AUDIT: _Columns = {
@@ -172,13 +200,15 @@ SCHEMAS: dict[TableName, pl.Schema] = {
     "generations": pl.Schema(_GENERATION),
     "audits": pl.Schema(_AUDIT),
 }
-"""Columns of every table. JSON stands in `context`, `actions`, `audit` and `guardrails`; `pmf` and
-`scores` are null where an imported log doesn't have them; `fold` is the decision's place, in
-[0, 1000), in the division of rows between learner and judge. `slot` is null for a decision that has
-none, `slate_size` for all but slates, `shadow` where none was asked. `offset` is a row's position
-in its `partition` of the log, which is null where the log is one sequence. An interaction has one
-row for every `revision`, see :func:`~croupier.offline.interactions.current_interactions`; null
-stands for 0. Of a generation,
+"""Columns of every table. JSON stands in `context`, `actions`, `audit` and the `guardrails` of an
+outcome. Those of an interaction are what its loop had configured when it was joined, in the order
+of their names, and null if there was nothing; those of a generation are what the gate found, and
+`realised_guardrails` what they came to. `pmf` and `scores` are null where an imported log doesn't
+have them; `fold` is the decision's place, in [0, 1000), in the division of rows between learner and
+judge. `slot` is null for a decision that has none, `slate_size` for all but slates, `shadow` where
+none was asked. `offset` is a row's position in its `partition` of the log, which is null where the
+log is one sequence. An interaction has one row for every `revision`, see
+:func:`~croupier.offline.interactions.current_interactions`; null stands for 0. Of a generation,
 `decisions` are those that were logged, and `decisions_made` estimates all of them by
 `Σ 1 / keep_prob`; `rolled_back` is when it last stopped being champion by a rollback, and
 `restored` when it last became champion by one.

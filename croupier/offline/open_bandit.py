@@ -142,6 +142,7 @@ def read_open_bandit(
             outcomes=pl.lit(1),
             delay_s=pl.lit(None),
             revision=pl.lit(0),
+            guardrails=pl.lit(None),
         )
         .select(pl.col(name).cast(kind) for name, kind in SCHEMAS["interactions"].items())
     )

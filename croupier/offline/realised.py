@@ -20,6 +20,7 @@ from scipy import sparse, stats
 
 from croupier.offline.audit import draws_of
 from croupier.offline.draw_sums import BIN_EDGES, CountSums, DrawSums
+from croupier.offline.guardrails import GUARDRAILS
 from croupier.offline.interactions import current_frames, keep_weights
 from croupier.offline.propensity import PropensityTest, propensity_test_of
 from croupier.offline.rewards import fold_of
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ("DrawsCheck", "Moments", "Realised", "draws_checks", "realised")
 
-_FORMAT = 1
+_FORMAT = 2
 _HELD = 200_000
 # Sums of pairs of actions: of more actions than these, groups of them are summed up.
 _MOST_CELLS = 500
-_EARNED = ("generation", "reward", "keep_prob")
+_EARNED = ("generation", "reward", "keep_prob", GUARDRAILS)
 _DRAWN = ("decision_id", "slot", "slate_size", "action_ids", "pmf", "chosen")
 _BINS = len(BIN_EDGES) - 1
 
@@ -94,6 +95,14 @@ class Moments(msgspec.Struct, frozen=True, kw_only=True):
         scale = self.rows / self.weight
         return scale * math.sqrt(max(self.squares[2], 0.0) / (self.rows - 1) / self.rows)
 
+    def interval(self, confidence: float) -> tuple[float | None, float | None]:
+        """Normal interval of the mean; None of a single reward."""
+        error = self.error()
+        if error is None:
+            return None, None
+        half = float(stats.norm.isf((1.0 - confidence) / 2.0)) * error
+        return self.mean - half, self.mean + half
+
     def about(self, centre: float) -> tuple[float, float, float]:
         """The squares, with another centre than the mean."""
         none, one, two = self.squares
@@ -108,20 +117,15 @@ class Realised(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     moments
         Of the rewards.
+    guardrails
+        The same of every guardrail, over the decisions that have it.
     propensity_p_value
         Whether draws happened with the probabilities that were logged.
     """
 
     moments: Moments
+    guardrails: dict[str, Moments]
     propensity_p_value: float
-
-    def interval(self, confidence: float) -> tuple[float | None, float | None]:
-        """Normal interval of the mean reward; None of a single one."""
-        error = self.moments.error()
-        if error is None:
-            return None, None
-        half = float(stats.norm.isf((1.0 - confidence) / 2.0)) * error
-        return self.moments.mean - half, self.moments.mean + half
 
 
 def realised(lake: Lake, loop: str) -> dict[int, Realised]:
@@ -138,7 +142,8 @@ def realised(lake: Lake, loop: str) -> dict[int, Realised]:
     """
     return {
         number: Realised(
-            moments=tally.moments,
+            moments=tally.earned.moments,
+            guardrails=tally.earned.guardrails,
             propensity_p_value=propensity_test_of(tally.drawn.sums()).combined_p_value,
         )
         for number, tally in _of_loop(lake, loop, keep=True).items()
@@ -271,19 +276,49 @@ class _Drawn(msgspec.Struct, frozen=True, kw_only=True):
         return _Drawn.of(*_in_groups(self.actions, self.sums()), grouped=True)
 
 
+class _Earned(msgspec.Struct, frozen=True, kw_only=True):
+    """Rewards and guardrails of some interactions; a guardrail is of those that have it."""
+
+    moments: Moments = Moments()
+    guardrails: dict[str, Moments] = {}
+
+    @classmethod
+    def of(cls, interactions: pl.DataFrame) -> _Earned:
+        moments = Moments.of(interactions["reward"].to_numpy(), keep_weights(interactions))
+        having = interactions.select("keep_prob", GUARDRAILS).drop_nulls(GUARDRAILS)
+        if having.is_empty():
+            return cls(moments=moments)
+        each = having.explode(GUARDRAILS).unnest(GUARDRAILS).group_by("name", maintain_order=True)
+        guardrails = {
+            str(name): Moments.of(rows["reward"].to_numpy(), keep_weights(rows))
+            for (name,), rows in each
+        }
+        return cls(moments=moments, guardrails=guardrails)
+
+    def plus(self, other: _Earned) -> _Earned:
+        names = self.guardrails | other.guardrails
+        nothing = Moments()
+        return _Earned(
+            moments=self.moments + other.moments,
+            guardrails={
+                name: self.guardrails.get(name, nothing) + other.guardrails.get(name, nothing)
+                for name in names
+            },
+        )
+
+
 class _Tally(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a generation's interactions."""
 
-    moments: Moments
+    earned: _Earned
     drawn: _Drawn
 
     @classmethod
     def of(cls, interactions: pl.DataFrame) -> _Tally:
-        moments = Moments.of(interactions["reward"].to_numpy(), keep_weights(interactions))
-        return cls(moments=moments, drawn=_Drawn.of(*draws_of(interactions)))
+        return cls(earned=_Earned.of(interactions), drawn=_Drawn.of(*draws_of(interactions)))
 
     def plus(self, other: _Tally) -> _Tally:
-        return _Tally(moments=self.moments + other.moments, drawn=self.drawn.plus(other.drawn))
+        return _Tally(earned=self.earned.plus(other.earned), drawn=self.drawn.plus(other.drawn))
 
 
 class _Day(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,12 +370,12 @@ def _grown(
             found[number] = found[number].plus(tally) if number in found else tally
     if not revised:
         return found
-    moments: dict[int, Moments] = defaultdict(Moments)
+    earned: dict[int, _Earned] = defaultdict(_Earned)
     for rows in current_frames(lake, files, held=_HELD, columns=_EARNED):
         for number, served in _by_generation(rows):
-            moments[number] += Moments.of(served["reward"].to_numpy(), keep_weights(served))
+            earned[number] = earned[number].plus(_Earned.of(served))
     return {
-        number: msgspec.structs.replace(tally, moments=moments[number])
+        number: msgspec.structs.replace(tally, earned=earned[number])
         for number, tally in found.items()
     }
 

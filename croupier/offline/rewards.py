@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from croupier.offline.guardrails import column_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from croupier.policy.loop import Aggregation, LoopConfig
 
@@ -25,17 +27,17 @@ KEY = ("decision_id", "slot")
 SKEW_US = 86_400_000_000
 """How far the clocks of two scorers may differ, in microseconds: a day."""
 
-_REWARD = pl.col("reward")
-_IN_ORDER = _REWARD.sort_by("ts", "partition", "offset")
-_AGGREGATIONS: dict[Aggregation, pl.Expr] = {
-    "earliest": _IN_ORDER.first(),
-    "latest": _IN_ORDER.last(),
-    "last": _IN_ORDER.last(),
-    "sum": _REWARD,
-    "mean": _REWARD,
-    "median": _REWARD.median(),
-    "min": _REWARD.min(),
-    "max": _REWARD.max(),
+_IN_ORDER = ("ts", "partition", "offset")
+_BY_TIME: frozenset[Aggregation] = frozenset({"earliest", "latest", "last"})
+_AGGREGATIONS: dict[Aggregation, Callable[[pl.Expr], pl.Expr]] = {
+    "earliest": pl.Expr.first,
+    "latest": pl.Expr.last,
+    "last": pl.Expr.last,
+    "sum": lambda rewards: rewards,
+    "mean": lambda rewards: rewards,
+    "median": pl.Expr.median,
+    "min": pl.Expr.min,
+    "max": pl.Expr.max,
 }
 # The last bit of polars' own sums depends on how it splits its work, and a lake that is built anew
 # is to be the same to the last bit.
@@ -43,7 +45,7 @@ _EXACT: dict[Aggregation, Callable[[pl.Series], float]] = {
     "sum": math.fsum,
     "mean": lambda rewards: math.fsum(rewards) / len(rewards),
 }
-_HELD = ("reward", "reward_source", "outcomes", "delay_s")
+_HELD = ("reward_source", "outcomes", "delay_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,11 @@ def resolve(
         ``decision_id``, ``slot``, ``ts``, ``deferred``; other columns are kept.
     outcomes
         Everything that came for these decisions, of both kinds; those for others, and those that
-        are ``new`` since the last join, are counted.
+        are ``new`` since the last join, are counted. Every guardrail of the loop has a column, see
+        :func:`~croupier.offline.guardrails.told`.
     present
-        Interactions that there are already: the key, ``revision``, and what they hold.
+        Interactions that there are already: the key, ``revision``, and what they hold, with a
+        column for every guardrail.
     """
     window = pl.duration(microseconds=config.attribution_window_us)
     as_of = pl.lit(as_of_us).cast(pl.Datetime("us", "UTC"))
@@ -120,14 +124,15 @@ def resolve(
             candidates.filter("deferred").join(activated, on=KEY, how="semi", nulls_equal=True),
         ]
     )
-    rewards = _rewards(counted, config)
+    rules = _rules(config)
+    rewards = _rewards(counted, config, rules)
     held = candidates.join(rewards, on=KEY, how="left", nulls_equal=True).with_columns(
-        pl.col("reward").fill_null(config.default_reward),
+        *(pl.col(column).fill_null(default) for column, (_, default) in rules.items()),
         pl.col("reward_source").fill_null("default"),
         pl.col("outcomes").fill_null(0),
         pl.col("told").fill_null(value=False),
     )
-    rows = _changed(held, present)
+    rows = _changed(held, present, (*rules, *_HELD))
     folds = pl.Series("fold", [fold_of(each) for each in rows["decision_id"]], dtype=pl.Int64)
     late = pl.col("new") & (pl.col("ts") > pl.col("decided") + window)
     counts = Counts(
@@ -144,8 +149,22 @@ def fold_of(decision_id: str) -> int:
     return int.from_bytes(digest.digest(), "big") % FOLDS
 
 
-def _rewards(outcomes: pl.DataFrame, config: LoopConfig) -> pl.DataFrame:
-    """One reward for every slot or decision that has outcomes, and whether any of them is new."""
+def _rules(config: LoopConfig) -> dict[str, tuple[Aggregation, float]]:
+    """By column of the outcomes, how several rewards become one, and what there is without any."""
+    rules = {"reward": (config.aggregation, config.default_reward)}
+    for name, guardrail in sorted(config.guardrails.items()):
+        how = guardrail.aggregation or config.aggregation
+        rules[column_of(name)] = how, guardrail.default_reward
+    return rules
+
+
+def _rewards(
+    outcomes: pl.DataFrame, config: LoopConfig, rules: Mapping[str, tuple[Aggregation, float]]
+) -> pl.DataFrame:
+    """The rewards of every slot or decision that has outcomes, and whether any of them is new.
+
+    A guardrail's is null where none of the outcomes tells of it.
+    """
     window = pl.duration(microseconds=config.attribution_window_us)
     in_time = pl.col("ts") <= pl.col("decided") + window
     delay = (pl.col("ts").min() - pl.col("decided").first()).dt.total_microseconds() / 1e6
@@ -157,34 +176,51 @@ def _rewards(outcomes: pl.DataFrame, config: LoopConfig) -> pl.DataFrame:
         .otherwise(pl.lit("late"))
     )
     rewards = outcomes.group_by(KEY).agg(
-        reward=_AGGREGATIONS[config.aggregation],
+        *(_aggregated(column, how) for column, (how, _) in rules.items()),
         reward_source=source,
         outcomes=pl.len().cast(pl.Int64),
         # Rounded to what a clock tells, since polars may multiply by 1e-6 instead of dividing.
         delay_s=delay.clip(lower_bound=0.0).round(6),
         told=pl.col("new").any(),
     )
-    if config.aggregation not in _EXACT:
-        return rewards
+    for column, (how, _) in rules.items():
+        if how in _EXACT:
+            rewards = _exact(rewards, column, _EXACT[how])
+    return rewards
+
+
+def _aggregated(column: str, how: Aggregation) -> pl.Expr:
+    rewards = pl.col(column)
+    if how in _BY_TIME:
+        rewards = rewards.sort_by(_IN_ORDER)
+    # Every outcome has a reward, but may not tell of a guardrail.
+    return _AGGREGATIONS[how](rewards if column == "reward" else rewards.drop_nulls())
+
+
+def _exact(
+    rewards: pl.DataFrame, column: str, aggregate: Callable[[pl.Series], float]
+) -> pl.DataFrame:
+    """One number of every list in a column; null of an empty one."""
     # A single one needs no sum, and most are single.
-    several = pl.col("reward").map_elements(_EXACT[config.aggregation], return_dtype=pl.Float64)
+    several = pl.col(column).list.len() > 1
+    summed = pl.col(column).map_elements(aggregate, return_dtype=pl.Float64)
     return pl.concat(
         [
-            rewards.filter(pl.col("outcomes") == 1).with_columns(pl.col("reward").list.first()),
-            rewards.filter(pl.col("outcomes") > 1).with_columns(several),
+            rewards.filter(~several).with_columns(pl.col(column).list.first()),
+            rewards.filter(several).with_columns(summed),
         ]
     )
 
 
-def _changed(held: pl.DataFrame, present: pl.DataFrame) -> pl.DataFrame:
+def _changed(held: pl.DataFrame, present: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     """What there is no interaction of yet, and what is to be revised, with its revision.
 
     Only a new outcome revises: a loop that has got other settings since then keeps the rewards that
     it has. A crash can have made an outcome new twice, so it is looked whether it changes anything.
     """
     before = present.sort("revision").unique(KEY, keep="last", maintain_order=True)
-    before = before.select(*KEY, "revision", *(pl.col(name).alias(f"{name}_0") for name in _HELD))
+    before = before.select(*KEY, "revision", *(pl.col(name).alias(f"{name}_0") for name in columns))
     both = held.join(before, on=KEY, how="left", nulls_equal=True)
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_0")) for name in _HELD)
+    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_0")) for name in columns)
     wanted = pl.col("revision").is_null() | (pl.col("told") & differs)
     return both.filter(wanted).with_columns(pl.col("revision").fill_null(-1) + 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from croupier.offline.guardrails import column_of, told, unpacked
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import joined_until, joined_versions
 from croupier.offline.retention import forgotten_before
@@ -16,7 +17,7 @@ from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Decision, Judgement, Outcome, decode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from croupier.eventlog.log import EventLog, LogPartition
     from croupier.offline.lake import Lake, TableName
@@ -90,7 +91,8 @@ def verify_loop(
 
     Ids are compared by hashes of 64 bits. What was forgotten is left out, and so is what the log
     doesn't have any more. Rewards are worked out by the loop's present configuration, from what its
-    last join had read: one that was joined under other settings differs.
+    last join had read: one that was joined under other settings differs. Guardrails are looked at
+    where an interaction has them.
 
     Parameters
     ----------
@@ -213,6 +215,7 @@ def _check_rewards(
         return 0, 0
     decided, sent = joined_versions(lake, loop)
     held = ("reward", "reward_source", "outcomes", "delay_s", "fold")
+    guardrails = sorted(config.guardrails)
     buckets = max(1, round(share * _BUCKETS))
     checked = wrong = 0
     read: tuple[tuple[TableName, int], ...] = (("decisions", decided), ("outcomes", sent))
@@ -224,14 +227,32 @@ def _check_rewards(
             .collect(engine="streaming")
             for table, version in read
         )
-        present = current_interactions(lake, loop).filter(here).select(*KEY, *held)
-        found = present.collect(engine="streaming")
+        present = current_interactions(lake, loop).filter(here)
+        held_now = present.select(*KEY, *held, *unpacked(guardrails))
+        found = held_now.collect(engine="streaming")
         known = decisions.select(*KEY, "ts", "deferred")
         found = found.join(known, on=KEY, how="semi", nulls_equal=True)
         nothing = found.clear().with_columns(revision=pl.lit(0, dtype=pl.Int64))
-        told = outcomes.with_columns(new=pl.lit(value=False))
-        right = resolve(config, until, known, told, nothing).rows.select(*KEY, *held)
-        same = right.join(found, on=[*KEY, *held], how="semi", nulls_equal=True)
+        sent_now = outcomes.with_columns(*told(guardrails), new=pl.lit(value=False))
+        right = resolve(config, until, known, sent_now, nothing).rows
+        same = _same(right, found, held, guardrails)
         checked += len(right)
         wrong += max(len(right), len(found)) - len(same)
     return checked, wrong
+
+
+def _same(
+    right: pl.DataFrame, found: pl.DataFrame, held: Sequence[str], guardrails: Sequence[str]
+) -> pl.DataFrame:
+    """Which interactions are as they should be.
+
+    A guardrail that one doesn't have was not configured when it was joined, and isn't looked at.
+    """
+    both = right.join(found, on=[*KEY, *held], how="inner", nulls_equal=True, suffix="_found")
+    columns = [column_of(name) for name in guardrails]
+    right_too = (
+        pl.col(f"{column}_found").is_null() | (pl.col(column) == pl.col(f"{column}_found"))
+        for column in columns
+    )
+    # One that is there twice is wrong once.
+    return both.filter(pl.all_horizontal(pl.lit(value=True), *right_too)).unique(KEY)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
+from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
 from croupier.policy.training import TrainingConfig
 
 __all__ = ("Aggregation", "LoopConfig", "duration_text", "parse_duration", "valid_loop_name")
-
-Aggregation: TypeAlias = Literal[
-    "earliest", "latest", "last", "sum", "mean", "median", "min", "max"
-]
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)", re.ASCII)
@@ -77,6 +74,9 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         attribution window; None keeps it for ever.
     training
         On which rows the oracle is trained, how they count, and what is done afterwards.
+    guardrails
+        Of the named rewards that outcomes carry, those that are joined and that a new champion must
+        not harm, by name: 1 to 63 letters, digits, dots, hyphens and underscores.
     """
 
     exploration: Exploration = SquareCB()
@@ -95,6 +95,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model_export_frequency: str = "1 d"
     log_retention: str | None = None
     training: TrainingConfig = TrainingConfig()
+    guardrails: dict[str, Guardrail] = {}
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)
@@ -125,6 +126,12 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self._check_training()
         if not 0.0 < self.keep_prob <= 1.0:
             raise ValueError(f"keep_prob must be in (0, 1], got {self.keep_prob}")
+        for name in self.guardrails:
+            if not valid_guardrail_name(name):
+                raise ValueError(
+                    f"guardrails must have names of 1 to 63 letters, digits, dots, hyphens and "
+                    f"underscores, got {name!r}"
+                )
 
     def _check_horizon(self) -> None:
         _require_positive("late_horizon", self.late_horizon)

@@ -47,6 +47,10 @@ def outcomes_of(
         if request.slot is not None:
             check_id(f"{where}slot", request.slot)
         check_reward(f"{where}reward", request.reward, config.reward_min, config.reward_max)
+        for name, reward in request.guardrails.items():
+            if (rule := config.guardrails.get(name)) is not None:
+                field = f"{where}guardrails.{name}"
+                check_reward(field, reward, rule.reward_min, rule.reward_max)
     return [
         Outcome(
             decision_id=request.decision_id,

@@ -276,6 +276,11 @@ BAD = [
         '[loops.digits.oracle]\nkind = "distilled"\nbase = { kind = "sklearn_onnx", threads = 0 }',
         "loops.digits.oracle.base.threads",
     ),
+    (
+        "[loops.digits.guardrails.nps]\n[loops.digits.guardrails.refund]\nmax_fall = -1",
+        "loops.digits.guardrails.refund.max_fall",
+    ),
+    ('[loops.digits.guardrails."a b"]', "loops.digits.guardrails.a b"),
     # The fields of one loop are told apart from those of another, whichever come first.
     (
         """

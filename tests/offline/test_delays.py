@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -11,9 +12,11 @@ from scipy import stats
 
 from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.offline.delays import delay_curve, estimate_delays, settled_interactions
+from croupier.offline.guardrails import guardrail_reward
 from croupier.offline.join import join
 from croupier.offline.lake import Lake
 from croupier.offline.sink import sink
+from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
 from tests.offline.logs import EPOCH_US, append, decision, outcome
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 DAY_S = 86_400.0
 OLDEST_S = 10 * DAY_S
 MEAN_S = 2 * DAY_S
+GUARDED = LoopConfig(guardrails={"worth": Guardrail()})
 
 
 def come_share(delay_s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,11 +96,12 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         events.append(decision(f"d{number}", ts))
         at = ts + int(rng.exponential(MEAN_S) * 1e6)
         if rng.random() < 0.6 and at < now:
-            events.append(outcome(f"d{number}", f"o{number}", at))
+            told = {"worth": 1.0} if number % 2 else {}
+            events.append(outcome(f"d{number}", f"o{number}", at, guardrails=told))
     with SqliteEventLog(folder / "log", synchronous="normal") as log:
         append(log, events)
         sink(log, lake)
-    join(lake, "shop", LoopConfig(), now)
+    join(lake, "shop", GUARDED, now)
     return lake
 
 
@@ -136,6 +141,19 @@ def test_correcting_changes_nothing_but_rewards(joined: Lake) -> None:
     assert both.filter(pl.col("outcomes") == 0)["reward_w"].unique().to_list() == [0.0]
     assert weighted["reward"].to_numpy().max() <= 5.0
     assert plain.columns == weighted.columns
+    # Guardrails are corrected where that is asked for, in the same way.
+    before = plain.filter(pl.col("offset").is_in(weighted["offset"].implode()))["guardrails"]
+    assert weighted["guardrails"].equals(before)
+    guarded = msgspec.structs.replace(GUARDED, censoring="weight")
+    worth = (
+        settled_interactions(joined, "shop", guarded, version=version)
+        .sort("offset")
+        .select(pl.exclude("guardrails"), worth=guardrail_reward("worth"))
+        .collect()
+    )
+    assert worth["reward"].equals(weighted["reward"])
+    told = worth["decision_id"].str.strip_prefix("d").cast(pl.Int64) % 2 == 1
+    assert worth["worth"].equals((worth["reward"] * told.cast(pl.Float64)).alias("worth"))
     held = settled_interactions(joined, "shop", LoopConfig(censoring="hold_back")).collect()
     curve = delay_curve(joined, "shop", LoopConfig())
     limit = EPOCH_US + (OLDEST_S - curve.delay_of(0.95)) * 1e6

@@ -19,6 +19,7 @@ from croupier.offline.lake import Lake
 from croupier.offline.sink import sink
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Action
+from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
 from tests.offline.logs import EPOCH_US, append, decision, outcome
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
     from croupier.policy.events import Event
 
-CONFIG = LoopConfig(reward_min=-1.0, default_reward=0.25)
+CONFIG = LoopConfig(
+    reward_min=-1.0, default_reward=0.25, guardrails={"refund": Guardrail(default_reward=0.5)}
+)
 LATER = EPOCH_US + 10**12
 
 
@@ -62,7 +65,8 @@ def lake(tmp_path: Path) -> Lake:
         append(log, events)
         sink(log, lake)
         join(lake, "shop", CONFIG, LATER)
-        append(log, [outcome("d1", "late", EPOCH_US + 10**11, reward=-0.5)])
+        told = {"refund": 0.75}
+        append(log, [outcome("d1", "late", EPOCH_US + 10**11, reward=-0.5, guardrails=told)])
         sink(log, lake)
         join(lake, "shop", CONFIG, LATER)
     return lake
@@ -76,6 +80,16 @@ def test_parquet_has_the_current_interactions(lake: Lake, tmp_path: Path) -> Non
     path = tmp_path / "a file.parquet"
     assert export_parquet(lake, "shop", path) == 40
     assert pl.read_parquet(path).sort("ts").equals(interactions(lake))
+
+
+def test_parquet_has_a_column_for_a_guardrail(lake: Lake, tmp_path: Path) -> None:
+    """Null where it was not joined."""
+    path = tmp_path / "guarded.parquet"
+    assert export_parquet(lake, "shop", path, guardrails=["other", "refund"]) == 40
+    rows = pl.read_parquet(path).sort("ts")
+    assert rows.drop("guardrail_other", "guardrail_refund").equals(interactions(lake))
+    assert rows["guardrail_refund"].to_list() == [0.75 if n == 1 else 0.5 for n in range(40)]
+    assert rows["guardrail_other"].is_null().all()
 
 
 def test_dsjson_is_read_back_as_it_was(lake: Lake, tmp_path: Path) -> None:

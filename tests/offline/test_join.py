@@ -24,6 +24,7 @@ from croupier.offline.join import FOLDS, JoinReport, fold_of, join
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.sink import sink
 from croupier.policy.events import Activation, Decision, Event, Outcome
+from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import Aggregation, LoopConfig
 from croupier.policy.sampling import draw_key, uniform_of_key
 from croupier.service.scorer import uuid7
@@ -57,6 +58,20 @@ class Loop:
     events: list[Event]
 
 
+def guardrails() -> st.SearchStrategy[dict[str, Guardrail]]:
+    """None, one or two, with rules of their own or the loop's."""
+    return st.dictionaries(
+        st.sampled_from(["refund", "nps.2"]),
+        st.builds(
+            Guardrail,
+            default_reward=st.sampled_from([-2.0, 0.0, 1.5]),
+            aggregation=st.sampled_from([None, *AGGREGATIONS]),
+            reward_min=st.just(-4.0),
+            reward_max=st.just(4.0),
+        ),
+    )
+
+
 @st.composite
 def loops(draw: st.DrawFn, name: str) -> Loop:
     """Few decisions and many outcomes around the ends of their windows.
@@ -64,6 +79,7 @@ def loops(draw: st.DrawFn, name: str) -> Loop:
     Rewards are multiples of 1/16, so that a sum is the same in any order.
     """
     window = draw(st.sampled_from([1, 10, 40]))
+    names = st.sampled_from(["refund", "nps.2", "nobody's"])
     lowest = draw(st.sampled_from([-64, -64, 0]))
     rewards = st.integers(lowest, draw(st.sampled_from([-1, 64])) if lowest < 0 else 64)
     config = LoopConfig(
@@ -72,6 +88,7 @@ def loops(draw: st.DrawFn, name: str) -> Loop:
         aggregation=draw(st.sampled_from(AGGREGATIONS)),
         reward_min=-4.0,
         reward_max=4.0,
+        guardrails=draw(guardrails()),
     )
     ids = st.integers(0, 4).map(lambda number: f"d{number}")
     slots = st.sampled_from([None, None, "0", "1"])
@@ -89,14 +106,15 @@ def loops(draw: st.DrawFn, name: str) -> Loop:
             slots,
         ),
         st.builds(
-            lambda of, number, ts, reward, slot: outcome(
-                of, f"o{number}", ts, loop=name, reward=reward / 16, slot=slot
+            lambda of, number, ts, reward, slot, also: outcome(
+                of, f"o{number}", ts, loop=name, reward=reward / 16, slot=slot, guardrails=also
             ),
             ids,
             st.integers(0, 30),
             near,
             rewards,
             slots,
+            st.dictionaries(names, st.integers(-64, 64).map(lambda reward: reward / 16)),
         ),
         st.builds(lambda of, ts: Activation(decision_id=of, loop=name, ts=ts), ids, near),
     )
@@ -111,9 +129,8 @@ def first_by(events: Sequence[Any], id_of: Callable[[Any], object]) -> list[Any]
     return list(found.values())
 
 
-def aggregate(how: Aggregation, outcomes: Sequence[Outcome]) -> float:
-    """One reward of several; outcomes are in the order of the log."""
-    rewards = [each.reward for each in sorted(outcomes, key=lambda each: each.ts)]
+def aggregate(how: Aggregation, rewards: Sequence[float]) -> float:
+    """One reward of several, in the order of their stamps."""
     match how:
         case "earliest":
             return rewards[0]
@@ -129,6 +146,21 @@ def aggregate(how: Aggregation, outcomes: Sequence[Outcome]) -> float:
             return min(rewards)
         case "max":
             return max(rewards)
+
+
+def expected_guardrails(
+    config: LoopConfig, counted: Sequence[Outcome]
+) -> list[dict[str, Any]] | None:
+    """What an interaction has to hold of its outcomes, in the order of their stamps."""
+    found = []
+    for name in sorted(config.guardrails):
+        rule = config.guardrails[name]
+        told = [each.guardrails[name] for each in counted if name in each.guardrails]
+        how = config.aggregation if rule.aggregation is None else rule.aggregation
+        found.append(
+            {"name": name, "reward": aggregate(how, told) if told else rule.default_reward}
+        )
+    return found or None
 
 
 def source_of(in_time: Sequence[bool]) -> str:
@@ -177,19 +209,22 @@ def expected_join(loop: Loop, as_of: int) -> tuple[list[dict[str, Any]], JoinRep
             if (each.decision_id, each.slot) == (event.decision_id, event.slot)
         ]
         counted = [each for each in counted if delay_of(config, event.ts, each) is not None]
+        counted = sorted(counted, key=lambda each: each.ts)
+        rewards = [each.reward for each in counted]
         in_time = [each.ts <= end for each in counted]
         first = min((each.ts for each in counted), default=None)
         rows.append(
             {
                 "decision_id": event.decision_id,
                 "slot": event.slot,
-                "reward": aggregate(config.aggregation, counted)
-                if counted
+                "reward": aggregate(config.aggregation, rewards)
+                if rewards
                 else config.default_reward,
                 "reward_source": source_of(in_time),
                 "outcomes": len(counted),
                 "delay_s": None if first is None else max(0.0, (first - event.ts) / 1e6),
                 "fold": fold_of(event.decision_id),
+                "guardrails": expected_guardrails(config, counted),
             }
         )
     observed = sum(row["reward_source"] != "default" for row in rows)
@@ -281,6 +316,7 @@ def delayed(draw: st.DrawFn) -> tuple[Loop, list[list[Event]]]:
         aggregation=draw(st.sampled_from(AGGREGATIONS)),
         reward_min=-4.0,
         reward_max=4.0,
+        guardrails=draw(guardrails()),
     )
     seed = draw(st.integers(0, 2**32 - 1))
     rng = random.Random(seed)
@@ -298,7 +334,10 @@ def delayed(draw: st.DrawFn) -> tuple[Loop, list[list[Event]]]:
         at = starts.get(name, EPOCH_US) + rng.randrange(-DAY - 9 * MS, 5 * DAY)
         slot = rng.choice((None, None, "top", "side"))
         reward = rng.randrange(-64, 64) / 16
-        events.append(outcome(name, f"o{number}", at, reward=reward, slot=slot))
+        also = {each: rng.randrange(-64, 64) / 16 for each in rng.sample(["refund", "nps.2"], 1)}
+        also = also if rng.random() < 0.5 else {}
+        made = outcome(name, f"o{number}", at, reward=reward, slot=slot, guardrails=also)
+        events.append(made)
     rng.shuffle(events)
     cuts = sorted(rng.randrange(len(events) + 1) for _ in range(rng.randrange(5)))
     parts = [events[a:b] for a, b in zip([0, *cuts], [*cuts, len(events)], strict=True)]
@@ -489,6 +528,32 @@ def test_a_revision_counts_by_the_settings_of_its_moment(log: SqliteEventLog, la
     report = join(lake, "shop", LoopConfig(default_reward=0.25), later)
     assert (report.joined, report.revised) == (1, 1)
     assert current(lake)["reward"].to_list() == [0.5, 0.0, 0.25]
+
+
+def test_a_guardrail_is_of_what_is_joined_from_then_on(log: SqliteEventLog, lake: Lake) -> None:
+    """Older interactions have none, until another outcome of theirs comes."""
+    guarded = LoopConfig(
+        aggregation="sum",
+        guardrails={"refund": Guardrail(), "calls": Guardrail(reward_max=9.0, aggregation="max")},
+    )
+    first = outcome("a", "1", reward=0.5, guardrails={"refund": 1.0})
+    append(log, [decision("a"), decision("b"), first])
+    sink(log, lake)
+    later = EPOCH_US + DAY
+    join(lake, "shop", LoopConfig(aggregation="sum"), later)
+    assert current(lake)["guardrails"].to_list() == [None, None]
+    news = outcome("a", "2", reward=0.0, guardrails={"calls": 3.0})
+    append(log, [decision("c"), news, outcome("c", "3", guardrails={"unknown": 9.0})])
+    sink(log, lake)
+    report = join(lake, "shop", guarded, later)
+    assert (report.joined, report.revised) == (1, 1)
+
+    def held(calls: float, refund: float) -> list[dict[str, Any]]:
+        return [{"name": "calls", "reward": calls}, {"name": "refund", "reward": refund}]
+
+    # The reward of a is as it was: what has changed is the guardrails.
+    assert current(lake)["reward"].to_list() == [0.5, 0.0, 1.0]
+    assert current(lake)["guardrails"].to_list() == [held(3.0, 1.0), None, held(0.0, 0.0)]
 
 
 class WatchedLake(Lake):

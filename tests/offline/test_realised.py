@@ -14,6 +14,7 @@ import pytest
 
 from croupier.offline import realised as module
 from croupier.offline.audit import draws_test
+from croupier.offline.guardrails import column_of, guardrail_reward, packed
 from croupier.offline.interactions import current_interactions
 from croupier.offline.lake import Lake
 from croupier.offline.realised import Moments, realised
@@ -40,9 +41,13 @@ def log() -> pl.DataFrame:
     later = WORLD.generation(4, cold_start("shop").exploration)
     rows = pl.concat([early, WORLD.log(later, 400, seed=2, first=400)])
     rng = np.random.default_rng(1)
+    # Some of them were joined before there were guardrails.
+    refunds = pl.DataFrame({column_of("refund"): rng.random(len(rows))}).select(packed(["refund"]))
+    joined = pl.when(pl.Series(rng.random(len(rows)) < 0.7)).then(refunds.to_series())
     return rows.with_columns(
         keep_prob=pl.Series(rng.choice([0.25, 0.5, 1.0], len(rows))),
         revision=pl.lit(0, dtype=pl.Int64),
+        guardrails=joined,
     )
 
 
@@ -51,7 +56,14 @@ def on(rows: pl.DataFrame, day: int) -> pl.DataFrame:
 
 
 def revised(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.with_columns(reward=1.0 - pl.col("reward"), revision=pl.col("revision") + 1)
+    """Of another reward, and of another guardrail."""
+    other = rows.select((1.0 - guardrail_reward("refund").fill_null(0.5)).alias("other"))
+    refunds = other.rename({"other": column_of("refund")}).select(packed(["refund"]))
+    return rows.with_columns(
+        reward=1.0 - pl.col("reward"),
+        revision=pl.col("revision") + 1,
+        guardrails=refunds.to_series(),
+    )
 
 
 def check(lake: Lake) -> None:
@@ -71,6 +83,13 @@ def check(lake: Lake) -> None:
         assert known.moments.mean == pytest.approx(mean)
         error = None if n < 2 else math.sqrt((influence**2).sum() / (n - 1) / n)
         assert known.moments.error() == (None if error is None else pytest.approx(error))
+        refunds = served.select(guardrail_reward("refund")).to_series()
+        having = refunds.is_not_null().to_numpy()
+        assert sorted(known.guardrails) == (["refund"] if having.any() else [])
+        if having.any():
+            refund, told = known.guardrails["refund"], refunds.drop_nulls().to_numpy()
+            assert refund.rows == having.sum()
+            assert refund.mean == pytest.approx(np.average(told, weights=weight[having]))
         p_value = draws_test(served).combined_p_value
         assert known.propensity_p_value == pytest.approx(p_value, rel=1e-6)
 

@@ -15,6 +15,7 @@ from croupier.offline.lake import Lake, TableName
 from croupier.offline.retention import forget_all, retain
 from croupier.offline.sink import sink
 from croupier.offline.verify import LoopVerification, verify_loop
+from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
 from tests.offline.logs import EPOCH_US, append, decision, mixed_events, outcome
 
@@ -86,6 +87,30 @@ def test_a_reward_that_was_altered_is_found(lake: Lake, log: SqliteEventLog) -> 
     altered = pl.when(place & last).then(pl.col("reward") + 2**-40).otherwise("reward")
     lake.replace("interactions", rows.with_columns(reward=altered))
     assert verified(lake, log).wrong == 1
+
+
+def test_a_guardrail_that_was_altered_is_found(log: SqliteEventLog, tmp_path: Path) -> None:
+    """But not that interactions have none that were joined before it was configured."""
+    lake, guarded = Lake(tmp_path / "lake"), LoopConfig(guardrails={"refund": Guardrail()})
+    for number in range(6):
+        name, at = f"d{number}", EPOCH_US + number * DAY
+        told = {"refund": 1.0} if number % 2 else {}
+        append(log, [decision(name, at), outcome(name, name, at, guardrails=told)])
+        sink(log, lake)
+        join(lake, "shop", guarded if number > 2 else LoopConfig(), at + DAY // 2)
+    rows = lake.scan("interactions").sort("offset").collect()
+    assert rows["guardrails"].is_null().to_list() == [True] * 3 + [False] * 3
+    found = verify_loop(lake, log, "shop", guarded)
+    assert (found.sound, found.checked) == (True, 6)
+    last = pl.col("decision_id") == "d5"
+    none = pl.lit([{"name": "refund", "reward": 0.0}], dtype=rows.schema["guardrails"])
+    altered = pl.when(last).then(none).otherwise("guardrails")
+    lake.replace("interactions", rows.with_columns(guardrails=altered))
+    assert verify_loop(lake, log, "shop", guarded).wrong == 1
+    # One that isn't configured any more is nobody's concern.
+    assert verify_loop(lake, log, "shop", LoopConfig()).sound
+    lake.replace("interactions", pl.concat([rows, rows.tail(1)]))
+    assert verify_loop(lake, log, "shop", guarded).wrong == 1
 
 
 def test_what_was_forgotten_is_not_missed(lake: Lake, log: SqliteEventLog) -> None:

@@ -160,14 +160,14 @@ class Server:
         pids = [int(pid) for file in files for pid in file.read_text().split()]
         return [pid for pid in pids if module in _command_line(pid)]
 
-    def run(self, command: str, *arguments: str) -> Any:
+    def run(self, command: str, *arguments: str, patience_s: float = PATIENCE_S) -> Any:
         """Run another command on its data, and give its JSON."""
         done = subprocess.run(
             self._command(command, "--json", *arguments),
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
