@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy
 
 from croupier.offline.guardrails import GUARDRAILS, column_of, guardrail_reward, packed
 from croupier.offline.interactions import current_interactions
@@ -125,7 +125,7 @@ def estimate_delays(
         spread = counts[1:] / (at_risk[1:] * (at_risk[1:] - counts[1:]).astype(np.float64))
     log_share = np.concatenate([np.cumsum(logs[::-1])[::-1], [0.0]])
     variance = np.concatenate([np.cumsum(spread[::-1])[::-1], [0.0]])
-    reach = stats.norm.isf((1.0 - confidence) / 2.0) * np.sqrt(variance)
+    reach = scipy.stats.norm.isf((1.0 - confidence) / 2.0) * np.sqrt(variance)
     share = np.exp(log_share)
     with np.errstate(invalid="ignore", over="ignore"):
         lower = np.nan_to_num(share * np.exp(-reach), nan=0.0)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 __all__ = ("BIN_EDGES", "CountSums", "DrawSums", "Draws")
 
@@ -71,7 +71,7 @@ class CountSums:
             self.expected + other.expected,
             self.observed + other.observed,
             self.spread + other.spread,
-            sparse.csr_array(self.squares + other.squares),
+            scipy.sparse.csr_array(self.squares + other.squares),
         )
 
     def pooled(self, label: IntArray, size: int) -> CountSums:
@@ -81,7 +81,7 @@ class CountSums:
             np.bincount(label, self.expected, size).astype(np.float64),
             np.bincount(label, self.observed, size).astype(np.int64),
             np.bincount(label, self.spread, size).astype(np.float64),
-            sparse.csr_array(together @ self.squares @ together.T),
+            scipy.sparse.csr_array(together @ self.squares @ together.T),
         )
 
 
@@ -127,14 +127,14 @@ class DrawSums:
         place = np.searchsorted(BIN_EDGES, log.pmf, side="left") - 1
         bin_ = np.clip(place, 0, _BINS - 1).astype(np.int64)
         by_cell, by_bin = _probability(log, cell, size), _probability(log, bin_, _BINS)
-        both = sparse.coo_array((log.pmf, (cell, bin_)), shape=(size, _BINS)).tocsr()
+        both = scipy.sparse.coo_array((log.pmf, (cell, bin_)), shape=(size, _BINS)).tocsr()
         return cls(
             rows=log.n,
             impossible=int(np.count_nonzero(log.pmf[picked] == 0.0)),
             cells=_sums(log, cell, picked, by_cell),
             bins=_sums(log, bin_, picked, by_bin),
             both=both,
-            products=sparse.csr_array(by_cell.T @ by_bin),
+            products=scipy.sparse.csr_array(by_cell.T @ by_bin),
         )
 
     def __add__(self, other: DrawSums) -> DrawSums:
@@ -143,8 +143,8 @@ class DrawSums:
             self.impossible + other.impossible,
             self.cells + other.cells,
             self.bins + other.bins,
-            sparse.csr_array(self.both + other.both),
-            sparse.csr_array(self.products + other.products),
+            scipy.sparse.csr_array(self.both + other.both),
+            scipy.sparse.csr_array(self.products + other.products),
         )
 
     def pooled(
@@ -158,14 +158,14 @@ class DrawSums:
             self.impossible,
             self.cells.pooled(label, size),
             self.bins if bin_label is None else self.bins.pooled(bin_label, bins),
-            sparse.csr_array(together @ self.both @ into.T),
-            sparse.csr_array(together @ self.products @ into.T),
+            scipy.sparse.csr_array(together @ self.both @ into.T),
+            scipy.sparse.csr_array(together @ self.products @ into.T),
         )
 
 
 def _probability(log: Draws, of_entry: IntArray, size: int) -> Any:
     """The (n, size) matrix of every row's probability of every cell or bin."""
-    found = sparse.csr_array((log.pmf, of_entry, log.offsets), shape=(log.n, size), copy=True)
+    found = scipy.sparse.csr_array((log.pmf, of_entry, log.offsets), shape=(log.n, size), copy=True)
     # Two entries of a row may fall into one; their probabilities add up before squaring.
     found.sum_duplicates()
     return found
@@ -177,11 +177,11 @@ def _sums(log: Draws, of_entry: IntArray, picked: IntArray, probability: Any) ->
         np.bincount(of_entry, log.pmf, size).astype(np.float64),
         np.bincount(of_entry[picked], minlength=size).astype(np.int64),
         np.bincount(of_entry, log.pmf * (1.0 - log.pmf), size).astype(np.float64),
-        sparse.csr_array(probability.T @ probability),
+        scipy.sparse.csr_array(probability.T @ probability),
     )
 
 
 def _map(label: IntArray, size: int) -> Any:
     """The matrix that takes sums to those of their groups, of shape (size, k)."""
     k = len(label)
-    return sparse.csr_array((np.ones(k), (label, np.arange(k))), shape=(size, k))
+    return scipy.sparse.csr_array((np.ones(k), (label, np.arange(k))), shape=(size, k))

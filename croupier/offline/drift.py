@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
-from scipy import stats
+import scipy
 
 from croupier.offline.ope.intervals import Moments
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
@@ -175,7 +175,9 @@ def _rewards(before: pl.DataFrame, after: pl.DataFrame) -> RewardDrift:
         means.append(float(c @ rows["reward"].to_numpy() / c.sum()))
     error = math.hypot(*errors)
     difference = abs(values[1] - values[0])
-    p_value = float(2.0 * stats.norm.sf(difference / error)) if error else float(difference == 0.0)
+    p_value = (
+        float(2.0 * scipy.stats.norm.sf(difference / error)) if error else float(difference == 0.0)
+    )
     return RewardDrift(
         before=int(before["generation"][0]),
         after=int(after["generation"][0]),
@@ -252,7 +254,7 @@ def _features(
             continue
         if all(there):
             x, y = (np.array(values, dtype=np.float64) for values in there)
-            ks = stats.ks_2samp(x, y, method="asymp")
+            ks = scipy.stats.ks_2samp(x, y, method="asymp")
             yield found(path, "number", float(ks.statistic), float(ks.pvalue))
         if any(None in values for values in pair):
             presence = [[value is not None for value in values] for values in pair]
@@ -274,7 +276,7 @@ def _categories(pair: Sequence[Sequence[Any]]) -> tuple[float, float]:
     distance = float(np.abs(shares[1] - shares[0]).sum() / 2.0)
     if table.shape[1] < 2:
         return distance, 1.0
-    return distance, float(stats.chi2_contingency(table, correction=False).pvalue)
+    return distance, float(scipy.stats.chi2_contingency(table, correction=False).pvalue)
 
 
 def _is_number(value: Any) -> bool:

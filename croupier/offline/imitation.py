@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy
 
 from croupier.offline.gate import Verdict
 from croupier.offline.interactions import keep_weights, learning_weights, logged_requests
@@ -262,9 +262,9 @@ def sign_test(won: NDArray[np.float64], lost: NDArray[np.float64]) -> float:
     """
     weights = np.concatenate([won, lost])
     if not weights.size or weights.min() == weights.max():
-        return float(stats.binom.sf(won.size - 1, weights.size, 0.5))
+        return float(scipy.stats.binom.sf(won.size - 1, weights.size, 0.5))
     lead = float(won.sum() - lost.sum()) - float(weights.max())
-    return float(stats.norm.sf(lead / math.sqrt(float(weights @ weights))))
+    return float(scipy.stats.norm.sf(lead / math.sqrt(float(weights @ weights))))
 
 
 def _requests(interactions: pl.DataFrame) -> Iterator[tuple[LoggedRequest, str]]:

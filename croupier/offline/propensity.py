@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, stats
 
 from croupier.offline.draw_sums import BIN_EDGES, CountSums, Draws, DrawSums
 from croupier.policy.errors import InvalidInputError
@@ -365,7 +365,7 @@ class _Counts:
 
     @classmethod
     def of(cls, sums: CountSums) -> _Counts:
-        covariance = sparse.csr_array(sparse.diags_array(sums.expected) - sums.squares)
+        covariance = scipy.sparse.csr_array(scipy.sparse.diags_array(sums.expected) - sums.squares)
         return cls(sums.expected, sums.observed, covariance)
 
     @property
@@ -385,7 +385,7 @@ def _test(sums: DrawSums, fine: _Fine, min_expected: float) -> PropensityTest:
     bins = _find_bins(sums.bins.spread, min_expected)
     pooled = sums.pooled(cells.label, cells.size, bins.label, len(bins.edges) - 1)
     cell_counts, bin_counts = _Counts.of(pooled.cells), _Counts.of(pooled.bins)
-    cross = sparse.csr_array(pooled.both - pooled.products)
+    cross = scipy.sparse.csr_array(pooled.both - pooled.products)
     statistic, dof, blocks = _statistic(cells, cell_counts, bin_counts, cross, min_expected)
     by_bin = _Directions.of(bin_counts.covariance.toarray(), bin_counts.excess, min_expected)
     bin_statistic, bin_dof = by_bin.statistic, len(by_bin.z)
@@ -572,12 +572,12 @@ def _p_value(statistic: float, dof: int) -> float:
     """Upper tail of the chi-square distribution, with no degrees of freedom a point mass at 0."""
     if dof == 0:
         return 0.0 if statistic > 0.0 else 1.0
-    return float(stats.chi2.sf(statistic, dof))
+    return float(scipy.stats.chi2.sf(statistic, dof))
 
 
 def _row_sums(log: Draws, values: FloatArray) -> FloatArray:
     """Sum of every row's `values`; numpy's reduceat has no notion of an empty row."""
-    rows = sparse.csr_array(
+    rows = scipy.sparse.csr_array(
         (values, np.zeros(len(values), dtype=np.int64), log.offsets), shape=(log.n, 1)
     )
     return np.asarray(rows @ np.ones(1))

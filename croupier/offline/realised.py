@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import polars as pl
-from scipy import sparse, stats
+import scipy
 
 from croupier.offline.audit import draws_of
 from croupier.offline.draw_sums import BIN_EDGES, CountSums, DrawSums
@@ -100,7 +100,7 @@ class Moments(msgspec.Struct, frozen=True, kw_only=True):
         error = self.error()
         if error is None:
             return None, None
-        half = float(stats.norm.isf((1.0 - confidence) / 2.0)) * error
+        half = float(scipy.stats.norm.isf((1.0 - confidence) / 2.0)) * error
         return self.mean - half, self.mean + half
 
     def about(self, centre: float) -> tuple[float, float, float]:
@@ -253,10 +253,14 @@ class _Drawn(msgspec.Struct, frozen=True, kw_only=True):
         return DrawSums(
             self.rows,
             self.impossible,
-            CountSums(cells[0], cells[1].astype(np.int64), cells[2], sparse.csr_array(squares)),
-            CountSums(bins[0], bins[1].astype(np.int64), bins[2], sparse.csr_array(bin_squares)),
-            sparse.csr_array(both),
-            sparse.csr_array(products),
+            CountSums(
+                cells[0], cells[1].astype(np.int64), cells[2], scipy.sparse.csr_array(squares)
+            ),
+            CountSums(
+                bins[0], bins[1].astype(np.int64), bins[2], scipy.sparse.csr_array(bin_squares)
+            ),
+            scipy.sparse.csr_array(both),
+            scipy.sparse.csr_array(products),
         )
 
     def names(self) -> list[str]:

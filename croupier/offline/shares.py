@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy import stats
+import scipy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def wilson_interval(p: float, n: float, confidence: float) -> tuple[float, float
     confidence
         In (0, 1).
     """
-    z = float(stats.norm.isf((1.0 - confidence) / 2.0))
+    z = float(scipy.stats.norm.isf((1.0 - confidence) / 2.0))
     centre, scale = p + z * z / (2 * n), 1.0 + z * z / n
     half = z * math.sqrt(p * (1.0 - p) / n + z * z / (4 * n * n))
     # Rounding must not put an end on the wrong side of the value.

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from croupier.policy.errors import InvalidInputError
 
@@ -358,7 +358,7 @@ def clickbait_scores(documents: int) -> FloatArray:
 
 def satisfaction(exposure: FloatArray, sensitivity: FloatArray) -> FloatArray:
     """``SAT = sigmoid(h NPE)`` (RecSim), in (0, 1), of the broadcast shape of its arguments."""
-    return np.asarray(expit(sensitivity * exposure), dtype=np.float64)
+    return np.asarray(scipy.special.expit(sensitivity * exposure), dtype=np.float64)
 
 
 def engagement_mean(

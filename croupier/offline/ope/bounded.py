@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from croupier.offline.ope.intervals import require_confidence
 from croupier.policy.errors import NoIntervalError, NotEnoughDataError
@@ -147,8 +147,8 @@ def clopper_pearson_interval(
     hits = round(moments.n * mean / size)
     error = (1.0 - confidence) / 2.0
     n = moments.n
-    low = float(stats.beta.ppf(error, hits, n - hits + 1)) if hits > 0 else 0.0
-    high = float(stats.beta.isf(error, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(scipy.stats.beta.ppf(error, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(scipy.stats.beta.isf(error, hits + 1, n - hits)) if hits < n else 1.0
     lower, upper = np.clip((least + size * low, least + size * high), *value_range)
     return float(lower), float(upper)
 

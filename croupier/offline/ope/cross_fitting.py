@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import clone, is_classifier
 
 from croupier.policy.errors import InvalidInputError
 
@@ -128,6 +127,8 @@ def cross_fit(
     InvalidInputError
         If a shape is another one, or there are fewer than 2 folds; it names the argument.
     """
+    from sklearn.base import clone  # noqa: PLC0415 - slow to import
+
     table = np.asarray(context, dtype=np.float64)
     features = np.asarray(action_features, dtype=np.float64)
     chosen, target = np.asarray(action), np.asarray(reward, dtype=np.float64)
@@ -262,6 +263,8 @@ def _folds(fold: NDArray[np.intp]) -> NDArray[np.intp]:
 
 def _predicted(fitted: Any, rows: FloatArray) -> FloatArray:
     """Expected rewards: of a classifier, the probability of 1, which it may never have seen."""
+    from sklearn.base import is_classifier  # noqa: PLC0415 - slow to import
+
     if not is_classifier(fitted):
         return np.asarray(fitted.predict(rows), dtype=np.float64)
     columns = np.flatnonzero(np.asarray(fitted.classes_) == 1)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 
@@ -131,7 +131,7 @@ def normal_interval(value: float, standard_error: float, confidence: float) -> t
         If `confidence` is not in (0, 1).
     """
     require_confidence(confidence)
-    half = float(stats.norm.ppf(0.5 + confidence / 2.0)) * standard_error
+    half = float(scipy.stats.norm.ppf(0.5 + confidence / 2.0)) * standard_error
     return value - half, value + half
 
 
@@ -239,7 +239,7 @@ def empirical_likelihood_interval(
     corners, for_lower, for_upper = _corners(unseen)
     mean, covariance = _augment(moments, unseen, corners)
     centre, slope, residual = _partial_out(mean, covariance, unseen.keep)
-    quantile = float(stats.f.isf(1.0 - confidence, 1, moments.n))
+    quantile = float(scipy.stats.f.isf(1.0 - confidence, 1, moments.n))
     low, high = _fieller(centre, slope, residual * (quantile / (moments.n + 1)))
     lower, upper = np.clip((low[for_lower].min(), high[for_upper].max()), *value_range)
     return float(lower), float(upper)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 import numpy as np
-from scipy import optimize, special
+import scipy
 
 from croupier.offline.ope.accumulators import Accumulator, BatchT, Estimate
 from croupier.offline.ope.batches import LoggedBatch, PairedBatch
@@ -69,7 +69,7 @@ class Wealth:
         high = max(floor, self.total / self.time)
         if excess(floor) <= 0.0:
             return floor
-        return float(optimize.brentq(excess, floor, high, xtol=1e-13, rtol=1e-13))
+        return float(scipy.optimize.brentq(excess, floor, high, xtol=1e-13, rtol=1e-13))
 
 
 def log_wealth(total: FloatArray | float, variance: FloatArray | float, rho: float) -> FloatArray:
@@ -105,10 +105,10 @@ def log_wealth(total: FloatArray | float, variance: FloatArray | float, rho: flo
             + variance
             + rho * math.log(rho)
             - shape * np.log(safe)
-            + special.gammaln(shape)
-            + np.log(special.gammainc(shape, safe))
-            - special.gammaln(rho)
-            - np.log(special.gammainc(rho, rho))
+            + scipy.special.gammaln(shape)
+            + np.log(scipy.special.gammainc(shape, safe))
+            - scipy.special.gammaln(rho)
+            - np.log(scipy.special.gammainc(rho, rho))
         )
     return np.where(at > 0.0, found, -np.inf)
 

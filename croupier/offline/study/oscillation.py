@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy import stats
+import scipy
 
 from croupier.offline.oscillation import OscillationTest, oscillation_test, swings_of_each
 from croupier.policy.errors import InvalidInputError
@@ -217,5 +217,5 @@ def _noise(gains: FloatArray) -> FloatArray:
 
 
 def _mean(values: FloatArray) -> Mean:
-    error = float(stats.sem(values)) if len(values) > 1 else None
+    error = float(scipy.stats.sem(values)) if len(values) > 1 else None
     return Mean(value=float(values.mean()), error=error)
