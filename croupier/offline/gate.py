@@ -62,7 +62,7 @@ def judge_challenger(config: GateConfig, evaluation: Evaluation) -> Verdict:
     against = challenger.objections(config)
     if not difference.lower > config.margin:
         against.append(f"{shown}: not shown to be above {config.margin:+g}")
-    guardrails = [harm_shown(each) for each in evaluation.guardrails]
+    guardrails = [harm_shown(each, min_ess=config.min_ess) for each in evaluation.guardrails]
     against += [reason for harmed, reason in guardrails if harmed]
     if against:
         return Verdict(promote=False, reasons=against)
