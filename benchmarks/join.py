@@ -30,6 +30,7 @@ from croupier.offline.generations import refresh_realised
 from croupier.offline.join import join
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.retention import retain
+from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="decisions")
     parser.add_argument("--night", type=int, default=1_000_000, help="decisions a day")
     parser.add_argument("--folder", type=Path, help="where lakes are made (and deleted)")
+    parser.add_argument("--guardrails", type=int, default=0, help="that every outcome names")
     parser.add_argument("--dsjson", action="store_true", help="export as dsjson too")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
@@ -95,7 +97,12 @@ def main() -> None:
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             run = measure(
-                Path(folder), rows, arguments.night, dsjson=arguments.dsjson, tell=output.remark
+                Path(folder),
+                rows,
+                arguments.night,
+                guardrails=arguments.guardrails,
+                dsjson=arguments.dsjson,
+                tell=output.remark,
             )
             runs.append(run)
     output.result(runs, lambda: show(output, runs))
@@ -127,6 +134,7 @@ def measure(
     rows: int,
     night: int,
     *,
+    guardrails: int = 0,
     dsjson: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> Run:
@@ -143,14 +151,14 @@ def measure(
 
     root, days = folder / "lake", max(1, rows // night)
     steps = [
-        alone("fill", fill, root, 0, days, rows // days),
-        alone("join", join_until, root, days),
+        alone("fill", fill, root, 0, days, rows // days, guardrails),
+        alone("join", join_until, root, days, guardrails),
         alone("count what generations earned", realise, root, days * night),
-        alone("add a night", fill, root, days, 1, night),
-        alone("join the night", join_until, root, days + 1),
+        alone("add a night", fill, root, days, 1, night, guardrails),
+        alone("join the night", join_until, root, days + 1, guardrails),
         alone("count the night", realise, root, night),
         alone("look for what is to be forgotten", forget, root, days + 1, night),
-        alone("join nothing new", join_until, root, days + 1),
+        alone("join nothing new", join_until, root, days + 1, guardrails),
         alone("export Parquet", export, root, folder / "export.parquet"),
     ]
     if dsjson:
@@ -179,18 +187,20 @@ def _measured(name: str, work: Callable[..., int], arguments: tuple[object, ...]
     )
 
 
-def fill(root: Path, first: int, days: int, nightly: int) -> int:
+def fill(root: Path, first: int, days: int, nightly: int, guardrails: int = 0) -> int:
     """Add days of decisions and outcomes."""
     lake = Lake(root)
     for day in range(first, first + days):
         lake.append_stream("decisions", decisions(day, nightly), {})
-        lake.append_stream("outcomes", outcomes(day, nightly), {})
+        lake.append_stream("outcomes", outcomes(day, nightly, guardrails), {})
     return days * nightly
 
 
-def join_until(root: Path, day: int) -> int:
+def join_until(root: Path, day: int, guardrails: int) -> int:
     """Join what there is; gives the number of interactions that were written."""
-    report = join(Lake(root), LOOP, CONFIG, START + (day + 1) * DAY)
+    guarded = {name: Guardrail() for name in _guardrails(guardrails)}
+    config = msgspec.structs.replace(CONFIG, guardrails=guarded)
+    report = join(Lake(root), LOOP, config, START + (day + 1) * DAY)
     return report.joined + report.revised
 
 
@@ -256,8 +266,12 @@ def decisions(day: int, count: int) -> Iterator[pl.DataFrame]:
         )
 
 
-def outcomes(day: int, count: int) -> Iterator[pl.DataFrame]:
+def outcomes(day: int, count: int, guardrails: int) -> Iterator[pl.DataFrame]:
     """What comes on a day: for 30 % of its decisions, and for some of the days before."""
+    named = pl.lit("{}")
+    if guardrails:
+        each = [pl.col("reward").alias(name) for name in _guardrails(guardrails)]
+        named = pl.struct(each).struct.json_encode()
     rng = np.random.default_rng((day, 1))
     for first in range(0, count, BATCH):
         size = min(BATCH, count - first)
@@ -277,8 +291,12 @@ def outcomes(day: int, count: int) -> Iterator[pl.DataFrame]:
             },
             outcome_id=pl.format("{}:{}", pl.lit(day), pl.Series(places)),
             kind=pl.lit("outcome"),
-            guardrails=pl.lit("{}"),
+            guardrails=named,
         )
+
+
+def _guardrails(count: int) -> list[str]:
+    return [f"guardrail-{number}" for number in range(count)]
 
 
 def _in_schema(

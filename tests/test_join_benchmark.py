@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def test_every_step_does_its_work(tmp_path: Path) -> None:
-    run = measure(tmp_path, 2000, 500, dsjson=True)
+    run = measure(tmp_path, 2000, 500, guardrails=2, dsjson=True)
     rows = {each.name: each.rows for each in run.steps}
     assert rows["fill"] == 2000
     assert rows["join"] == 2000

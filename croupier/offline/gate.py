@@ -122,11 +122,12 @@ def judge_challenger(
     if not difference.lower > config.margin:
         against.append(f"{shown}: not shown to be above {config.margin:+g}")
     kept = [f"{shown}, above {config.margin:+g}"]
-    kept += [reason for harmed, reason in map(harm_shown, evaluation.guardrails) if not harmed]
+    guardrails = [harm_shown(each, min_ess=config.min_ess) for each in evaluation.guardrails]
+    kept += [reason for harmed, reason in guardrails if not harmed]
     return with_sections(
         Verdict(promote=not against, reasons=against or kept),
         config,
-        (guardrail_section(evaluation.guardrails), stability, *measured),
+        (guardrail_section(evaluation.guardrails, min_ess=config.min_ess), stability, *measured),
     )
 
 

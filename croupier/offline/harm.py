@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from croupier.offline.finding import Finding, Section
 from croupier.offline.guardrails import guardrail_reward
 from croupier.offline.ope import SNIPS, Difference, Estimate, LoggedBatch, PairedBatch
+from croupier.policy.errors import NotEnoughDataError
 from croupier.policy.guardrails import Guardrail
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class GuardrailValue(msgspec.Struct, frozen=True, kw_only=True):
     rows
         Judged interactions that have it: those that were joined since it was configured.
     estimates
-        By SNIPS; None of fewer than 20 rows.
+        By SNIPS; None where these rows are too few for them, as fewer than 20 are.
     """
 
     name: str
@@ -97,20 +99,33 @@ def guardrail_values(
         if rows >= least:
             level = (1.0 - confidence) / (several if rule.evidence == "no_proof_of_harm" else 1)
             told = rewards.drop_nulls().to_numpy()
-            pair = [_of(batch, known, told) for batch in batches]
-            estimates = _estimates(pair[0], pair[1], weight_ranges, rule, confidence=1.0 - level)
+            champion, challenger = (_of(batch, known, told) for batch in batches)
+            # Some rows may be too few, since the challenger takes none of their actions.
+            with suppress(NotEnoughDataError):
+                estimates = _estimates(
+                    champion, challenger, weight_ranges, rule, confidence=1.0 - level
+                )
         found.append(GuardrailValue(name=name, rule=rule, rows=rows, estimates=estimates))
     return tuple(found)
 
 
-def harm_shown(value: GuardrailValue) -> tuple[bool, str]:
-    """Whether a guardrail speaks against the challenger, and why or why not, in a sentence."""
+def harm_shown(value: GuardrailValue, *, min_ess: float = 0.0) -> tuple[bool, str]:
+    """Whether a guardrail speaks against the challenger, and why or why not, in a sentence.
+
+    Parameters
+    ----------
+    value
+        As an evaluation has it.
+    min_ess
+        Effective sample size, of the rows that have it, below which nobody is let through.
+    """
     rule, estimates = value.rule, value.estimates
+    few = f"guardrail {value.name}: only {value.rows:,} of the judged interactions have it"
     if estimates is None:
-        return True, (
-            f"guardrail {value.name}: only {value.rows:,} of the judged interactions have it, "
-            f"too few to say whether it is harmed"
-        )
+        return True, f"{few}, too few to say whether it is harmed"
+    if estimates.challenger.ess < min_ess:
+        ess = estimates.challenger.ess
+        return True, f"{few}, an effective sample size of {ess:.0f}, below {min_ess:g}"
     difference = estimates.difference
     shown = (
         f"guardrail {value.name}: challenger - champion is {difference.value:+.4f}, "
@@ -130,17 +145,17 @@ def harm_shown(value: GuardrailValue) -> tuple[bool, str]:
     return not harmless, f"{shown}: {'' if harmless else 'not '}shown not to be {fall}"
 
 
-def guardrail_section(values: Sequence[GuardrailValue]) -> Section:
-    """The section of a report, with what speaks against the challenger."""
+def guardrail_section(values: Sequence[GuardrailValue], *, min_ess: float = 0.0) -> Section:
+    """The section of a report, with what speaks against the challenger; see :func:`harm_shown`."""
     if not values:
         return Section.unmeasured("guardrails")
     note = "Challenger less champion, by SNIPS on the judged interactions that have the guardrail."
-    findings = tuple(_finding(each) for each in values)
+    findings = tuple(_finding(each, min_ess) for each in values)
     return Section(name="guardrails", measured=True, note=note, findings=findings)
 
 
-def _finding(value: GuardrailValue) -> Finding:
-    harmed, reason = harm_shown(value)
+def _finding(value: GuardrailValue, min_ess: float) -> Finding:
+    harmed, reason = harm_shown(value, min_ess=min_ess)
     objection = reason if harmed else None
     if value.estimates is None:
         return Finding(

@@ -27,6 +27,7 @@ from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Activation
 from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.generation import cold_start
+from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import LinearOracle, SklearnConfig, VowpalWabbitConfig
 from tests.offline.logs import EPOCH_US, append, decision, outcome, table
@@ -124,12 +125,18 @@ def shop_events(first: int, count: int) -> list[Event]:
         for copy in range(int(rng.integers(3))):
             delay = int(rng.integers(2 * HOUR))
             reward = float(rng.random())
-            events.append(outcome(name, f"o{number}-{copy}", ts + delay, reward=reward))
+            told = {"refund": reward / 2} if number % 3 else {"calls": 1.0, "refund": 0.1}
+            changes: dict[str, Any] = {"reward": reward, "guardrails": told}
+            events.append(outcome(name, f"o{number}-{copy}", ts + delay, **changes))
     events.append(outcome("nobody", f"n{first}", EPOCH_US + first * HOUR))
     return events
 
 
-JOINING = LoopConfig(attribution_window="1 h", aggregation="sum")
+JOINING = LoopConfig(
+    attribution_window="1 h",
+    aggregation="sum",
+    guardrails={"refund": Guardrail(default_reward=0.5), "calls": Guardrail(aggregation="last")},
+)
 
 
 def joined(root: Path, engine: Engine) -> tuple[list[Any], pl.DataFrame]:
@@ -158,6 +165,8 @@ def test_joins_are_those_of_a_single_process(ray_engine: Engine, tmp_path: Path)
     found = joined(tmp_path / "ray", writing)
     assert found[0] == reports
     assert found[1].equals(rows)
+    assert rows["guardrails"].null_count() == 0
+    assert rows["guardrails"].n_unique() > 50
     assert all(each.killed for each in (reading, resolving, writing))
     # They are files as others are: put together, and known by their bounds.
     lake = Lake(tmp_path / "ray" / "lake")
@@ -178,7 +187,7 @@ def test_a_table_of_fewer_columns_gets_the_others(ray_engine: Engine, tmp_path: 
     join(lake, "shop", JOINING, EPOCH_US + 4 * HOUR)
     old = table(lake.root, "interactions")
     shutil.rmtree(lake.root / "interactions")
-    old.drop("revision", "partition", "shadow").write_delta(
+    old.drop("revision", "partition", "shadow", "guardrails").write_delta(
         str(lake.root / "interactions"), delta_write_options={"partition_by": ["loop", "date"]}
     )
     join(lake, "shop", JOINING, EPOCH_US + 40 * HOUR, engine=ray_engine)

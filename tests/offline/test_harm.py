@@ -17,7 +17,7 @@ from croupier.offline.guardrails import GUARDRAILS, column_of, packed
 from croupier.offline.harm import guardrail_values, harm_shown
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.ope import LoggedBatch
-from croupier.policy.exploration import EpsilonGreedy
+from croupier.policy.exploration import EpsilonGreedy, Greedy
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
@@ -210,15 +210,42 @@ def test_a_guardrail_that_hardly_any_row_has_is_waited_for(
 ) -> None:
     config = LoopConfig(guardrails={"calm": Guardrail(max_fall=1.0, evidence=evidence)})
     few = evaluate(log[:519], cold_start("shop"), better, config)
-    verdict = judge_challenger(GateConfig(), few)
-    assert not verdict.promote
-    (reason,) = verdict.reasons
+    (reason,) = judge_challenger(GateConfig(), few).reasons
     assert reason == (
         "guardrail calm: only 19 of the judged interactions have it, too few to say whether it is "
         "harmed"
     )
-    enough = evaluate(log[:520], cold_start("shop"), better, config)
-    assert judge_challenger(GateConfig(), enough).promote
+    more = evaluate(log[:560], cold_start("shop"), better, config)
+    estimates = more.guardrails[0].estimates
+    assert estimates is not None
+    ess = estimates.challenger.ess
+    assert 5.0 < ess < 50.0
+    (reason,) = judge_challenger(GateConfig(), more).reasons
+    assert reason == (
+        f"guardrail calm: only 60 of the judged interactions have it, an effective sample size of "
+        f"{ess:.0f}, below 50"
+    )
+    assert not judge_challenger(GateConfig(), more).promote
+    assert judge_challenger(GateConfig(min_ess=ess), more).promote
+
+
+def test_a_challenger_that_takes_none_of_the_actions_that_have_it(log: pl.DataFrame) -> None:
+    """Is no trouble for the rest of the evaluation."""
+    sure = WORLD.generation(1, Greedy())
+    picked = log[500:].filter(
+        pl.Series(
+            [
+                WORLD.pmf(sure, int(each[7]))[chosen] == 0.0
+                for each, chosen in log[500:].select("context", "chosen").iter_rows()
+            ]
+        )
+    )
+    evaluation = evaluate(pl.concat([log[:500], picked]), cold_start("shop"), sure, CONFIG)
+    assert [(each.rows, each.estimates) for each in evaluation.guardrails] == [
+        (len(picked), None),
+        (len(picked), None),
+    ]
+    assert not judge_challenger(GateConfig(), evaluation).promote
 
 
 def test_loops_without_guardrails_are_judged_as_ever(log: pl.DataFrame, better: Generation) -> None:

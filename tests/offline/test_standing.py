@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from croupier.offline.gate import GateConfig
 from croupier.offline.nightly import Nightly, NightlyConfig
 from croupier.offline.registry import Registry
+from croupier.policy.guardrails import Guardrail
 from tests.offline.logs import append, outcome
 from tests.offline.shop import CONFIG, MINUTE, Shop
 from tests.offline.worlds import World, random_world
@@ -108,6 +109,11 @@ def test_other_settings_train_anew(
 
 def test_another_gate_trains_nothing(shop: Shop) -> None:
     assert night_of(shop, gate=GateConfig(confidence=0.5)).skipped == NOTHING
+
+
+def test_another_guardrail_trains_nothing(shop: Shop) -> None:
+    guarded = msgspec.structs.replace(CONFIG, guardrails={"refund": Guardrail()})
+    assert night_of(shop, guarded).skipped == NOTHING
 
 
 def test_another_loop_s_day_is_nothing_new(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ reward_max = 10.0
 default_reward = 1.0
 aggregation = "max"
 """
-CONFIG = "[service]\nport = 0\n" + LOOP.format(name="kind") + LOOP.format(name="harsh")
+# With the ids of the decisions, the secret says what is drawn.
+SERVICE = f'[service]\nport = 0\ndraw_secret = "{bytes(range(16)).hex()}"\n'
+CONFIG = SERVICE + LOOP.format(name="kind") + LOOP.format(name="harsh")
 ACTIONS = [{"id": "a"}, {"id": "b"}]
 
 
@@ -66,13 +68,14 @@ def day(caller: Caller, loop: str) -> None:
         outcomes: list[dict[str, Any]] = []
         for number in range(start, start + 50):
             device = ("phone", "desktop")[number % 2]
-            asked = {"actions": ACTIONS, "context": {"device": device}}
-            answer = caller.post(f"{loop}/decide", asked)
+            decision_id = f"{loop}-{number}"
+            request = {"decision_id": decision_id, "context": {"device": device}}
+            answer = caller.post(f"{loop}/decide", request | {"actions": ACTIONS})
             assert answer.status == 200
             good = float(answer.json["action"] == ("a" if device == "phone" else "b"))
             # In the kind loop, there are as many complaints whatever is done.
             complaint = good if loop == "harsh" else float(number % 10 < 2)
-            known = {"decision_id": answer.json["decision_id"]}
+            known = {"decision_id": decision_id}
             told = {"complaint": complaint, "unwatched": -1e9}
             outcomes.append(known | {"reward": good, "guardrails": told})
             if number % 4 == 0:
@@ -102,9 +105,9 @@ def test_outcomes_outside_a_guardrails_range_are_refused(served: Server) -> None
 def test_the_gate_refuses_who_harms_a_guardrail(served: Server) -> None:
     """What is earned by it is the same in both loops, and so is what promotes in one of them.
 
-    A uniform log, 240 of whose decisions judge: the difference of rewards and of complaints is
-    eight standard errors, and the refusal of the kind one has a chance of 2.5 % at most, with a
-    seed of the draws that doesn't vary.
+    A uniform log, some 240 of whose decisions judge: the difference of rewards and of complaints
+    is eight standard errors. A harmless challenger would be refused in 2.5 % at most of all logs;
+    this one is always the same.
     """
     lake = Lake(served.data_dir / "lake")
     rows = lake.scan("interactions").select(
