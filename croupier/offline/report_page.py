@@ -96,6 +96,10 @@ def _body(report: PromotionReport) -> Iterator[str]:
         yield '<div class="verdict"><strong>Never judged.</strong></div>'
     else:
         yield from _verdict(judged)
+    for last in report.events[-1:]:
+        if last.kind not in {"judged", "promoted"}:
+            by = f" by {last.by}" if last.by else ""
+            yield _paragraph(f"Since then: {last.kind} {moment(last.ts)}{by}: {last.told}")
     yield from _events(report)
     if judged is None:
         return

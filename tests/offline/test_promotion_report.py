@@ -140,6 +140,7 @@ def test_the_page_stands_alone_and_tells_everything(shop: Shop) -> None:
     assert "default-src 'none'" in text
     shown = " ".join(outline.text)
     assert "The gate holds it back." in shown
+    assert "Since then:" not in shown
     assert report.judged is not None
     for reason in report.judged.verdict.reasons:
         assert reason in shown
@@ -172,6 +173,7 @@ def test_what_comes_from_logs_and_people_is_text(shop: Shop) -> None:
     outline = Outline(text)
     assert set(outline.tags).isdisjoint({"script", "img"})
     assert "alert(1)" in " ".join(outline.text)
+    assert "Since then: overridden 1970-01-01 00:00:00 UTC by" in " ".join(outline.text)
     assert not re.search("[\u202e\x00]", text)
     assert "∞" in text
 
