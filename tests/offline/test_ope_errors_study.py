@@ -1,5 +1,4 @@
-"""The benchmark of published tables: its draws are the pipeline's, its rows reproduce, in short
-and in full."""
+"""The benchmark of published tables: draws are the pipeline's, and rows reproduce."""
 
 from __future__ import annotations
 
@@ -78,7 +77,8 @@ def test_the_published_rows_are_reproduced_and_the_default_is_no_worse(protocol:
     found = by_name(rows)
     assert all(each.within for each in rows if each.published is not None), rows
     for table in (each for each in PUBLISHED if each.protocol == protocol):
-        assert found[DEFAULT].mean <= table.mean
-    # More runs tell by how much.
-    for each in study(protocol, 100):
-        assert each.to_default >= -2.0 * each.to_default_error, each
+        assert found[DEFAULT].mean <= table.mean + math.hypot(found[DEFAULT].error, table.error)
+    # On logs that nobody has tuned on.
+    for each in study(protocol, 100, first=10_000):
+        if each.published is not None:
+            assert each.to_default >= -2.0 * each.to_default_error, each

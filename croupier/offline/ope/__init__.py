@@ -36,7 +36,7 @@ from croupier.offline.ope.shrinkage import (
     SubgaussianIPS,
     SwitchDR,
 )
-from croupier.offline.ope.slates import SlateBatch, SlateEstimate, SlateEstimator
+from croupier.offline.ope.slates import SlateBatch, SlateEstimate, SlateEstimator, slate_rows
 from croupier.offline.ope.tuning import Candidate, Slope, candidates, tuned_dr
 
 __all__ = (
@@ -84,5 +84,6 @@ __all__ = (
     "mrdr_weights",
     "recalibrate",
     "select",
+    "slate_rows",
     "tuned_dr",
 )

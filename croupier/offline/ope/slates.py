@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 import msgspec
 import numpy as np
 
+from croupier.offline.ope.batches import LoggedBatch
 from croupier.offline.ope.intervals import Moments, normal_interval
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.ope.intervals import FloatArray
 
-__all__ = ("SlateBatch", "SlateEstimate", "SlateEstimator", "SlateKind")
+__all__ = ("SlateBatch", "SlateEstimate", "SlateEstimator", "SlateKind", "slate_rows")
 
 SlateKind: TypeAlias = Literal["sips", "rips", "iips", "pi"]
 
@@ -195,7 +196,7 @@ class SlateEstimator:
                 "reward", f"expected {self.positions} positions, got {batch.reward.shape[1]}"
             )
         keep = np.ones(len(batch)) if batch.keep_prob is None else 1.0 / batch.keep_prob
-        weights, rewards = self._parts(batch)
+        weights, rewards = self.parts(batch)
         columns = np.column_stack((np.ones(len(batch)), weights, weights * rewards))
         moments = Moments.of(columns * keep[:, None])
         self.moments_ = moments if self.moments_ is None else self.moments_.merge(moments)
@@ -259,8 +260,8 @@ class SlateEstimator:
             mean_weights=tuple(float(each) for each in weights / keep),
         )
 
-    def _parts(self, batch: SlateBatch) -> tuple[FloatArray, FloatArray]:
-        """Weights and the rewards that they go with, both (n, L) or both (n, 1)."""
+    def parts(self, batch: SlateBatch) -> tuple[FloatArray, FloatArray]:
+        """Weights and what they multiply, rewards times factors; both (n, L) or both (n, 1)."""
         ratios: FloatArray = batch.target_probability / batch.propensity
         rewards = batch.reward * self.factors
         if self.kind == "iips":
@@ -271,3 +272,69 @@ class SlateEstimator:
         if self.kind == "sips":
             return ratios.prod(axis=1, keepdims=True), whole
         return ratios.sum(axis=1, keepdims=True) - self.positions + 1.0, whole
+
+
+def slate_rows(
+    batch: SlateBatch,
+    kind: SlateKind,
+    *,
+    factors: ArrayLike | None = None,
+    row_id: ArrayLike | None = None,
+) -> LoggedBatch:
+    """Slates as rows of one action, for the estimators and intervals of these.
+
+    One slate is one row, however its positions depend on each other. Its weight W is that of the
+    slate for ``sips``, and for ``rips`` and ``iips`` the mean of its positions' weights by factors,
+    ``W = sum_l f_l w_l / F`` with ``F = sum_l f_l``; its reward is ``sum_l f_l r_l``, and ``sum_l
+    f_l w_l r_l / W``, so that W times the reward is the payoff of the table above. Both have what
+    the intervals ask for: ``E[W] = 1``, and with r_l in [low, high] rewards in [low F, high F].
+
+    IPS of these rows is the estimator of that kind, with ``reward_range`` (low F, high F) and a
+    ``weight_range`` up to the largest product of a slate's weights (``sips``, ``rips``) or the
+    largest weight of a position (``iips``). Empirical-likelihood intervals and confidence sequences
+    come with it, the latter for slates in the order of time. SNIPS divides by the mean of W, not
+    position by position.
+
+    Parameters
+    ----------
+    batch
+        n slates.
+    kind
+        ``sips``, ``rips`` or ``iips``; the weights of ``pi`` may be negative.
+    factors
+        f_l, finite and at least 0, not all 0, shape (L,); ones if None.
+    row_id
+        As for :class:`~croupier.offline.ope.LoggedBatch`, shape (n,).
+
+    Returns
+    -------
+    LoggedBatch
+        Of n rows; of its propensities and target probabilities only the ratio means something.
+
+    Raises
+    ------
+    InvalidInputError
+        If a parameter is not of these.
+    """
+    if kind not in {"sips", "rips", "iips"}:
+        raise InvalidInputError("kind", f"expected sips, rips or iips, got {kind!r}")
+    estimator = SlateEstimator(kind, batch.reward.shape[1], factors=factors)
+    factor = estimator.factors
+    whole = float(factor.sum())
+    if factor.min() < 0.0 or whole <= 0.0:
+        raise InvalidInputError("factors", "expected numbers >= 0, not all of them 0")
+    weights, rewards = estimator.parts(batch)
+    shares = np.ones(1) if kind == "sips" else factor / whole
+    weight = weights @ shares
+    total = rewards.sum(axis=1)
+    reward = np.divide((weights * rewards).sum(axis=1), weight, out=total, where=weight > 0.0)
+    # A mean of the positions' rewards but for rounding.
+    reward = np.clip(reward, batch.reward.min(axis=1) * whole, batch.reward.max(axis=1) * whole)
+    propensity = 1.0 / np.maximum(weight, 1.0)
+    return LoggedBatch(
+        reward=reward,
+        propensity=propensity,
+        target_probability=np.minimum(weight * propensity, 1.0),
+        keep_prob=batch.keep_prob,
+        row_id=None if row_id is None else np.asarray(row_id),
+    )

@@ -244,13 +244,16 @@ def tuned_dr(
     *,
     reward_range: tuple[float, float] = (0.0, 1.0),
     weight_range: tuple[float, float] = (0.0, math.inf),
+    errors: float = 0.5,
     number: int = 12,
 ) -> Slope:
     """The default estimator: doubly robust, tuned by SLOPE.
 
     Candidates are the adjusted doubly robust estimator, which is consistent and to first order as
     good as IPS, SNIPS, DR and SNDR, and those of optimistic shrinkage down to the direct method,
-    for where weights are too large for it.
+    for where weights are too large for it. Half widths are narrow: as the first candidate is a good
+    one already, there is less to be won by shrinking than to be lost by a bias of the size of its
+    error.
 
     Parameters
     ----------
@@ -258,6 +261,9 @@ def tuned_dr(
         As for :func:`candidates`.
     reward_range, weight_range
         As for :class:`~croupier.offline.ope.estimators.Estimator`.
+    errors
+        As for :class:`Slope`. With 1, shrinking wins up to half of the squared error where the
+        reward model is good and loses up to as much again where it is bad.
 
     Raises
     ------
@@ -266,7 +272,7 @@ def tuned_dr(
     """
     shrunk = DRos(1.0, reward_range=reward_range, weight_range=weight_range)
     whole = AdjustedDR(reward_range=reward_range, weight_range=weight_range)
-    return Slope((whole, *candidates(shrunk, largest, number=number)))
+    return Slope((whole, *candidates(shrunk, largest, number=number)), errors=errors)
 
 
 def candidates(estimator: Reweighed, largest: float, *, number: int = 12) -> tuple[Reweighed, ...]:
