@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
-from croupier.offline.delays import settling
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
-from croupier.offline.folds import is_judged, unseen_by
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger
 from croupier.offline.generations import (
     evaluation_row,
@@ -23,6 +21,7 @@ from croupier.offline.generations import (
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
+from croupier.offline.judged import judged_interactions
 from croupier.offline.merged_training import MergeConfig, Spread
 from croupier.offline.night import LoopNight, NightlyReport
 from croupier.offline.registry import Change
@@ -31,7 +30,6 @@ from croupier.offline.retention import retain
 from croupier.offline.retrain import retrain
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
-from croupier.offline.window import window_of
 from croupier.policy.errors import (
     GenerationError,
     InvalidInputError,
@@ -428,22 +426,15 @@ class Nightly:
         record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
 
     def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
-        """The judge's interactions, which none of the generations learned from.
-
-        One that was trained when fewer of them were the judge's may have learned from some.
-        """
-        config = self.loops[loop]
-        settle = settling(self.lake, loop, config)
-        judged = is_judged(self.config.judge_share, config.training), *map(unseen_by, generations)
-        window = window_of(
-            self.lake.snapshot("interactions", loop).files,
-            lambda files: settle(
-                self.lake.read("interactions", [each.path for each in files])
-            ).filter(*judged),
-            duration=self.config.judge_window,
+        """The judge's interactions, which none of the generations learned from."""
+        return judged_interactions(
+            self.lake,
+            loop,
+            self.loops[loop],
+            generations,
+            judge_share=self.config.judge_share,
+            judge_window=self.config.judge_window,
         )
-        rows = settle(current_interactions(self.lake, loop, since=window.since))
-        return rows.filter(*judged, window.within).sort("offset", "decision_id").collect()
 
     def _require_challenger(self, loop: str, number: int) -> None:
         """Refuse what can't be promoted before anything is recorded of it."""
