@@ -11,7 +11,20 @@ import typer
 from typer.exceptions import TyperException
 
 from croupier import __version__
-from croupier.cli import batch, dev, drift, inspect, lake, log, nightly, online, plan, train, tune
+from croupier.cli import (
+    batch,
+    dev,
+    drift,
+    evaluate,
+    inspect,
+    lake,
+    log,
+    nightly,
+    online,
+    plan,
+    train,
+    tune,
+)
 from croupier.policy.errors import CroupierError
 
 __all__ = ("app", "main")
@@ -24,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (online, plan, batch, nightly, train, tune, drift, lake, log, inspect, dev):
+for module in (online, plan, batch, evaluate, nightly, train, tune, drift, lake, log, inspect, dev):
     module.register(app)
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ("DEFAULT_ESTIMATORS", "Compared", "Comparison", "PolicyOnRows", "compare")
 
-DEFAULT_ESTIMATORS: tuple[EstimatorKind, ...] = ("ips", "snips", "dr")
+DEFAULT_ESTIMATORS: tuple[EstimatorKind, ...] = ("snips", "ips", "dr")
 
 
 class PolicyOnRows(msgspec.Struct, frozen=True, kw_only=True):
