@@ -174,6 +174,9 @@ class _Wish:
             raise InvalidInputError("confidence", f"expected a number in (0, 1), got {confidence}")
         if plot is not None:
             plot_format(plot)
+        for name, path in (("plot", plot), ("output", output)):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise InvalidInputError(name, f"expected a file in a directory that is, got {path}")
         return cls(
             policies=policies,
             estimators=kinds or DEFAULT_ESTIMATORS,

@@ -54,13 +54,6 @@ class Grouping:
         for code, key in enumerate(self.keys):
             yield key, self.codes == code
 
-    def only(self, rows: NDArray[np.bool_]) -> Grouping:
-        """The same of some of the rows, without the groups that have none of them."""
-        codes = self.codes[rows]
-        there = np.unique(codes)
-        keys = tuple(self.keys[code] for code in there.tolist())
-        return Grouping(self.by, keys, np.searchsorted(there, codes))
-
 
 def group_by(interactions: pl.DataFrame, by: str, *, most: int = 8) -> Grouping:
     """Divide rows by something that was known before the action was drawn.

@@ -70,9 +70,9 @@ def named_policies(
     Raises
     ------
     InvalidInputError
-        If a name means nothing, or two mean the same.
+        If a name means nothing, or nothing that the loop has, or two mean the same.
     GenerationError
-        If the registry lacks a generation, or has it out of order.
+        If the registry has a generation out of order.
     NotEnoughDataError
         If there are too few rows to choose a fixed action from.
     """
@@ -90,7 +90,7 @@ def best_fixed(interactions: pl.DataFrame, config: LoopConfig) -> str:
 
     That of the highest lower end of a 95 % interval by IPS, ``mean 1[a_i = a] r_i / p_i`` over the
     rows where it is eligible: the highest estimate would often be that of an action that was lucky
-    in a few rows.
+    in a few rows. Of equal ends, as at 0, the higher estimate counts.
 
     Parameters
     ----------
@@ -108,12 +108,12 @@ def best_fixed(interactions: pl.DataFrame, config: LoopConfig) -> str:
     """
     if interactions["slate_size"].null_count() < len(interactions):
         raise InvalidInputError("policy", "expected no best-fixed for a loop of slates")
-    ends: dict[str, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
     for action in interactions["action_ids"].explode().drop_nulls().unique().sort():
         barred = pl.col("excluded").list.contains(action).fill_null(value=False)
         rows = interactions.filter(pl.col("action_ids").list.contains(action), ~barred)
         try:
-            ends[action] = _lower_end(rows, action, reward_range_of(interactions, config))
+            ends[action] = _worth(rows, action, reward_range_of(interactions, config))
         except NotEnoughDataError:
             continue
     if not ends:
@@ -121,14 +121,18 @@ def best_fixed(interactions: pl.DataFrame, config: LoopConfig) -> str:
     return max(ends, key=lambda each: ends[each])
 
 
-def _lower_end(rows: pl.DataFrame, action: str, reward_range: tuple[float, float]) -> float:
+def _worth(
+    rows: pl.DataFrame, action: str, reward_range: tuple[float, float]
+) -> tuple[float, float]:
+    """Lower end and estimate."""
     batch = LoggedBatch(
         reward=rows["reward"].to_numpy(),
         propensity=rows["propensity"].to_numpy(),
         target_probability=(rows["action_id"] == action).to_numpy(),
         keep_prob=rows["keep_prob"].to_numpy(),
     )
-    return IPS(reward_range=reward_range).add(batch).result(0.95).lower
+    found = IPS(reward_range=reward_range).add(batch).result(0.95)
+    return found.lower, found.value
 
 
 def _policy(
@@ -156,4 +160,10 @@ def _policy(
         return name, FixedAction(name.removeprefix(_FIXED))
     if not name.isdecimal():
         raise InvalidInputError("policy", f"expected {_WAYS}, got {name!r}")
-    return f"generation {int(name)}", registry.load(loop, int(name), config.exploration)
+    number, known = int(name), [0, *registry.numbers(loop)]
+    if number not in known:
+        raise InvalidInputError(
+            "policy",
+            f"expected a generation of {loop} ({', '.join(map(str, known))}), got {number}",
+        )
+    return f"generation {number}", registry.load(loop, number, config.exploration)
