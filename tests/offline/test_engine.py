@@ -265,7 +265,7 @@ def test_comparisons_are_those_of_a_single_process(
     ray_engine: Engine, tmp_path: Path, history: pl.DataFrame
 ) -> None:
     """Also of policies that are functions; and the reward model is known by its generation."""
-    policies = {
+    policies: dict[str, Any] = {
         "generation": WORLD.generation(2, EpsilonGreedy(epsilon=0.1)),
         "uniform": random_policy,
         "fixed": FixedAction("a1"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeAlias, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -33,6 +33,8 @@ from croupier.offline.ope.tuning import Slope, candidates
 from croupier.policy.errors import InvalidInputError, NoIntervalError, NotEnoughDataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from croupier.offline.ope.batches import LoggedBatch
     from croupier.offline.ope.intervals import IntervalMethod
 
@@ -73,6 +75,8 @@ IntervalKind: TypeAlias = Literal[
     "confidence-sequence",
 ]
 """Intervals; ``normal`` is the delta method's for a ratio."""
+
+_KindT = TypeVar("_KindT", bound=str)
 
 _PLAIN: dict[EstimatorKind, type[Estimator]] = {
     "ips": IPS,
@@ -141,13 +145,7 @@ def estimator_kind(text: str) -> EstimatorKind:
     InvalidInputError
         If there is none of that name.
     """
-    name = text.strip().lower().replace("_", "-")
-    for kind in get_args(EstimatorKind):
-        if name == kind or _SHORT.get(name) == kind:
-            found: EstimatorKind = kind
-            return found
-    known = ", ".join(get_args(EstimatorKind))
-    raise InvalidInputError("estimator", f"expected one of {known}, got {text!r}")
+    return _named("estimator", text, get_args(EstimatorKind), _SHORT)
 
 
 def interval_kind(text: str) -> IntervalKind:
@@ -158,13 +156,7 @@ def interval_kind(text: str) -> IntervalKind:
     InvalidInputError
         If there is none of that name.
     """
-    name = text.strip().lower().replace("_", "-")
-    for kind in get_args(IntervalKind):
-        if name == kind or _SHORT_INTERVALS.get(name) == kind:
-            found: IntervalKind = kind
-            return found
-    known = ", ".join(get_args(IntervalKind))
-    raise InvalidInputError("interval", f"expected one of {known}, got {text!r}")
+    return _named("interval", text, get_args(IntervalKind), _SHORT_INTERVALS)
 
 
 def needs_model(kind: EstimatorKind) -> bool:
@@ -316,6 +308,15 @@ class Measure(Generic[BatchT]):
         if tally is None or tally.moments.n == 0:
             raise NotEnoughDataError("there are no rows")
         return self.plain.point(tally.moments.mean)[0]
+
+
+def _named(field: str, text: str, known: tuple[_KindT, ...], short: Mapping[str, _KindT]) -> _KindT:
+    """Which of the known names is meant, in full or in short."""
+    name = text.strip().lower().replace("_", "-")
+    for kind in known:
+        if name == kind or short.get(name) == kind:
+            return kind
+    raise InvalidInputError(field, f"expected one of {', '.join(known)}, got {text!r}")
 
 
 def _counter(
