@@ -4,9 +4,11 @@
 of a policy from one million rounds of ten actions with every estimator that both have; how to make
 the interpreter `peers` stands in :mod:`benchmarks.ope_peers`. Each estimate is made in a process of
 its own, which has the log in memory as both want it: rewards, actions, and for every action its
-probability under both policies and its estimated reward. What counts is everything from there to
-the value, and with Croupier to the interval, the median of several rounds that take turns; memory
-is what the peak adds to the log.
+probability under both policies and its estimated reward. What counts is everything from there, the
+median of several rounds that take turns. Croupier always gives its interval (empirical likelihood)
+with the value; of the Open Bandit Pipeline the value alone is timed, and the value with its
+interval (100 bootstrap samples, its default). Memory is the peak of what Python and NumPy allocate
+on top of the log, from a second, untimed estimate.
 
 ``--stream 100000000`` adds so many rounds to all of Croupier's estimators at once, a million at a
 time, to see that memory stays where it is.
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,10 +55,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         Its name.
     croupier, obp
         The values.
-    croupier_s, obp_s
-        Seconds, median.
+    croupier_s
+        Seconds to value and interval, median.
+    obp_s, obp_interval_s
+        Seconds to the value alone, and to value and interval, medians.
     croupier_mib, obp_mib
-        What the process's peak adds to the log, in MiB, most of the rounds.
+        Peak of what is allocated on top of the log, in MiB, most of the rounds.
     """
 
     estimator: str
@@ -63,15 +68,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     obp: float
     croupier_s: float
     obp_s: float
+    obp_interval_s: float
     croupier_mib: float
     obp_mib: float
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One estimate, as its process tells of it."""
+    """One estimate, as its process tells of it; seconds to the value and, with it, the interval."""
 
     value: float
     seconds: float
+    interval_s: float
     mib: float
 
 
@@ -106,6 +113,7 @@ def compare(folder: Path, rows: int, actions: int, peers: str, rounds: int) -> l
                 obp=theirs[0].value,
                 croupier_s=statistics.median(each.seconds for each in ours),
                 obp_s=statistics.median(each.seconds for each in theirs),
+                obp_interval_s=statistics.median(each.interval_s for each in theirs),
                 croupier_mib=max(each.mib for each in ours),
                 obp_mib=max(each.mib for each in theirs),
             )
@@ -115,14 +123,14 @@ def compare(folder: Path, rows: int, actions: int, peers: str, rounds: int) -> l
 
 def stream(rows: int, actions: int) -> Measured:
     """Add many rounds to all estimators, batch by batch; gives DR's value."""
-    batch = _batch(*_log(min(rows, _AT_ONCE), actions, seed=1))
+    log = _log(min(rows, _AT_ONCE), actions, seed=1)
     estimators = [estimator(name) for name in NAMES]
     before, start = _peak_mib(), time.perf_counter()
     for _ in range(-(-rows // _AT_ONCE)):
-        for each in estimators:
-            each.add(batch)
+        _add(estimators, log)
     value = estimators[NAMES.index("dr")].result(0.95).value
-    return Measured(value, time.perf_counter() - start, _peak_mib() - before)
+    seconds = time.perf_counter() - start
+    return Measured(value, seconds, seconds, _peak_mib() - before)
 
 
 def fill(folder: Path, rows: int, actions: int) -> None:
@@ -157,24 +165,29 @@ def _log(rows: int, actions: int, seed: int) -> tuple[np.ndarray, ...]:
     return reward, action, logging, target, rng.random((rows, actions))
 
 
-def _batch(
-    reward: np.ndarray, action: np.ndarray, logging: np.ndarray, target: np.ndarray, q: np.ndarray
-) -> LoggedBatch:
-    rows = np.arange(len(reward))
-    return LoggedBatch(
-        reward=reward,
-        propensity=logging[rows, action],
-        target_probability=target[rows, action],
-        q_logged=q[rows, action],
-        q_target=np.einsum("ij,ij->i", target, q),
-    )
+def _add(estimators: Sequence[Estimator], log: Sequence[np.ndarray]) -> None:
+    arrays = dict(zip(_ARRAYS, log, strict=True))
+    for part in LoggedBatch.of_pmfs(**arrays):
+        for each in estimators:
+            each.add(part)
 
 
 def _case(name: str, folder: Path) -> Measured:
-    log = [np.load(folder / f"{each}.npy") for each in _ARRAYS]
-    before, start = _peak_mib(), time.perf_counter()
-    value = estimator(name).add(_batch(*log)).result(0.95).value
-    return Measured(value, time.perf_counter() - start, _peak_mib() - before)
+    wanted = _ARRAYS[:-1] if name in {"ips", "snips"} else _ARRAYS
+    log = {each: np.load(folder / f"{each}.npy") for each in wanted}
+
+    def estimate() -> float:
+        mine = estimator(name)
+        for part in LoggedBatch.of_pmfs(**log):
+            mine.add(part)
+        return mine.result(0.95).value
+
+    start = time.perf_counter()
+    value = estimate()
+    seconds = time.perf_counter() - start
+    tracemalloc.start()
+    estimate()
+    return Measured(value, seconds, seconds, tracemalloc.get_traced_memory()[1] / 2**20)
 
 
 def _peak_mib() -> float:
@@ -222,7 +235,19 @@ def main() -> None:
 def _show(output: Output, rounds: int, actions: int, rows: Sequence[Row]) -> None:
     output.table(
         f"{rounds:,} rounds of {actions} actions: Croupier and the Open Bandit Pipeline",
-        ["estimator", "value", "obp's", "s", "obp's", "times", "MiB", "obp's", "share"],
+        [
+            "estimator",
+            "value",
+            "obp's",
+            "s",
+            "obp's",
+            "times",
+            "with interval",
+            "times",
+            "MiB",
+            "obp's",
+            "share",
+        ],
         [
             [
                 each.estimator,
@@ -231,7 +256,9 @@ def _show(output: Output, rounds: int, actions: int, rows: Sequence[Row]) -> Non
                 f"{each.croupier_s:.3f}",
                 f"{each.obp_s:.3f}",
                 f"{each.obp_s / each.croupier_s:.1f}",
-                f"{each.croupier_mib:.0f}",
+                f"{each.obp_interval_s:.3f}",
+                f"{each.obp_interval_s / each.croupier_s:.0f}",
+                f"{each.croupier_mib:.1f}",
                 f"{each.obp_mib:.0f}",
                 f"{each.croupier_mib / max(each.obp_mib, 1.0):.2f}",
             ]

@@ -20,9 +20,9 @@ import importlib
 import importlib.util
 import inspect
 import json
-import resource
 import sys
 import time
+import tracemalloc
 import types
 from pathlib import Path
 from typing import Any
@@ -70,27 +70,31 @@ def _time(folder: Path, name: str) -> None:
         "switch-dr": lambda: module.SwitchDoublyRobust(tau=2.0),
         "dros": lambda: module.DoublyRobustWithShrinkage(lambda_=2.0),
     }[name]()
-    before, start = _peak_mib(), time.perf_counter()
-    rows = np.arange(len(reward))
-    given = {
-        "reward": reward,
-        "action": action,
-        "pscore": logging[rows, action],
-        "action_dist": target[:, :, None],
-        "position": np.zeros(len(reward), dtype=int),
-        "estimated_rewards_by_reg_model": q[:, :, None],
-    }
-    taken = inspect.signature(estimator.estimate_policy_value).parameters
-    if "kwargs" not in taken:
-        given = {key: value for key, value in given.items() if key in taken}
-    value = float(estimator.estimate_policy_value(**given))
+
+    def given() -> dict[str, Any]:
+        rows = np.arange(len(reward))
+        arrays = {
+            "reward": reward,
+            "action": action,
+            "pscore": logging[rows, action],
+            "action_dist": target[:, :, None],
+            "position": np.zeros(len(reward), dtype=int),
+            "estimated_rewards_by_reg_model": q[:, :, None],
+        }
+        taken = inspect.signature(estimator.estimate_policy_value).parameters
+        return arrays if "kwargs" in taken else {key: arrays[key] for key in arrays if key in taken}
+
+    start = time.perf_counter()
+    value = float(estimator.estimate_policy_value(**given()))
     seconds = time.perf_counter() - start
-    told = {"value": value, "seconds": seconds, "mib": _peak_mib() - before}
+    start = time.perf_counter()
+    estimator.estimate_interval(**given(), n_bootstrap_samples=100, random_state=0)
+    with_interval = time.perf_counter() - start
+    tracemalloc.start()
+    estimator.estimate_policy_value(**given())
+    mib = tracemalloc.get_traced_memory()[1] / 2**20
+    told = {"value": value, "seconds": seconds, "interval_s": with_interval, "mib": mib}
     sys.stdout.write(json.dumps(told) + "\n")
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _log(rng: np.random.Generator) -> dict[str, Any]:

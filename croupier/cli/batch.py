@@ -1,4 +1,4 @@
-"""Commands of the batch side: sink, join, retrain, promote, replay, import."""
+"""Commands of the batch side: sink, join, retrain, replay, import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from croupier.cli.options import (
 )
 from croupier.cli.stopping import stop_on_signals
 from croupier.eventlog.log import Record
-from croupier.offline.gate import Verdict
 from croupier.offline.generations import refresh_realised
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import Seen, join, joined_until, joined_versions
@@ -52,7 +51,6 @@ def register(app: typer.Typer) -> None:
     app.command("sink")(sink_command)
     app.command("join")(join_command)
     app.command("retrain")(retrain_command)
-    app.command()(promote)
     app.command()(replay)
     app.command("import")(import_command)
 
@@ -190,38 +188,6 @@ def retrain_command(
             show_fidelity(session, name, facts["fidelity"])
 
     session.output.result(trained, show)
-
-
-def promote(
-    loop: Annotated[str, typer.Argument(help="The loop.")],
-    generation: Annotated[int, typer.Argument(help="Number of a registered generation.")],
-    override: Annotated[bool, typer.Option(help="Promote without asking the gate.")] = False,
-    reason: Annotated[str, typer.Option(help="Why the gate is overridden; recorded.")] = "",
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Promote a generation to champion if the gate lets it through."""
-    session = Session.open(config, data_dir, json=json)
-    session.config.loop(loop)
-    verdict = Verdict(promote=True, reasons=[f"overridden: {reason}"])
-    with session.lake.lock():
-        if override:
-            session.nightly.override(loop, generation, now_us=now_us(), reason=reason)
-        else:
-            challenger = session.nightly.generation(loop, generation)
-            with session.output.progress(f"{loop}: evaluate") as progress:
-                _, verdict = session.nightly.promote_on_evidence(
-                    challenger, now_us=now_us(), progress=progress
-                )
-    word = "promoted" if verdict.promote else "not promoted"
-    session.output.result(
-        verdict,
-        lambda: session.output.remark(
-            f"generation {generation} of {loop} {word}: {'; '.join(verdict.reasons)}"
-        ),
-    )
-    raise typer.Exit(0 if verdict.promote else 1)
 
 
 def replay(

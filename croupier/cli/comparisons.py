@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from croupier.cli.output import Output
     from croupier.offline.compare import Compared, Comparison, PolicyOnRows
-    from croupier.offline.ope.choice import Finding
+    from croupier.offline.ope.choice import Reading
 
 __all__ = ("show_comparison",)
 
@@ -212,18 +212,18 @@ def _together(comparison: Comparison, count: int, what: str) -> str:
     )
 
 
-def _shown(finding: Finding) -> list[object]:
-    estimate = finding.estimate
+def _shown(reading: Reading) -> list[object]:
+    estimate = reading.estimate
     ends = "–" if estimate is None else interval(estimate.lower, estimate.upper)
-    return [_rounded(finding.value, 5), ends]
+    return [_rounded(reading.value, 5), ends]
 
 
-def _line(finding: Finding) -> str:
-    if finding.value is None:
+def _line(reading: Reading) -> str:
+    if reading.value is None:
         return "–"
-    estimate = finding.estimate
+    estimate = reading.estimate
     ends = "" if estimate is None else f" {interval(estimate.lower, estimate.upper)}"
-    return f"{finding.value:.4f}{ends}"
+    return f"{reading.value:.4f}{ends}"
 
 
 def _tests(rows: Compared) -> bool:
@@ -235,12 +235,12 @@ def _tests(rows: Compared) -> bool:
 def _reasons(policies: Sequence[PolicyOnRows]) -> Iterator[str]:
     """Why intervals are missing, and doubts about those that are there."""
     for policy in policies:
-        for finding in (*policy.values.values(), *policy.differences.values()):
-            if finding.why_none is not None:
-                yield f"{policy.name}, {finding.estimator}: {finding.why_none}"
-            elif finding.estimate is not None and finding.estimate.doubts:
-                doubts = ", ".join(finding.estimate.doubts)
-                yield f"{policy.name}, {finding.estimator}: its interval may miss oftener: {doubts}"
+        for reading in (*policy.values.values(), *policy.differences.values()):
+            if reading.why_none is not None:
+                yield f"{policy.name}, {reading.estimator}: {reading.why_none}"
+            elif reading.estimate is not None and reading.estimate.doubts:
+                doubts = ", ".join(reading.estimate.doubts)
+                yield f"{policy.name}, {reading.estimator}: its interval may miss oftener: {doubts}"
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -291,20 +291,17 @@ def _write(path: Path, facts: Any) -> None:
 
 def _evaluate(session: Session, loop: str | None, generation: int | None, *, anyway: bool) -> None:
     """Evaluate a generation, or what one half of the log teaches; ends the command."""
-    evaluations = {}
+    evaluations, verdicts = {}, {}
     for name in [loop] if loop is not None else _loops_with_interactions(session):
         with session.output.progress(f"{name}: evaluate") as progress:
             if generation is None:
                 evaluation = _evaluate_half(session, name, progress)
+                verdict = judge_challenger(session.config.nightly.gate, evaluation)
             else:
                 session.config.loop(name)
                 challenger = session.nightly.generation(name, generation)
-                evaluation, _ = session.nightly.judge(challenger, progress)
-        evaluations[name] = evaluation
-    verdicts = {
-        name: judge_challenger(session.config.nightly.gate, evaluation)
-        for name, evaluation in evaluations.items()
-    }
+                evaluation, verdict = session.nightly.judge(challenger, progress)
+        evaluations[name], verdicts[name] = evaluation, verdict
     logged = {name: _logged_value(session, name) for name in evaluations}
     refused = {} if anyway else _refused(evaluations, session.config.nightly.gate)
     facts = {

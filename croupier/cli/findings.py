@@ -82,6 +82,8 @@ def _show_night(session: Session, night: LoopNight) -> None:
         _show_imitation(session, night, night.imitation, night.verdict)
     elif night.evaluation is not None:
         show_evaluation(session, night.evaluation, night.verdict)
+    if night.report is not None:
+        session.output.remark(f"{night.loop}: promotion report at {night.report}")
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
 
 

@@ -22,6 +22,8 @@ from croupier.cli import (
     nightly,
     online,
     plan,
+    promotion,
+    study,
     train,
     tune,
 )
@@ -37,7 +39,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (online, plan, batch, evaluate, nightly, train, tune, drift, lake, log, inspect, dev):
+for module in (
+    online,
+    plan,
+    promotion,
+    batch,
+    evaluate,
+    nightly,
+    train,
+    tune,
+    drift,
+    study,
+    lake,
+    log,
+    inspect,
+    dev,
+):
     module.register(app)
 
 

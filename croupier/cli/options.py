@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from croupier.offline.engine import LOCAL, Engine, EngineName, open_engine
 from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
-from croupier.policy.errors import ConfigError
+from croupier.policy.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,7 @@ __all__ = (
     "LoopOption",
     "RayAddressOption",
     "Session",
+    "user_name",
 )
 
 ConfigOption = Annotated[
@@ -153,3 +155,26 @@ class Session:
         if not self.config.loops:
             raise ConfigError("loops", "expected at least one [loops.<name>] section")
         return list(self.config.loops)
+
+    def one_loop(self, only: str | None) -> str:
+        """The loop that was asked for, or the only one.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such loop.
+        InvalidInputError
+            If none was named, and there are several.
+        """
+        names = self.loops(only)
+        if len(names) > 1:
+            raise InvalidInputError("loop", f"expected --loop with one of {', '.join(names)}")
+        return names[0]
+
+
+def user_name() -> str:
+    """Whoever runs this; a container may have no name for them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session
+from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, Session, user_name
 from croupier.offline.registry import Change
 from croupier.offline.tracking import RegistryError
 from croupier.policy.errors import ConfigError, GenerationError, InvalidInputError
@@ -54,7 +53,7 @@ def split(
     session = Session.open(config, data_dir, json=json)
     session.config.loop(loop)
     _check_options(canary, share, shadow, clear=clear)
-    registry, change = session.registry, Change(_user(), now_us(), reason)
+    registry, change = session.registry, Change(user_name(), now_us(), reason)
     for number in (canary, shadow):
         if number is not None and number not in registry.numbers(loop):
             raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
@@ -98,7 +97,7 @@ def kill(
     session.config.loop(loop)
     if not reason.strip():
         raise InvalidInputError("reason", "expected why the loop is killed")
-    change = Change(_user(), now_us(), reason)
+    change = Change(user_name(), now_us(), reason)
     # First, as MLflow takes seconds, or minutes if it is away.
     switch = KillSwitch(reason=reason, by=change.by, since_us=change.ts)
     _write(session, lambda serving: serving.kill(loop, switch))
@@ -133,7 +132,7 @@ def resume(
     _write(session, lambda serving: serving.resume(loop))
     trouble = None
     try:
-        session.registry.resume(loop, Change(_user(), now_us(), reason))
+        session.registry.resume(loop, Change(user_name(), now_us(), reason))
     except RegistryError as error:
         trouble = str(error)
 
@@ -177,11 +176,3 @@ def _write(session: Session, write: Callable[[ServingDirectory], None]) -> None:
         raise ConfigError(
             "data_dir", f"expected a directory to write to at {session.paths.serving}: {error}"
         ) from error
-
-
-def _user() -> str:
-    """Whoever runs this; a container may have no name for them."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

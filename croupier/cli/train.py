@@ -136,6 +136,8 @@ def _show(session: Session, found: list[LoopRound]) -> None:
             session.output.remark(
                 f"{each.loop}: the gate {gate}: {'; '.join(each.verdict.reasons)}"
             )
+        if each.report is not None:
+            session.output.remark(f"{each.loop}: promotion report at {each.report}")
         if each.waiting is not None:
             session.output.remark(f"{each.loop}: {each.waiting}")
         if each.failed is not None:

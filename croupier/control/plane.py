@@ -182,11 +182,13 @@ class Plane:
         if number == 0:
             return ModelProperties()
         origin = self._champion(loop).provenance
+        # The latest of both: it may have been promoted, and later restored by a rollback.
         promoted = (
             self.lake.scan("generations", loop)
             .filter(pl.col("generation") == number)
-            .select("promoted")
-            .collect()["promoted"]
+            .select(pl.max_horizontal("promoted", "restored"))
+            .collect()
+            .to_series()
             .to_list()
         )
         made = UNSET if origin is None else moment(origin.created_us)
@@ -211,11 +213,10 @@ class Plane:
                 "body", "expected a trained generation; DELETE goes back to none"
             )
         origin = f"{generation.loop} {generation.number}"
-        self.promote(
-            loop, generation, reason=f"model put over the API by key {by}, of generation {origin}"
-        )
+        reason = f"model put over the API by key {by}, of generation {origin}"
+        self.promote(loop, generation, reason=reason, by=by)
 
-    def promote(self, loop: str, generation: Generation, *, reason: str) -> None:
+    def promote(self, loop: str, generation: Generation, *, reason: str, by: str) -> None:
         """Make a new generation of one from elsewhere and promote it, because a person says so.
 
         Raises
@@ -224,7 +225,7 @@ class Plane:
             503 if somebody else keeps the lake.
         """
         with self.lake_lock():
-            self._promote(loop, generation, reason)
+            self._promote(loop, generation, reason, by)
 
     def apply(
         self, loop: str, generation: Generation, contract: PolicyContract, *, by: str, reason: str
@@ -240,9 +241,9 @@ class Plane:
         with self.lake_lock():
             with self._editing:
                 self._set(loop, by, _policy_changes(contract, learning))
-            self._promote(loop, generation, reason)
+            self._promote(loop, generation, reason, by)
 
-    def _promote(self, loop: str, generation: Generation, reason: str) -> None:
+    def _promote(self, loop: str, generation: Generation, reason: str, by: str) -> None:
         nightly, now = self._nightly(loop), now_us()
         origin = generation.provenance
         assert origin is not None
@@ -251,7 +252,7 @@ class Plane:
         )
         number = nightly.next_number(loop)
         nightly.publish(replace(generation, loop=loop, number=number, provenance=own))
-        nightly.override(loop, number, now_us=now, reason=reason)
+        nightly.override(loop, number, now_us=now, reason=reason, by=by)
 
     def reset_model(self, loop: str, by: str) -> None:
         """Go back to the cold start, on record."""

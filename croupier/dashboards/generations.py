@@ -92,6 +92,8 @@ def _champion_notes(row: Mapping[str, Any]) -> list[str]:
     if row["promoted"] is not None:
         how = "Promoted" if row["override_reason"] is None else "Promoted by override"
         notes.append(f"{how} {moment(row['promoted'])}")
+    if row["restored"] is not None:
+        notes.append(f"Restored by a rollback {moment(row['restored'])}")
     return notes
 
 
@@ -216,7 +218,7 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
     subsampled = any(map(_is_subsampled, rows.iter_rows(named=True)))
     table = rows.sort("generation", descending=True).select(
         pl.col("generation").alias("Generation"),
-        pl.col("status").str.to_titlecase().alias("Status"),
+        pl.col("status").str.replace_all("_", " ").str.to_titlecase().alias("Status"),
         pl.col("estimate").alias("Estimate"),
         rewards.intervals("lower", "upper").alias("Estimate, interval"),
         pl.col("realised_mean").alias("Realised"),
@@ -227,12 +229,16 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
         leads.intervals("difference_lower", "difference_upper").alias("Difference, interval"),
         pl.col("judged_rows").alias("Judged"),
         pl.col("ess").round().cast(pl.Int64).alias("ESS"),
+        pl.col("total_variation").alias("Total variation"),
+        pl.col("flip_rate").alias("Flip rate"),
         pl.col("propensity_p_value").alias("Propensity p"),
         # Without a zone the browser shows them as they are, not in its own.
         pl.col("created").dt.replace_time_zone(None).alias("Created (UTC)"),
         pl.col("promoted").dt.replace_time_zone(None).alias("Promoted (UTC)"),
+        pl.col("rolled_back").dt.replace_time_zone(None).alias("Rolled back (UTC)"),
         pl.col("verdict").alias("Verdict"),
         pl.col("override_reason").alias("Override"),
+        pl.col("rollback_reason").alias("Rollback"),
         pl.col("exploration").alias("Exploration"),
     )
     st.dataframe(
@@ -256,6 +262,16 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
                 format="localized",
                 help="Effective sample size of the estimate, in judged decisions",
             ),
+            "Total variation": st.column_config.NumberColumn(
+                format="%.3f",
+                help="Share of decisions that must come out otherwise than under the champion of "
+                "its day",
+            ),
+            "Flip rate": st.column_config.NumberColumn(
+                format="%.3f",
+                help="Share of requests where the most probable action is another one than the "
+                "champion's of its day",
+            ),
             "Propensity p": st.column_config.NumberColumn(
                 format="%.3g",
                 help="Of a test that actions were drawn with the logged probabilities; below "
@@ -264,5 +280,6 @@ def _table(rows: pl.DataFrame, rewards: Rewards, leads: Rewards) -> None:
             "Verdict": st.column_config.TextColumn(width="large"),
             "Created (UTC)": time,
             "Promoted (UTC)": time,
+            "Rolled back (UTC)": time,
         },
     )

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ("PropensityAudit", "audit_propensities", "draws_of", "draws_test")
+__all__ = (
+    "PropensityAudit",
+    "audit_propensities",
+    "contradictions",
+    "draws_of",
+    "draws_test",
+    "replayed_differently",
+)
 
 _SUM_TOLERANCE = 1e-6
 
@@ -75,24 +82,50 @@ def audit_propensities(
             replay_mismatches=0,
             test=None,
         )
-    flat, offsets = _flat(logged["pmf"])
-    # Whose pmf has another length than the actions has chosen nothing that the two agree on.
-    chosen = logged.select(pl.when(_fits()).then("chosen").otherwise(-1)).to_series()
-    violations = pmf_violations(
-        flat, chosen.to_numpy(), logged["propensity"].to_numpy(), offsets=offsets
-    )
     drawn = logged.filter(pl.col("draw_key") != "")
     # Another system's draws are nothing that a generation of ours is accountable for.
     own = logged.filter(pl.col("generation").is_not_null())
     return PropensityAudit(
         decisions=len(decisions),
         without_pmf=len(decisions) - len(logged),
-        violations=violations,
+        violations=contradictions(logged),
         bad_keep_prob=bad_keep_prob,
         replayed=len(drawn),
-        replay_mismatches=_replay_mismatches(drawn, progress),
+        replay_mismatches=int(replayed_differently(drawn, progress).sum()),
         test=None if own.is_empty() else draws_test(own),
     )
+
+
+def contradictions(decisions: pl.DataFrame) -> PmfViolations:
+    """Count the rows that contradict themselves; all of them must have a pmf."""
+    flat, offsets = _flat(decisions["pmf"])
+    # Whose pmf has another length than the actions has chosen nothing that the two agree on.
+    chosen = decisions.select(pl.when(_fits()).then("chosen").otherwise(-1)).to_series()
+    return pmf_violations(
+        flat, chosen.to_numpy(), decisions["propensity"].to_numpy(), offsets=offsets
+    )
+
+
+def replayed_differently(
+    drawn: pl.DataFrame, progress: Callable[[int, int], None] | None = None
+) -> pl.Series:
+    """Whether another action comes of a row's pmf and draw key than was logged; of every row.
+
+    Parameters
+    ----------
+    drawn
+        Rows of the decisions or the interactions table, with a pmf and a draw key.
+    progress
+        Called with rows done and in all.
+    """
+    n = len(drawn)
+    differently = []
+    rows = drawn.select("pmf", "draw_key", "slot", "slate_size", "chosen").iter_rows()
+    for row, (pmf, key, slot, size, chosen) in enumerate(rows, start=1):
+        differently.append(_replayed(pmf, key, slot, size) != chosen)
+        if progress is not None and (row % 1000 == 0 or row == n):
+            progress(row, n)
+    return pl.Series(differently, dtype=pl.Boolean)
 
 
 def draws_test(decisions: pl.DataFrame) -> PropensityTest:
@@ -183,16 +216,6 @@ def _flat(lists: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """All entries one after the other, and where each row's begin."""
     lengths = lists.list.len().to_numpy().astype(np.int64)
     return lists.explode().to_numpy(), np.concatenate([[0], np.cumsum(lengths)])
-
-
-def _replay_mismatches(drawn: pl.DataFrame, progress: Callable[[int, int], None] | None) -> int:
-    mismatches, n = 0, len(drawn)
-    rows = drawn.select("pmf", "draw_key", "slot", "slate_size", "chosen").iter_rows()
-    for row, (pmf, key, slot, size, chosen) in enumerate(rows, start=1):
-        mismatches += _replayed(pmf, key, slot, size) != chosen
-        if progress is not None and (row % 1000 == 0 or row == n):
-            progress(row, n)
-    return mismatches
 
 
 def _replayed(pmf: list[float], key: str, slot: str | None, size: int | None) -> int | None:

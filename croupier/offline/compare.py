@@ -27,9 +27,9 @@ from croupier.offline.multiplicity import Correction, bonferroni, holm_p_values
 from croupier.offline.ope import Difference, Estimator, LoggedBatch, PairedBatch
 from croupier.offline.ope.choice import (
     EstimatorKind,
-    Finding,
     IntervalKind,
     Measure,
+    Reading,
     needs_model,
     tuned,
 )
@@ -77,8 +77,8 @@ class PolicyOnRows(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    values: dict[EstimatorKind, Finding]
-    differences: dict[EstimatorKind, Finding]
+    values: dict[EstimatorKind, Reading]
+    differences: dict[EstimatorKind, Reading]
     support: WeightDiagnostics | None
     objections: list[str]
 
@@ -315,8 +315,8 @@ class _Plan:
     ) -> tuple[Compared, ...]:
         """All policies on every part; intervals are corrected for all of the parts together."""
         policies = range(len(self.log.names))
-        values: dict[tuple[str, int, EstimatorKind], Finding] = {}
-        differences: dict[tuple[str, int, EstimatorKind], Finding] = {}
+        values: dict[tuple[str, int, EstimatorKind], Reading] = {}
+        differences: dict[tuple[str, int, EstimatorKind], Reading] = {}
         for kind in kinds:
             measured = {
                 (key, policy, kind): self._value(policy, kind, rows & self.log.common)
@@ -337,20 +337,20 @@ class _Plan:
 
     def _value(
         self, policy: int, kind: EstimatorKind, rows: BoolArray
-    ) -> Measure[LoggedBatch] | Finding:
+    ) -> Measure[LoggedBatch] | Reading:
         estimator = self.estimators[policy, kind]
         if isinstance(estimator, str):
-            return Finding(estimator=kind, value=None, why_none=estimator)
+            return Reading(estimator=kind, value=None, why_none=estimator)
         measure: Measure[LoggedBatch] = Measure(estimator, self.interval, seed=self.seed)
         return measure.add(self.log.batch(policy, rows))
 
     def _difference(
         self, policy: int, kind: EstimatorKind, rows: BoolArray
-    ) -> Measure[PairedBatch] | Finding:
+    ) -> Measure[PairedBatch] | Reading:
         first, second = self.estimators[0, kind], self.estimators[policy, kind]
         for each in (first, second):
             if isinstance(each, str):
-                return Finding(estimator=f"{kind}-difference", value=None, why_none=each)
+                return Reading(estimator=f"{kind}-difference", value=None, why_none=each)
         assert isinstance(first, Estimator)
         assert isinstance(second, Estimator)
         pair = PairedBatch(a=self.log.batch(0, rows), b=self.log.batch(policy, rows))
@@ -361,23 +361,23 @@ class _Plan:
 
     def _results(
         self, measured: Mapping[_Name, _Measured], *, correct: bool
-    ) -> dict[_Name, Finding]:
+    ) -> dict[_Name, Reading]:
         corrects = correct and self.correction != "none"
         confidence = bonferroni(self.confidence, len(measured) if corrects else 1)
         return {
-            name: each if isinstance(each, Finding) else each.result(confidence)
+            name: each if isinstance(each, Reading) else each.result(confidence)
             for name, each in measured.items()
         }
 
     def _tested(
-        self, measured: Mapping[_Name, _Measured], found: dict[_Name, Finding]
-    ) -> dict[_Name, Finding]:
+        self, measured: Mapping[_Name, _Measured], found: dict[_Name, Reading]
+    ) -> dict[_Name, Reading]:
         """The differences with their p-values, if these are asked for."""
         if self.correction != "holm":
             return found
         tested = {}
         for name, each in measured.items():
-            p = None if isinstance(each, Finding) else each.p_value()
+            p = None if isinstance(each, Reading) else each.p_value()
             if p is not None:
                 tested[name] = p
         corrected = dict(zip(tested, holm_p_values(tested.values()).tolist(), strict=True))
@@ -391,8 +391,8 @@ class _Plan:
         key: str,
         rows: BoolArray,
         kinds: Sequence[EstimatorKind],
-        values: Mapping[_Name, Finding],
-        differences: Mapping[_Name, Finding],
+        values: Mapping[_Name, Reading],
+        differences: Mapping[_Name, Reading],
     ) -> Compared:
         log = self.log
         used = rows & log.common
@@ -420,7 +420,7 @@ class _Plan:
 
 
 _Name: TypeAlias = "tuple[str, int, EstimatorKind]"
-_Measured: TypeAlias = "Measure[LoggedBatch] | Measure[PairedBatch] | Finding"
+_Measured: TypeAlias = "Measure[LoggedBatch] | Measure[PairedBatch] | Reading"
 
 
 def _quality(log: CommonRows, kind: str, health: LogHealth) -> Quality:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from croupier.offline.compare import Compared, Comparison
-    from croupier.offline.ope.choice import EstimatorKind, Finding
+    from croupier.offline.ope.choice import EstimatorKind, Reading
 
 __all__ = ("PlotFormat", "comparison_figure", "plot_format", "write_plot")
 
@@ -114,21 +114,21 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 
 def _forest(
-    axes: Any, policies: Sequence[tuple[str, dict[EstimatorKind, Finding]]], *, first: int
+    axes: Any, policies: Sequence[tuple[str, dict[EstimatorKind, Reading]]], *, first: int
 ) -> None:
     """A line for every policy and estimator; the policies from top to bottom."""
     labels: list[str] = []
-    for number, (name, findings) in enumerate(policies):
-        for finding in findings.values():
+    for number, (name, readings) in enumerate(policies):
+        for reading in readings.values():
             place, colour = -len(labels), f"C{number + first}"
-            labels.append(f"{name}  {finding.estimator.removesuffix('-difference')}")
-            if finding.estimate is not None:
-                ends = [finding.estimate.lower, finding.estimate.upper]
+            labels.append(f"{name}  {reading.estimator.removesuffix('-difference')}")
+            if reading.estimate is not None:
+                ends = [reading.estimate.lower, reading.estimate.upper]
                 axes.plot(ends, [place, place], color=colour, linewidth=2)
-            if finding.value is not None:
-                fill = colour if finding.estimate is not None else "none"
+            if reading.value is not None:
+                fill = colour if reading.estimate is not None else "none"
                 axes.plot(
-                    [finding.value], [place], "o", color=colour, markerfacecolor=fill, markersize=5
+                    [reading.value], [place], "o", color=colour, markerfacecolor=fill, markersize=5
                 )
     axes.set_yticks([-place for place in range(len(labels))], labels, fontsize=8)
     axes.grid(axis="x", linewidth=0.3)

@@ -27,6 +27,8 @@ from croupier.offline.ope.diagnostics import (
     WeightMonitor,
     objections,
 )
+from croupier.offline.stability import Stability, distances
+from croupier.offline.weight_histogram import WeightHistogram
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.slates import inclusion
 
@@ -83,12 +85,15 @@ class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
     largest_weight
         The largest that a row of these requests could have had, times what it stands for; None if
         nothing bounds it.
+    weights
+        How many decisions have which weight.
     """
 
     name: str
     estimates: dict[EstimatorName, Estimate]
     support: WeightDiagnostics
     largest_weight: float | None
+    weights: WeightHistogram
 
     def objections(self, limits: SupportLimits) -> list[str]:
         """What speaks against believing the estimates, see :func:`~.ope.diagnostics.objections`."""
@@ -113,6 +118,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         The champion (or the log's own policy) and the challenger.
     differences
         Challenger less champion, by every estimator, from paired rows.
+    stability
+        How far the challenger plays otherwise than the champion; None if it was compared with the
+        log's own policy.
     """
 
     loop: str
@@ -121,6 +129,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     nonzero_rewards: int
     policies: tuple[PolicyValue, PolicyValue]
     differences: dict[EstimatorName, Estimate]
+    stability: Stability | None = None
 
 
 def evaluate(
@@ -195,6 +204,7 @@ def evaluate(
             },
             support=_support(batches[side], seen.policies[side]),
             largest_weight=_bound(batches[side], seen.policies[side]),
+            weights=WeightHistogram.of(batches[side].weight, batches[side].keep_weight),
         )
         for side, name in enumerate(names)
     )
@@ -209,6 +219,9 @@ def evaluate(
             kind: Difference(*pair).add(paired).result(confidence)
             for kind, pair in estimators.items()
         },
+        stability=None
+        if champion is None
+        else Stability.of(seen.distances, batches[0].keep_weight, confidence),
     )
 
 
@@ -270,6 +283,7 @@ class _Replay:
 
     usable: NDArray[np.bool_]
     q_logged: NDArray[np.float64]
+    distances: NDArray[np.float64]
     policies: tuple[_PolicyOnLog, _PolicyOnLog]
 
 
@@ -294,6 +308,8 @@ class _Answered:
         Reward model at the logged action, shape (n,).
     probability, q_target
         Of both policies, shape (2, n), see :class:`_PolicyOnLog`.
+    distances
+        Of one policy from the other, shape (3, n).
     largest
         Weight that these requests could have given, of both policies, at least 1, shape (2,).
     explored
@@ -307,6 +323,7 @@ class _Answered:
     q_logged: NDArray[np.float64]
     probability: NDArray[np.float64]
     q_target: NDArray[np.float64]
+    distances: NDArray[np.float64]
     largest: NDArray[np.float64]
     explored: float
     deficient: NDArray[np.float64]
@@ -333,6 +350,7 @@ def _replay(
     q_logged = np.concatenate([each.q_logged for each in found])[usable]
     probability = np.concatenate([each.probability for each in found], axis=1)[:, usable]
     q_target = np.concatenate([each.q_target for each in found], axis=1)[:, usable]
+    apart = np.concatenate([each.distances for each in found], axis=1)[:, usable]
     largest = np.max([each.largest for each in found], axis=0)
     explored = sum(each.explored for each in found)
     deficient = np.sum([each.deficient for each in found], axis=0) / (explored or 1.0)
@@ -346,7 +364,7 @@ def _replay(
         # The log's own policy: weight 1 everywhere, and the model's error cancels itself.
         propensity = interactions["propensity"].to_numpy()[usable]
         policies[0] = _PolicyOnLog(propensity, q_logged, (1.0, 1.0), 0.0)
-    return _Replay(usable, q_logged, (policies[0], policies[1]))
+    return _Replay(usable, q_logged, apart, (policies[0], policies[1]))
 
 
 def _ask(asked: _Asked, interactions: pl.DataFrame) -> _Answered:
@@ -355,6 +373,7 @@ def _ask(asked: _Asked, interactions: pl.DataFrame) -> _Answered:
     usable, q_logged = np.zeros(n, dtype=np.bool_), np.zeros(n)
     probability, q_target = np.zeros((2, n)), np.zeros((2, n))
     largest, explored, deficient = np.ones(2), 0.0, np.zeros(2)
+    compared: tuple[list[NDArray[np.float64]], ...] = ([], [])
     logged_pmfs, stands_for = interactions["pmf"], 1.0 / interactions["keep_prob"].to_numpy()
     for row, request in enumerate(logged_requests(interactions)):
         answers = _answers(asked.champion, asked.challenger, request)
@@ -374,10 +393,13 @@ def _ask(asked: _Asked, interactions: pl.DataFrame) -> _Answered:
         model = np.clip(scores, *asked.reward_range)
         q_logged[row] = model[request.chosen]
         for side, pmf in enumerate(pmfs):
+            compared[side].append(pmf)
             probability[side, row] = pmf[request.chosen]
             q_target[side, row] = pmf @ model
             largest[side] = max(largest[side], largest_weight(pmf, possible))
-    return _Answered(usable, q_logged, probability, q_target, largest, explored, deficient)
+    apart = np.zeros((3, n))
+    apart[:, usable] = distances(*compared)
+    return _Answered(usable, q_logged, probability, q_target, apart, largest, explored, deficient)
 
 
 def _answers(

@@ -49,6 +49,8 @@ class LoopRound(msgspec.Struct, frozen=True, kw_only=True):
         Number of the generation that is champion afterwards.
     published, evaluation, imitation, verdict
         What was published and how it was judged; None where nothing was.
+    report
+        Where the page of its promotion report is; None where nothing was judged.
     waiting
         Why nothing was published, or why what was published was not judged; None if all was done.
     failed
@@ -67,6 +69,7 @@ class LoopRound(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     imitation: Imitation | None = None
     verdict: Verdict | None = None
+    report: str | None = None
     waiting: str | None = None
     failed: str | None = None
 
@@ -201,6 +204,7 @@ class FollowingLearner:
             return msgspec.structs.replace(found, waiting=str(reason))
         kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
         champion = nightly.registry.champion(loop)
+        place = nightly.report_place(loop, generation.number)
         return msgspec.structs.replace(
-            found, champion=champion, verdict=verdict, **{kind: evidence}
+            found, champion=champion, verdict=verdict, report=place, **{kind: evidence}
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
+from croupier.offline.champions import Rollback
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.realised import realised
 
@@ -17,16 +18,28 @@ if TYPE_CHECKING:
     from croupier.offline.evaluate import EstimatorName, Evaluation
     from croupier.offline.imitation import Imitation
     from croupier.offline.lake import Lake
+    from croupier.offline.promotion_report import Judged
     from croupier.policy.generation import Generation
 
 __all__ = (
     "evaluation_row",
+    "generation_rows",
     "imitation_row",
+    "judged_row",
     "published_row",
     "record_generation",
     "record_promotion",
+    "record_rollback",
     "refresh_realised",
+    "rollback_of",
+    "rollback_row",
 )
+
+
+def generation_rows(lake: Lake, loop: str) -> dict[int, dict[str, Any]]:
+    """A loop's rows, by generation."""
+    table = lake.scan("generations", loop).sort("generation").collect()
+    return {row["generation"]: row for row in table.iter_rows(named=True)}
 
 
 def record_generation(lake: Lake, row: Mapping[str, Any]) -> None:
@@ -64,6 +77,14 @@ def record_promotion(
         if former != number
     ]
     _put(lake, [*retired, promoted])
+
+
+def record_rollback(lake: Lake, loop: str, *, left: int, restored: int, now_us: int) -> None:
+    """Note that a champion was rolled back, and which generation is champion again."""
+    time = datetime.fromtimestamp(now_us / 1e6, tz=UTC)
+    back = {"loop": loop, "generation": left, "status": "rolled_back"}
+    again = {"loop": loop, "generation": restored, "status": "champion", "restored": time}
+    _put(lake, [back, again])
 
 
 def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None:
@@ -127,11 +148,62 @@ def published_row(
     }
 
 
+def judged_row(loop: str, number: int, judged: Judged) -> dict[str, Any]:
+    """What a row tells of a judgement; its generation is then a challenger, or rejected."""
+    shown: dict[str, Any] = {}
+    if judged.evaluation is not None:
+        shown |= evaluation_row(judged.evaluation, judged.gate.estimator)
+    if judged.imitation is not None:
+        shown |= imitation_row(judged.imitation)
+    if judged.calibration is not None:
+        shown["calibration_p_value"] = judged.calibration.smallest_p_value
+    return shown | {
+        "loop": loop,
+        "generation": number,
+        "status": "challenger" if judged.verdict.promote else "rejected",
+        "verdict": "; ".join(judged.verdict.reasons),
+        "judged": datetime.fromtimestamp(judged.ts / 1e6, tz=UTC),
+        "judged_against": judged.against,
+    }
+
+
+def rollback_row(done: Rollback, now_us: int) -> dict[str, Any]:
+    """What the row of the champion tells that is about to be rolled back."""
+    return {
+        "loop": done.loop,
+        "generation": done.left,
+        "rolled_back": datetime.fromtimestamp(now_us / 1e6, tz=UTC),
+        "rolled_back_by": done.by,
+        "rolled_back_to": done.restored,
+        "rollback_reason": done.reason,
+    }
+
+
+def rollback_of(row: Mapping[str, Any]) -> Rollback:
+    """The rollback that a row tells of."""
+    return Rollback(
+        loop=row["loop"],
+        left=row["generation"],
+        restored=row["rolled_back_to"],
+        by=row["rolled_back_by"],
+        reason=row["rollback_reason"],
+    )
+
+
 def evaluation_row(evaluation: Evaluation, kind: EstimatorName) -> dict[str, Any]:
     """What a row tells of an evaluation against the champion."""
     champion, judged = evaluation.policies
     estimate, difference = judged.estimates[kind], evaluation.differences[kind]
-    return {
+    stability = evaluation.stability
+    apart = (
+        {}
+        if stability is None
+        else {
+            name: getattr(stability, name).value
+            for name in ("total_variation", "js_distance", "flip_rate")
+        }
+    )
+    return apart | {
         "judged_rows": evaluation.rows,
         "estimator": kind,
         "estimate": estimate.value,

@@ -19,6 +19,7 @@ from scipy import stats
 
 from croupier.offline.gate import Verdict
 from croupier.offline.interactions import keep_weights, learning_weights, logged_requests
+from croupier.offline.shares import effective_rows, wilson_interval
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.exploration.base import share_of_best
@@ -228,9 +229,8 @@ def match_rate(
 ) -> MatchRate:
     """Mean of matches with its Wilson interval.
 
-    ``(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`` (Wilson, 1927). Shares of ties vary
-    less than the zeros and ones that the interval is made for, so it covers them too. With weights
-    p is the weighted mean and n the effective sample size ``(Σc)² / Σc²`` (Kish, 1965).
+    Shares of ties vary less than the zeros and ones that the interval is made for, so it covers
+    them too. With weights it is that of the weighted mean, for the effective sample size.
 
     Parameters
     ----------
@@ -242,19 +242,9 @@ def match_rate(
         How many decisions each stands for, shape (n,), positive; the same for all if None.
     """
     counted = np.ones(shares.size) if weights is None else weights / weights.min()
-    n = float(counted.sum() ** 2 / (counted @ counted))
     p = float((counted * shares).sum() / counted.sum())
-    z = float(stats.norm.isf((1.0 - confidence) / 2.0))
-    centre, scale = p + z * z / (2 * n), 1.0 + z * z / n
-    half = z * math.sqrt(p * (1.0 - p) / n + z * z / (4 * n * n))
-    return MatchRate(
-        rows=shares.size,
-        value=p,
-        # Rounding must not put an end on the wrong side of the value.
-        lower=min(max((centre - half) / scale, 0.0), p),
-        upper=max(min((centre + half) / scale, 1.0), p),
-        confidence=confidence,
-    )
+    lower, upper = wilson_interval(p, effective_rows(counted), confidence)
+    return MatchRate(rows=shares.size, value=p, lower=lower, upper=upper, confidence=confidence)
 
 
 def sign_test(won: NDArray[np.float64], lost: NDArray[np.float64]) -> float:

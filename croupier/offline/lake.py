@@ -137,6 +137,18 @@ _GENERATION: _Columns = {
     "decisions_made": pl.Float64,
     "base_version": pl.Int64,
     "judge_share": pl.Float64,
+    "judged": _TIME,
+    "judged_against": pl.Int64,
+    "calibration_p_value": pl.Float64,
+    "total_variation": pl.Float64,
+    "js_distance": pl.Float64,
+    "flip_rate": pl.Float64,
+    "override_by": pl.String,
+    "rolled_back": _TIME,
+    "rolled_back_by": pl.String,
+    "rolled_back_to": pl.Int64,
+    "rollback_reason": pl.String,
+    "restored": _TIME,
 }
 
 _AUDIT: _Columns = {
@@ -168,7 +180,8 @@ in its `partition` of the log, which is null where the log is one sequence. An i
 row for every `revision`, see :func:`~croupier.offline.interactions.current_interactions`; null
 stands for 0. Of a generation,
 `decisions` are those that were logged, and `decisions_made` estimates all of them by
-`Σ 1 / keep_prob`.
+`Σ 1 / keep_prob`; `rolled_back` is when it last stopped being champion by a rollback, and
+`restored` when it last became champion by one.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 

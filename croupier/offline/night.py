@@ -35,6 +35,8 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         that hadn't been there before.
     imitation
         How an apprentice was judged, instead of by an evaluation.
+    report
+        Where the page of the challenger's promotion report is; None where nothing was judged.
     fidelity
         How well the challenger's table stands for the oracle it was distilled from; None of any
         other kind.
@@ -54,6 +56,7 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
     imitation: Imitation | None = None
+    report: str | None = None
     fidelity: Fidelity | None = None
     skipped: str | None = None
     failed: str | None = None

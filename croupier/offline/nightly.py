@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 import polars as pl
 
+from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
-from croupier.offline.gate import GateConfig, Verdict, judge_challenger
+from croupier.offline.finding import Section
+from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
-    evaluation_row,
-    imitation_row,
+    generation_rows,
+    judged_row,
     published_row,
     record_generation,
     record_promotion,
@@ -22,14 +25,16 @@ from croupier.offline.imitation import Imitation, judge_imitation, served_match_
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
 from croupier.offline.judged import judged_interactions
+from croupier.offline.log_calibration import LogCalibration, calibrate_log
 from croupier.offline.merged_training import MergeConfig, Spread
 from croupier.offline.night import LoopNight, NightlyReport
-from croupier.offline.registry import Change
+from croupier.offline.promotion_report import Judged, keep_judgement
 from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import retain
 from croupier.offline.retrain import retrain
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
+from croupier.offline.succession import PASSED, Succession
 from croupier.policy.errors import (
     GenerationError,
     InvalidInputError,
@@ -41,7 +46,7 @@ from croupier.policy.loop import parse_duration
 from croupier.policy.oracle import DistilledOracle, Fidelity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.engine import Engine
@@ -91,7 +96,7 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"judge_share must be in [0.05, 0.95], got {self.judge_share}")
 
 
-class Nightly:
+class Nightly(Succession):
     """The batch side of all loops: every step by itself, and a night's work as a whole.
 
     Parameters
@@ -116,9 +121,7 @@ class Nightly:
         *,
         engine: Engine = LOCAL,
     ) -> None:
-        self.lake = lake
-        self.registry = registry
-        self.loops = loops
+        super().__init__(lake, registry, loops)
         self.config = config
         self.engine = engine
 
@@ -163,16 +166,6 @@ class Nightly:
         settled = now_us - parse_duration(self.config.settle)
         return join(self.lake, loop, self.loops[loop], settled, engine=self.engine)
 
-    def generation(self, loop: str, number: int) -> Generation:
-        """Read a generation of a configured loop back from the registry.
-
-        Raises
-        ------
-        GenerationError
-            If the registry doesn't have it, or not in order.
-        """
-        return self.registry.load(loop, number, self.loops[loop].exploration)
-
     def train(self, loop: str, *, now_us: int) -> Generation:
         """Train a loop's next generation against its present champion; doesn't publish it.
 
@@ -183,8 +176,9 @@ class Nightly:
         """
         config, parent = self.loops[loop], self.registry.champion(loop)
         champion = None
-        if config.training.start == "champion" and parent != 0:
-            champion = self.registry.load(loop, parent, to_learn=True)
+        if config.training.needs_champion and parent != 0:
+            teaches = config.training.start == "champion"
+            champion = self.registry.load(loop, parent, to_learn=teaches)
         spread = Spread(self.config.merge, self.engine) if self.engine.distributed else None
         return retrain(
             self.lake,
@@ -256,18 +250,8 @@ class Nightly:
         NotEnoughDataError
             If there are too few such rows.
         """
-        loop = challenger.loop
-        champion = self.generation(loop, self.registry.champion(loop))
-        evaluation = evaluate(
-            self._judged(loop, champion, challenger),
-            champion,
-            challenger,
-            self.loops[loop],
-            confidence=self.config.gate.confidence,
-            progress=progress,
-            engine=self.engine,
-        )
-        return evaluation, judge_challenger(self.config.gate, evaluation)
+        evaluation, _, verdict = self._judgement(challenger, progress)
+        return evaluation, verdict
 
     def judge_imitation(
         self, challenger: Generation, progress: Callable[[int, int], None] | None = None
@@ -281,13 +265,13 @@ class Nightly:
         """
         loop, confidence = challenger.loop, self.config.gate.confidence
         champion = self.generation(loop, self.registry.champion(loop))
-        imitation, verdict = judge_imitation(
-            self._judged(loop, champion, challenger),
-            champion,
-            challenger,
-            confidence=confidence,
-            progress=progress,
-        )
+        unneeded = Section.unmeasured("calibration", "an apprentice is judged without propensities")
+        rows = self._judged(loop, champion, challenger)
+        with self._saying_what_counts(challenger):
+            imitation, verdict = judge_imitation(
+                rows, champion, challenger, confidence=confidence, progress=progress
+            )
+        verdict = with_sections(verdict, self.config.gate, [unneeded])
         if isinstance(self.loops[loop].exploration, Conservative):
             # Its shadows play the baseline whatever they have learned, and say nothing.
             return imitation, verdict
@@ -318,66 +302,34 @@ class Nightly:
             If there are too few rows to judge on.
         """
         loop, number = challenger.loop, challenger.number
-        self._require_challenger(loop, number)
+        self.require_challenger(loop, number)
         self.record_champion(loop, now_us)
+        champion = self.registry.champion(loop)
+        since = evidence_since(generation_rows(self.lake, loop), number)
+        calibration: LogCalibration | None = None
         evidence: Evaluation | Imitation
         if self.loops[loop].learning_mode == "apprentice":
             evidence, verdict = self.judge_imitation(challenger, progress)
-            shown = imitation_row(evidence)
         else:
-            evidence, verdict = self.judge(challenger, progress)
-            shown = evaluation_row(evidence, self.config.gate.estimator)
-        judged = {
-            "loop": loop,
-            "generation": number,
-            "status": "challenger" if verdict.promote else "rejected",
-            "verdict": "; ".join(verdict.reasons),
-        }
-        record_generation(self.lake, judged | shown)
+            evidence, calibration, verdict = self._judgement(challenger, progress)
+        judged = Judged(
+            ts=now_us,
+            against=champion,
+            gate=self.config.gate,
+            verdict=verdict,
+            since=None if since is None else round(since.timestamp() * 1e6),
+            evaluation=evidence if isinstance(evidence, Evaluation) else None,
+            calibration=calibration,
+            imitation=evidence if isinstance(evidence, Imitation) else None,
+        )
+        # First: a verdict that is on record is not worked out again, nor is its report.
+        keep_judgement(self.registry, self.row(loop, number), judged)
+        record_generation(self.lake, judged_row(loop, number, judged))
         if verdict.promote:
             self.registry.promote(loop, number)
+            self.note(loop, number, "promoted", PASSED, now_us)
             record_promotion(self.lake, loop, number, now_us=now_us)
         return evidence, verdict
-
-    def override(self, loop: str, number: int, *, now_us: int, reason: str) -> None:
-        """Make a generation champion because a person says so, and record why.
-
-        Raises
-        ------
-        InvalidInputError
-            If no reason is given, or if the generation is the champion already.
-        GenerationError
-            If the registry doesn't have the generation.
-        """
-        if not reason.strip():
-            raise InvalidInputError("reason", "expected why the gate is overridden")
-        self._require_challenger(loop, number)
-        self.record_champion(loop, now_us)
-        # First: whatever happens next, there is no champion whose override isn't on record.
-        record_generation(
-            self.lake, {"loop": loop, "generation": number, "override_reason": reason}
-        )
-        self.registry.promote(loop, number)
-        record_promotion(self.lake, loop, number, now_us=now_us, override_reason=reason)
-
-    def reset(self, loop: str, *, now_us: int, reason: str, by: str) -> None:
-        """Go back to the cold start because a person says so, and record who and why.
-
-        Raises
-        ------
-        InvalidInputError
-            If no reason is given.
-        """
-        if not reason.strip():
-            raise InvalidInputError("reason", "expected why the loop is reset")
-        self.record_champion(loop, now_us)
-        if self.registry.champion(loop) == 0:
-            return
-        explored = self.generation(loop, 0).exploration.describe()
-        cold = {"generation": 0, "exploration": explored, "override_reason": reason}
-        record_generation(self.lake, {"loop": loop} | cold)
-        self.registry.reset(loop, Change(by=by, ts=now_us, reason=reason))
-        record_promotion(self.lake, loop, 0, now_us=now_us, override_reason=reason)
 
     def next_number(self, loop: str) -> int:
         """Number that the loop's next generation gets."""
@@ -400,34 +352,47 @@ class Nightly:
             f"model_export_frequency is {self.loops[loop].model_export_frequency}"
         )
 
-    def record_champion(self, loop: str, now_us: int) -> None:
-        """Put the registry's champion into the table, where it isn't there yet.
+    def _judgement(
+        self, challenger: Generation, progress: Callable[[int, int], None] | None
+    ) -> tuple[Evaluation, LogCalibration, Verdict]:
+        """Test the log that judges, evaluate both policies on it, and ask the gate."""
+        loop, gate = challenger.loop, self.config.gate
+        champion = self.generation(loop, self.registry.champion(loop))
+        rows = self._judged(loop, champion, challenger)
+        with self._saying_what_counts(challenger):
+            evaluation = evaluate(
+                rows,
+                champion,
+                challenger,
+                self.loops[loop],
+                confidence=gate.confidence,
+                progress=progress,
+                engine=self.engine,
+            )
+        calibration = calibrate_log(self.lake, loop, rows, level=gate.calibration_level)
+        verdict = judge_challenger(gate, evaluation, [calibration.section()])
+        return evaluation, calibration, verdict
 
-        A crash can have left it out, or somebody has moved the alias in MLflow. The latter is an
-        override, and is recorded as one.
-        """
-        champion = self.registry.champion(loop)
-        known = {
-            row["generation"]: row
-            for row in self.lake.scan("generations", loop).collect().iter_rows(named=True)
-        }
-        recorded = [number for number, row in known.items() if row["status"] == "champion"]
-        if recorded == [champion]:
-            return
-        if champion == 0 and not recorded:
-            explored = self.generation(loop, 0).exploration.describe()
-            cold = {"generation": 0, "status": "champion", "exploration": explored}
-            record_generation(self.lake, {"loop": loop} | cold)
-            return
-        row = known.get(champion, {})
-        passed = row.get("status") == "challenger" and row.get("verdict") is not None
-        explained = passed or row.get("override_reason") is not None
-        reason = None if explained else "made champion in the registry, not by Croupier"
-        record_promotion(self.lake, loop, champion, now_us=now_us, override_reason=reason)
+    @contextmanager
+    def _saying_what_counts(self, challenger: Generation) -> Iterator[None]:
+        """Where there are too few rows after a rollback, say that there was one."""
+        try:
+            yield
+        except NotEnoughDataError as error:
+            rows = generation_rows(self.lake, challenger.loop)
+            since = evidence_since(rows, challenger.number)
+            if since is None:
+                raise
+            raise NotEnoughDataError(
+                f"{error}; after a rollback only decisions since {since:%Y-%m-%d %H:%M:%S} count"
+            ) from error
 
     def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
-        """The judge's interactions, which none of the generations learned from."""
-        return judged_interactions(
+        """The judge's interactions, which none of the generations learned from.
+
+        The last generation is the challenger, for which not all may be evidence.
+        """
+        found = judged_interactions(
             self.lake,
             loop,
             self.loops[loop],
@@ -435,13 +400,8 @@ class Nightly:
             judge_share=self.config.judge_share,
             judge_window=self.config.judge_window,
         )
-
-    def _require_challenger(self, loop: str, number: int) -> None:
-        """Refuse what can't be promoted before anything is recorded of it."""
-        if number == self.registry.champion(loop):
-            raise InvalidInputError("generation", f"{number} is the champion of {loop} already")
-        if number not in self.registry.numbers(loop):
-            raise GenerationError(f"the registry has no generation {number} of loop {loop!r}")
+        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
+        return found if since is None else found.filter(pl.col("ts") > since)
 
     def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
@@ -491,7 +451,8 @@ class Nightly:
         except (GenerationError, InvalidInputError, ScoringError) as error:
             return msgspec.structs.replace(night, failed=str(error))
         kind = "imitation" if isinstance(evidence, Imitation) else "evaluation"
-        return msgspec.structs.replace(night, verdict=verdict, **{kind: evidence})
+        place = self.report_place(loop, challenger.number)
+        return msgspec.structs.replace(night, verdict=verdict, report=place, **{kind: evidence})
 
     def _last_trained(self, loop: str) -> LastTrained | None:
         """What a training now would be like the last one of, if the registry still has it."""

@@ -21,12 +21,12 @@ from scipy import sparse, stats
 from croupier.offline.audit import draws_of
 from croupier.offline.draw_sums import BIN_EDGES, CountSums, DrawSums
 from croupier.offline.interactions import current_frames, keep_weights
-from croupier.offline.propensity import propensity_test_of
+from croupier.offline.propensity import PropensityTest, propensity_test_of
 from croupier.offline.rewards import fold_of
 from croupier.offline.stretches import stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from croupier.offline.lake import Lake
     from croupier.offline.lake_files import DataFile
 
-__all__ = ("Moments", "Realised", "realised")
+__all__ = ("DrawsCheck", "Moments", "Realised", "draws_checks", "realised")
 
 _FORMAT = 1
 _HELD = 200_000
@@ -136,22 +136,66 @@ def realised(lake: Lake, loop: str) -> dict[int, Realised]:
     loop
         Whose.
     """
-    folder = lake.root / ".realised" / loop
-    days: dict[date, list[DataFile]] = defaultdict(list)
-    for file in lake.snapshot("interactions", loop).files:
-        days[file.date].append(file)
-    _forget(folder, days)
-    found: dict[int, _Tally] = {}
-    for day, files in sorted(days.items()):
-        for number, tally in _of_day(lake, folder / day.isoformat(), files).items():
-            found[number] = found[number].plus(tally) if number in found else tally
     return {
         number: Realised(
             moments=tally.moments,
             propensity_p_value=propensity_test_of(tally.drawn.sums()).combined_p_value,
         )
-        for number, tally in sorted(found.items())
+        for number, tally in _of_loop(lake, loop, keep=True).items()
     }
+
+
+class DrawsCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all draws of a generation happened with the probabilities that were logged.
+
+    Attributes
+    ----------
+    actions
+        Names of the test's actions, by code.
+    test
+        Of all of the generation's interactions.
+    """
+
+    actions: list[str]
+    test: PropensityTest
+
+
+def draws_checks(lake: Lake, loop: str, generations: Collection[int]) -> dict[int, DrawsCheck]:
+    """The propensity test of some generations, from the sums that are kept of them.
+
+    Reads of the interactions only what was added since sums were kept, and writes nothing, so that
+    the lake's lock need not be held.
+
+    Parameters
+    ----------
+    lake, loop
+        Whose interactions.
+    generations
+        Of which the test is wanted; those that never served are left out.
+    """
+    found = _of_loop(lake, loop, keep=False, only=generations)
+    return {
+        number: DrawsCheck(actions=tally.drawn.names(), test=propensity_test_of(tally.drawn.sums()))
+        for number, tally in found.items()
+    }
+
+
+def _of_loop(
+    lake: Lake, loop: str, *, keep: bool, only: Collection[int] | None = None
+) -> dict[int, _Tally]:
+    """All days' tallies together, of every generation or of some, in their order."""
+    folder = lake.root / ".realised" / loop
+    days: dict[date, list[DataFile]] = defaultdict(list)
+    for file in lake.snapshot("interactions", loop).files:
+        days[file.date].append(file)
+    if keep:
+        _forget(folder, days)
+    found: dict[int, _Tally] = {}
+    for day, files in sorted(days.items()):
+        for number, tally in _of_day(lake, folder / day.isoformat(), files, keep=keep).items():
+            if only is None or number in only:
+                found[number] = found[number].plus(tally) if number in found else tally
+    return dict(sorted(found.items()))
 
 
 class _Drawn(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +254,10 @@ class _Drawn(msgspec.Struct, frozen=True, kw_only=True):
             sparse.csr_array(products),
         )
 
+    def names(self) -> list[str]:
+        """Of the cells, for people."""
+        return [f"group {each}" for each in self.actions] if self.grouped else self.actions
+
     def plus(self, other: _Drawn) -> _Drawn:
         if self.grouped != other.grouped:
             return self.in_groups().plus(other.in_groups())
@@ -249,8 +297,10 @@ class _Day(msgspec.Struct, frozen=True, kw_only=True):
 _days = msgspec.msgpack.Decoder(_Day)
 
 
-def _of_day(lake: Lake, path: Path, files: Sequence[DataFile]) -> Mapping[int, _Tally]:
-    """A day's tallies, brought up to date where they aren't."""
+def _of_day(
+    lake: Lake, path: Path, files: Sequence[DataFile], *, keep: bool
+) -> Mapping[int, _Tally]:
+    """A day's tallies, brought up to date where they aren't, and kept so if they are to be."""
     names = {each.path.name for each in files}
     known = _read(path)
     if known is not None and names == set(known.files):
@@ -262,7 +312,8 @@ def _of_day(lake: Lake, path: Path, files: Sequence[DataFile]) -> Mapping[int, _
         passed = set(known.files)
         fresh = [each for each in files if each.path.name not in passed]
         tallies = _grown(lake, known.tallies, fresh, files)
-    _write(path, _Day(format=_FORMAT, files=sorted(names), tallies=tallies))
+    if keep:
+        _write(path, _Day(format=_FORMAT, files=sorted(names), tallies=tallies))
     return tallies
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
 
 import msgspec
 
@@ -186,6 +187,23 @@ class Registry:
             client.set_registered_model_alias(name, CHAMPION, version.version)
             self._relieve(name, client.get_registered_model(name).aliases, version.version)
 
+    def roll_back(self, loop: str, number: int, change: Change) -> None:
+        """Give the alias champion back to a generation; 0 takes it away. Scorers pick it up.
+
+        Raises
+        ------
+        GenerationError
+            If the registry doesn't have it.
+        """
+        what = f"rolled back from {self.champion(loop)} to {number}"
+        if number:
+            self.promote(loop, number)
+        with reported("rolling back"):
+            name = registered_model_name(loop)
+            if not number:
+                self._tracking.client().delete_registered_model_alias(name, CHAMPION)
+            self._record(name, change, what)
+
     def reset(self, loop: str, change: Change) -> None:
         """Take the alias champion away: the cold start is served."""
         model = self._model(loop)
@@ -223,7 +241,7 @@ class Registry:
             raise GenerationError(f"the plan of {loop!r} in the registry: {error}") from error
 
     def changes(self, loop: str) -> list[Change]:
-        """Who changed the plan, when and why: canaries, shadows, resets and kills, by time."""
+        """Who changed the plan, when and why, by time: all changes but promotions."""
         model = self._model(loop)
         tags = {} if model is None else model.tags
         return [_read_change(key, tags[key]) for key in sorted(tags) if key.startswith(_CHANGE_TAG)]
@@ -360,6 +378,59 @@ class Registry:
         with reported("reading a run"):
             run = self._tracking.client().get_run(version.run_id)
         return Published(version.run_id, dict(run.data.params))
+
+    def attach(self, loop: str, number: int, texts: Mapping[str, str]) -> None:
+        """Put texts beside a generation, in the place of those that are there under their names.
+
+        Parameters
+        ----------
+        loop, number
+            Whose run they become artifacts of.
+        texts
+            By path among the artifacts.
+
+        Raises
+        ------
+        GenerationError
+            If the registry doesn't have the generation.
+        """
+        run_id = self._version(loop, number).run_id
+        with reported("attaching to a generation"):
+            for name, text in texts.items():
+                self._tracking.client().log_text(run_id, text, name)
+
+    def attached(self, loop: str, number: int, name: str) -> str | None:
+        """A text that stands beside a generation; None if there is none of that name.
+
+        Raises
+        ------
+        GenerationError
+            If the registry doesn't have the generation.
+        """
+        run_id = self._version(loop, number).run_id
+        with reported("reading what is attached to a generation"):
+            client = self._tracking.client()
+            folder = name.rpartition("/")[0] or None
+            if name not in {each.path for each in client.list_artifacts(run_id, folder)}:
+                return None
+            with tempfile.TemporaryDirectory() as staging:
+                return Path(client.download_artifacts(run_id, name, staging)).read_text("utf-8")
+
+    def place_of(self, loop: str, number: int, name: str) -> str:
+        """Where an artifact of a generation is: a path if it is a file here, else an address.
+
+        Raises
+        ------
+        GenerationError
+            If the registry doesn't have the generation.
+        """
+        run_id = self._version(loop, number).run_id
+        with reported("reading a run"):
+            root = self._tracking.client().get_run(run_id).info.artifact_uri
+        parsed = urlparse(root)
+        if parsed.scheme in {"", "file"}:
+            return str(Path(unquote(parsed.path)) / name)
+        return f"{root}/{name}"
 
     def numbers(self, loop: str) -> list[int]:
         """Numbers of all generations that the registry has, ascending."""

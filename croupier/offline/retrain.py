@@ -15,6 +15,7 @@ import polars as pl
 from croupier import __version__
 from croupier.offline.budget import decision_budget, has_budget
 from croupier.offline.calibrate import asked, fit_curve
+from croupier.offline.damping import damped
 from croupier.offline.folds import (
     MIN_MEASURED_LOG,
     LearnerFolds,
@@ -33,7 +34,7 @@ from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation, Provenance
-from croupier.policy.oracle import EncodedOracle, make_oracle
+from croupier.policy.oracle import EncodedOracle, LinearOracle, make_oracle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +111,8 @@ def retrain(
     lake_version
         Version of the interactions table to learn from; the latest if None.
     champion
-        The parent, loaded so that it can learn on; only asked for if the loop starts from it.
+        The parent; loaded so that it can learn on, if the loop starts from it. Asked for then, and
+        where :attr:`~croupier.policy.training.TrainingConfig.needs_champion` otherwise says so.
     spread
         How training is divided among partitions that are merged, where there are rows enough and
         the oracle is one that can be; one learner learns everything if None.
@@ -135,6 +137,18 @@ def retrain(
         assert champion is not None, "there is one that learning starts from"
         learned = log.rows_since(started.lake_version, trains)
         taught, oracle, merging = _continued(loop, config, champion, learned, spread)
+    step = 1.0
+    limit = config.training.max_total_variation
+    if limit is not None and champion is not None and isinstance(oracle, LinearOracle):
+        oracle, step = damped(
+            champion,
+            oracle,
+            config.exploration,
+            learned,
+            limit=limit,
+            training_rows=taught,
+            seed=seed,
+        )
     if isinstance(oracle, EncodedOracle) and config.training.calibration != "none":
         calibrates = pl.col("fold").is_between(folds.calibrated, folds.trained - 1)
         _calibrate(config, oracle, log.rows(calibrates))
@@ -152,8 +166,23 @@ def retrain(
         learned_from_slices=config.training.learn_from_slices,
         started_from=None if started is None or champion is None else champion.number,
         merged=merging,
+        step=step,
     )
+    if step < 1.0 and champion is not None and champion.provenance is not None:
+        provenance = _mixed(provenance, champion.provenance)
     return Generation(loop, number, config.exploration, oracle, provenance)
+
+
+def _mixed(own: Provenance, champion: Provenance) -> Provenance:
+    """Provenance of what lies between two generations: it has learned what either of them has."""
+    known = [each for each in (own.learned_folds, champion.learned_folds) if each is not None]
+    begins = own.learned_from_us, champion.learned_from_us
+    return msgspec.structs.replace(
+        own,
+        learned_folds=(min(first for first, _ in known), max(last for _, last in known)),
+        learned_from_us=min((each for each in begins if each is not None), default=None),
+        learned_from_slices=own.learned_from_slices or champion.learned_from_slices,
+    )
 
 
 def config_digest(config: LoopConfig) -> str:

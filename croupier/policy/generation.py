@@ -70,6 +70,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         Whether decisions within uniform slices were among them.
     started_from
         Number of the generation whose oracle it went on teaching; None if it learned afresh.
+    step
+        How far it went from the champion's estimates to its own, in [0, 1]; less than 1 only where
+        it was damped.
     merged
         Numbers of the partitions that have learned side by side and of the rounds after each of
         which they were merged; None if one learner has learned all of it.
@@ -89,6 +92,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     learned_from_slices: bool = True
     started_from: int | None = None
     merged: tuple[int, int] | None = None
+    step: float = 1.0
 
 
 class _Scores(Protocol):

@@ -152,6 +152,11 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"training.weighting must be none, trajectory or advantage, got "
                 f"{training.weighting}: oracle {kind} corrects for propensities by itself"
             )
+        if training.max_total_variation is not None and not self.oracle.is_one_table:
+            raise ValueError(
+                f"training.max_total_variation needs an oracle that is one table of weights, "
+                f"sklearn or vowpal_wabbit, got {kind}"
+            )
         curved = training.calibration != "none" or training.class_weight != "none"
         if curved and self.exploration.needs:
             raise ValueError(

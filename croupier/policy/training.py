@@ -48,6 +48,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ``fresh`` learns from all rows of the window; ``champion`` teaches the champion's oracle
         what has been joined since it was trained, where it can be taught and learned from the same
         folds.
+    max_total_variation
+        How far, in (0, 1], the mean total variation lets a generation go from the champion, see
+        :func:`~croupier.offline.damping.damped`; None to go all the way. Needs an oracle that is
+        one table of weights, a fresh start, and neither class weights nor calibration.
     learn_from_slices
         Whether decisions within a uniform slice are learned from. Where they are not, they judge,
         all of them.
@@ -63,6 +67,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     window: str | None = None
     window_generations: int | None = None
     start: Literal["fresh", "champion"] = "fresh"
+    max_total_variation: float | None = None
     learn_from_slices: bool = True
 
     def __post_init__(self) -> None:
@@ -75,6 +80,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 self.window_generations is None or self.window_generations >= 1,
                 "at least 1",
             ),
+            "max_total_variation": (
+                self.max_total_variation is None or 0.0 < self.max_total_variation <= 1.0,
+                "in (0, 1]",
+            ),
         }
         for name, (fine, expected) in ranges.items():
             if not fine:
@@ -85,3 +94,17 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 'start must be "fresh" with a window or class weights: what the champion has '
                 "learned already can't be forgotten or weighted anew"
             )
+        other = (
+            self.start == "champion" or self.class_weight != "none" or self.calibration != "none"
+        )
+        if self.max_total_variation is not None and other:
+            raise ValueError(
+                'max_total_variation needs start "fresh" and neither class weights nor a '
+                "calibration: what lies between two oracles has learned nothing that could be gone "
+                "on from, and estimates that went through different curves have nothing between"
+            )
+
+    @property
+    def needs_champion(self) -> bool:
+        """Whether training looks at the champion's oracle."""
+        return self.start == "champion" or self.max_total_variation is not None

@@ -270,28 +270,6 @@ def test_a_log_that_says_too_little_gives_reasons_and_no_figures(command: Comman
     assert "difference" in anyway.out
 
 
-def test_promotions_by_hand(command: Command) -> None:
-    """What the gate decides is in the exit code; what a person decides is on record."""
-    champion = command("nightly", "--json").facts["loops"][0]["champion"]
-    assert command("retrain", "--loop", "shop").code == 0
-    assert "reason: expected why the gate" in command.refused("promote", "shop", 2, "--override")
-    # Hardly better than the champion, if at all; another margin makes it plain.
-    strict = CONFIG + "[nightly.gate]\nmargin = 0.9\n"
-    (command.directory / "croupier.toml").write_text(strict)
-    other = 2 if champion != 2 else 1
-    held = command("promote", "shop", other, "--json")
-    assert held.code == 1
-    assert held.facts["promote"] is False
-    assert "not shown to be above +0.9" in held.facts["reasons"][0]
-    assert f"generation {other} of shop not promoted" in command("promote", "shop", other).out
-    said = command("promote", "shop", other, "--override", "--reason", "the sale begins", "--json")
-    assert said.code == 0
-    assert said.facts == {"promote": True, "reasons": ["overridden: the sale begins"]}
-    assert "is the champion of shop already" in command.refused("promote", "shop", other)
-    row = command.lake.scan("generations", "shop").filter(pl.col("generation") == other).collect()
-    assert row.select("status", "override_reason").row(0) == ("champion", "the sale begins")
-
-
 def test_a_night_that_is_not_due_joins_and_trains_nothing(command: Command) -> None:
     (night,) = command("nightly", "--due", "--json").facts["loops"]
     assert night["challenger"] is None

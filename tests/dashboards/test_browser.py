@@ -19,6 +19,15 @@ import pytest
 import urllib3
 from playwright.sync_api import expect, sync_playwright
 
+from croupier.offline.evaluate import evaluate
+from croupier.offline.gate import GateConfig, judge_challenger
+from croupier.offline.lake import Lake
+from croupier.offline.log_calibration import calibrate_log
+from croupier.offline.promotion_report import Judged, PromotionReport, ReportEvent
+from croupier.offline.report_page import page
+from croupier.policy.exploration import EpsilonGreedy
+from croupier.policy.generation import cold_start
+from croupier.policy.loop import LoopConfig
 from tests.dashboards.lakes import (
     champion_of,
     homepage,
@@ -26,6 +35,7 @@ from tests.dashboards.lakes import (
     write_delays,
     write_lake,
 )
+from tests.offline.worlds import random_world
 from tests.processes import free_port
 
 if TYPE_CHECKING:
@@ -231,6 +241,45 @@ def test_the_menu_leads_from_page_to_page(browser: Browser, dashboard: str) -> N
         expect(seen.page).to_have_url(re.compile(r"/delays"))
         seen.settle()
         assert seen.metric("Half have come by") == "30 s"
+
+
+@pytest.fixture(scope="module")
+def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A promotion report of a real evaluation, with what a log might try."""
+    world = random_world(3, 4, seed=3)
+    cold, better = cold_start("shop"), world.generation(1, EpsilonGreedy(epsilon=0.1))
+    lake = Lake(tmp_path_factory.mktemp("report") / "lake")
+    log = world.log(cold, 900, seed=1)
+    lake.append("interactions", log)
+    evaluation = evaluate(log, cold, better, LoopConfig())
+    calibration = calibrate_log(lake, "shop", log, level=0.001)
+    gate = GateConfig(max_flip_rate=0.1)
+    verdict = judge_challenger(gate, evaluation, [calibration.section()])
+    judged = Judged(
+        ts=0, against=0, gate=gate, verdict=verdict, evaluation=evaluation, calibration=calibration
+    )
+    event = ReportEvent(ts=0, kind="overridden", told="<img src=x onerror=alert(1)>" * 30, by="ann")
+    report = PromotionReport(loop="shop", generation=1, judged=judged, events=(event,))
+    path = lake.root.parent / "report.html"
+    path.write_text(page(report), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_promotion_report_is_read_without_a_server(
+    browser: Browser, report_page: Path, width: int
+) -> None:
+    with visit(browser, report_page.as_uri(), width=width) as seen:
+        asked: list[str] = []
+        seen.page.on("dialog", lambda dialog: asked.append(dialog.message))
+        expect(seen.page.get_by_role("heading", name="Generation 1 of shop")).to_be_visible()
+        expect(seen.page.get_by_text("The gate holds it back.")).to_be_visible()
+        expect(seen.page.get_by_text("onerror=alert(1)").first).to_be_visible()
+        expect(seen.page.locator("svg[role=img]")).to_have_count(4)
+        expect(seen.page.locator("svg[role=img]").first).to_be_visible()
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert seen.page.evaluate(overflow) == 0
+        assert asked == []
 
 
 def test_an_empty_data_directory_says_how_to_fill_it(browser: Browser, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,32 @@ def test_table_holds_every_generation_newest_first(data_dir: Path) -> None:
         assert same(shown["Verdict"], row["verdict"])
         promoted = row["promoted"]
         assert same(shown["Promoted (UTC)"], promoted and promoted.replace(tzinfo=None))
+
+
+def test_a_rollback_is_shown(data_dir: Path) -> None:
+    moment = datetime(2026, 11, 5, 9, 30, tzinfo=UTC)
+    rows = homepage()
+    last = rows[-1]["generation"]
+    for row in rows:
+        if row["status"] == "champion":
+            row |= {"restored": moment}
+    rows[-1] |= {
+        "status": "rolled_back",
+        "rolled_back": moment,
+        "rollback_reason": "returns went up",
+        "total_variation": 0.25,
+        "flip_rate": 0.5,
+    }
+    write_lake(data_dir, rows)
+
+    page = show()
+
+    assert "Restored by a rollback" in text(page)
+    shown = page.dataframe[0].value.to_dict("records")[0]
+    assert (shown["Generation"], shown["Status"]) == (last, "Rolled Back")
+    assert (shown["Total variation"], shown["Flip rate"]) == (0.25, 0.5)
+    assert shown["Rollback"] == "returns went up"
+    assert same(shown["Rolled back (UTC)"], moment.replace(tzinfo=None))
 
 
 def same(shown: Any, stored: Any) -> bool:

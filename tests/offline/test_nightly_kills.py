@@ -60,7 +60,7 @@ WORLD = random_world(3, 4, seed=3)
 ACTIONS = WORLD.request(0, "any").actions
 ROOT = Path(__file__).parents[2]
 # What differs from run to run: times, and ids of MLflow's.
-_OWN = ("created", "promoted", "run_id")
+_OWN = ("created", "promoted", "judged", "run_id")
 # What was realised is of the interactions that are left: a night after the one that has forgotten
 # some counts fewer.
 _LEFT = (

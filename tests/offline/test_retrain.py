@@ -183,6 +183,7 @@ def test_provenance_says_where_it_comes_from(lake: Lake, history: pl.DataFrame) 
         "learned_from_slices": True,
         "started_from": None,
         "merged": None,
+        "step": 1.0,
     }
 
 

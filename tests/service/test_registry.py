@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from croupier.offline.registry import Registry
+from croupier.offline.registry import Change, Registry
 from croupier.policy.generation import registered_model_name
 from tests.service.generations import generation
 from tests.service.running import Server, wait_until
@@ -82,6 +82,12 @@ def test_the_mirror_from_end_to_end(serve: Serve) -> None:
     wait_for(server, 1)
     registry.promote("digits", 2)
     wait_for(server, 2)
+    # Back by steps, as far as the cold start, and on again.
+    for back in (1, 0):
+        registry.roll_back("digits", back, Change(by="ann", ts=2 - back, reason="it was worse"))
+        wait_for(server, back)
+    told = [each.what for each in registry.changes("digits")]
+    assert told == ["rolled back from 2 to 1", "rolled back from 1 to 0"]
     registry.promote("digits", 1)
     wait_for(server, 1)
     assert server.readiness()["status"] == "ready"

@@ -8,6 +8,7 @@ and which interval is for what.
 from __future__ import annotations
 
 from croupier.offline.ope.accumulators import Doubt, Estimate
+from croupier.offline.ope.adjusted import AdjustedDR
 from croupier.offline.ope.batches import BATCH_SCHEMA, LoggedBatch, PairedBatch
 from croupier.offline.ope.bootstrap import Bootstrap
 from croupier.offline.ope.cross_fitting import (
@@ -16,12 +17,14 @@ from croupier.offline.ope.cross_fitting import (
     cross_fit_oracle,
     folds_of,
     mrdr_weights,
+    recalibrate,
 )
 from croupier.offline.ope.differences import Difference
 from croupier.offline.ope.estimators import DR, IPS, SNDR, SNIPS, Estimator
 from croupier.offline.ope.intervals import IntervalMethod
 from croupier.offline.ope.many_loggers import Weighted, balance
 from croupier.offline.ope.marginal import embedding_chances, marginalise
+from croupier.offline.ope.selection import DealtPolicies, PolicyLog, Trial, deal, select
 from croupier.offline.ope.sequences import ConfidenceSequence
 from croupier.offline.ope.shrinkage import (
     DM,
@@ -34,7 +37,7 @@ from croupier.offline.ope.shrinkage import (
     SwitchDR,
 )
 from croupier.offline.ope.slates import SlateBatch, SlateEstimate, SlateEstimator
-from croupier.offline.ope.tuning import Candidate, Slope, candidates
+from croupier.offline.ope.tuning import Candidate, Slope, candidates, tuned_dr
 
 __all__ = (
     "BATCH_SCHEMA",
@@ -43,6 +46,7 @@ __all__ = (
     "IPS",
     "SNDR",
     "SNIPS",
+    "AdjustedDR",
     "Bootstrap",
     "Candidate",
     "ClippedDR",
@@ -50,6 +54,7 @@ __all__ = (
     "ConfidenceSequence",
     "CrossFitted",
     "DRos",
+    "DealtPolicies",
     "Difference",
     "Doubt",
     "Estimate",
@@ -57,6 +62,7 @@ __all__ = (
     "IntervalMethod",
     "LoggedBatch",
     "PairedBatch",
+    "PolicyLog",
     "ShrunkIPS",
     "SlateBatch",
     "SlateEstimate",
@@ -65,13 +71,18 @@ __all__ = (
     "SubgaussianDR",
     "SubgaussianIPS",
     "SwitchDR",
+    "Trial",
     "Weighted",
     "balance",
     "candidates",
     "cross_fit",
     "cross_fit_oracle",
+    "deal",
     "embedding_chances",
     "folds_of",
     "marginalise",
     "mrdr_weights",
+    "recalibrate",
+    "select",
+    "tuned_dr",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,9 @@ from croupier.offline.ope.intervals import (
     normal_interval,
 )
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("LARGE_SAMPLE", "Accumulator", "BatchT", "Doubt", "Estimate", "Linear", "Tally")
 
@@ -107,12 +110,12 @@ class Tally:
     nonzero_rewards: int
 
     @classmethod
-    def of(cls, columns: FloatArray, tracked: FloatArray, nonzero: FloatArray) -> Tally:
-        """Count rows: `columns` (n, k) for moments, `tracked` (n, j) for extremes."""
+    def of(cls, columns: FloatArray, tracked: Sequence[FloatArray], nonzero: FloatArray) -> Tally:
+        """Count rows: `columns` (n, k) for moments, `tracked` j vectors (n,) for extremes."""
         return cls(
             Moments.of(columns),
-            tracked.min(axis=0, initial=math.inf),
-            tracked.max(axis=0, initial=-math.inf),
+            np.array([each.min(initial=math.inf) for each in tracked]),
+            np.array([each.max(initial=-math.inf) for each in tracked]),
             int(np.count_nonzero(nonzero)),
         )
 
@@ -223,8 +226,11 @@ class Accumulator(ABC, Generic[BatchT]):
             If the batch lacks what the estimator needs, or if, with an interval that relies on
             them, a reward or a weight lies outside its declared range. Nothing is counted.
         """
-        counted = self._count(batch)
-        self.tally_ = counted if self.tally_ is None else self.tally_.merge(counted)
+        counted = self.tally_
+        for part in batch.parts():
+            tally = self._count(part)
+            counted = tally if counted is None else counted.merge(tally)
+        self.tally_ = counted
         return self
 
     def merge(self, other: Self) -> Self:

@@ -1,7 +1,7 @@
 """Estimators and intervals by their names: what a person chooses from.
 
 A parameter, where an estimator has one, is found in the log by SLOPE. An interval that doesn't
-apply costs the interval and not the value: a :class:`Finding` says why there is none.
+apply costs the interval and not the value: a :class:`Reading` says why there is none.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = (
     "EstimatorKind",
-    "Finding",
     "IntervalKind",
     "Measure",
+    "Reading",
     "estimator_kind",
     "interval_kind",
     "needs_model",
@@ -112,7 +112,7 @@ _NOTHING_TO_SHRINK = 1.0 + 1e-9
 _HALVINGS = 40
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What an estimator found, with its interval or the reason why there is none.
 
     Attributes
@@ -265,7 +265,7 @@ class Measure(Generic[BatchT]):
             self.counter.merge(other.counter)  # type: ignore[arg-type]
         return self
 
-    def result(self, confidence: float) -> Finding:
+    def result(self, confidence: float) -> Reading:
         """What was found.
 
         Parameters
@@ -277,14 +277,14 @@ class Measure(Generic[BatchT]):
         try:
             value = self._value()
         except NotEnoughDataError as error:
-            return Finding(estimator=name, value=None, why_none=str(error))
+            return Reading(estimator=name, value=None, why_none=str(error))
         if self.counter is None:
-            return Finding(estimator=name, value=value, why_none=self.why_none)
+            return Reading(estimator=name, value=value, why_none=self.why_none)
         try:
             estimate = self.counter.result(confidence)
         except (NoIntervalError, NotEnoughDataError) as error:
-            return Finding(estimator=name, value=value, why_none=str(error))
-        return Finding(estimator=name, value=value, estimate=estimate)
+            return Reading(estimator=name, value=value, why_none=str(error))
+        return Reading(estimator=name, value=value, estimate=estimate)
 
     def p_value(self) -> float | None:
         """Of a difference's being 0: the largest error with which its interval leaves 0 out.

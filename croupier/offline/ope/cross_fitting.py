@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from croupier.offline.ope.intervals import FloatArray
     from croupier.policy.oracle import Oracle, TrainingRow
 
-__all__ = ("CrossFitted", "cross_fit", "cross_fit_oracle", "folds_of", "mrdr_weights")
+__all__ = (
+    "CrossFitted",
+    "cross_fit",
+    "cross_fit_oracle",
+    "folds_of",
+    "mrdr_weights",
+    "recalibrate",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +155,67 @@ def cross_fit(
             asked = np.hstack((table[held], np.tile(features[k], (int(held.sum()), 1))))
             q[held, k] = _predicted(fitted, asked)
     return CrossFitted(q, fold)
+
+
+def recalibrate(
+    fitted: CrossFitted,
+    *,
+    action: ArrayLike,
+    reward: ArrayLike,
+    logging: ArrayLike,
+    target: ArrayLike,
+) -> CrossFitted:
+    """Bring a reward model to the log's scale, with what both policies think of an action.
+
+    Per fold, the rewards of all other folds are regressed by least squares on a constant, the
+    model's prediction and the two policies' probabilities of the logged action::
+
+        q'(x, a) = b_0 + b_1 q(x, a) + b_2 pi(a|x) + b_3 mu(a|x)
+
+    cut to the range of the rewards. A policy that was learned knows which actions are good, so its
+    pmf predicts rewards where the model is weak; what it gets wrong the coefficients tell. Doubly
+    robust estimates stay consistent, as they do with any model.
+
+    Source: own work. A model's prediction corrected by a regression with the policies' chances in
+    it is the idea of targeted learning (van der Laan & Rubin, "Targeted Maximum Likelihood
+    Learning", International Journal of Biostatistics, 2006), whose covariate is their ratio.
+
+    Parameters
+    ----------
+    fitted
+        Of :func:`cross_fit`: predictions q and folds. Four coefficients are fitted to predictions
+        that knew the fold's rewards, which weighs nothing beside what the fold's own model knows.
+    action
+        The logged ones, integers in [0, K), shape (n,).
+    reward
+        Finite, shape (n,).
+    logging, target
+        Pmfs of the logging and of the evaluated policy, shape (n, K).
+
+    Raises
+    ------
+    InvalidInputError
+        If a shape is another one, or there are fewer than 2 folds; it names the argument.
+    """
+    q, chosen, seen = fitted.q, np.asarray(action), np.asarray(reward, dtype=np.float64)
+    n, actions = q.shape
+    if chosen.shape != (n,) or ((chosen < 0) | (chosen >= actions)).any():
+        raise InvalidInputError("action", f"expected {n} values in [0, {actions})")
+    if seen.shape != (n,) or not np.isfinite(seen).all():
+        raise InvalidInputError("reward", f"expected {n} finite numbers")
+    pmfs = [np.asarray(each, dtype=np.float64) for each in (target, logging)]
+    for name, pmf in zip(("target", "logging"), pmfs, strict=True):
+        if pmf.shape != q.shape:
+            raise InvalidInputError(name, f"expected shape {q.shape}, got {pmf.shape}")
+    regressors = np.stack((np.ones(q.shape), q, *pmfs), axis=-1)
+    logged = regressors[np.arange(n), chosen]
+    corrected = np.empty(q.shape)
+    for part in _folds(fitted.fold):
+        held = fitted.fold == part
+        coefficients, *_ = np.linalg.lstsq(logged[~held], seen[~held], rcond=None)
+        low, high = seen[~held].min(), seen[~held].max()
+        corrected[held] = np.clip(regressors[held] @ coefficients, low, high)
+    return CrossFitted(corrected, fitted.fold)
 
 
 def cross_fit_oracle(

@@ -73,7 +73,7 @@ class Difference(Accumulator[PairedBatch]):
     def columns(self, batch: PairedBatch) -> FloatArray:
         """Keep weight, the other columns of a, the other columns of b."""
         of_b = self.b.columns(batch.b)
-        return np.column_stack((self.a.columns(batch.a), of_b[:, 1:]))
+        return np.vstack((self.a.columns(batch.a).T, of_b.T[1:])).T
 
     def point(self, mean: FloatArray) -> tuple[float, FloatArray]:
         """The value as a function of the columns' means, and its gradient there."""
@@ -109,7 +109,7 @@ class Difference(Accumulator[PairedBatch]):
         offset = offset_b - offset_a
         return Tally.of(
             columns=self.columns(batch),
-            tracked=np.column_stack((batch.a.keep_weight, prediction, offset, weight_a, weight_b)),
+            tracked=(batch.a.keep_weight, prediction, offset, weight_a, weight_b),
             nonzero=batch.a.reward * (weight_a + weight_b),
         )
 

@@ -125,7 +125,8 @@ class Estimator(Accumulator[LoggedBatch]):
         keep, weight = batch.keep_weight, batch.weight
         residual = batch.reward - prediction
         further = [keep * each for each in self.further(weight, offset, residual)]
-        return np.column_stack((keep, keep * weight, keep * (offset + weight * residual), *further))
+        payoff = keep * (offset + weight * residual)
+        return np.array((keep, keep * weight, payoff, *further)).T
 
     def further(
         self, weight: FloatArray, offset: FloatArray, residual: FloatArray
@@ -173,7 +174,7 @@ class Estimator(Accumulator[LoggedBatch]):
         weight = batch.weight
         return Tally.of(
             columns=self.columns(batch),
-            tracked=np.column_stack((batch.keep_weight, prediction, offset, weight)),
+            tracked=(batch.keep_weight, prediction, offset, weight),
             nonzero=batch.reward * weight,
         )
 

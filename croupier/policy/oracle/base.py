@@ -113,6 +113,11 @@ class OracleConfigBase(
         return False
 
     @property
+    def is_one_table(self) -> bool:
+        """Whether the oracle is a :class:`~croupier.policy.oracle.LinearOracle`."""
+        return False
+
+    @property
     def encoder(self) -> EncoderConfig:
         """How features become indices."""
         raise NotImplementedError

@@ -71,6 +71,11 @@ class SklearnConfig(OracleConfigBase, frozen=True, tag="sklearn"):
         plain = not averages and rate != "adaptive" and not holds_out
         return self.estimator in _STEPPING and plain
 
+    @property
+    def is_one_table(self) -> bool:
+        """It is."""
+        return True
+
     def __post_init__(self) -> None:
         check_path("estimator", self.estimator)
 

@@ -18,6 +18,7 @@ from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Self
 
     from numpy.typing import NDArray
 
@@ -109,6 +110,40 @@ class LinearOracle(TableOracle):
         if self.weights_ is None or self.link_ != "identity" or self.calibration_:
             return None
         return self._encoder.choose(self.weights_, context, actions, gamma, number)
+
+    def goes_with(self, other: LinearOracle) -> bool:
+        """Whether weights of both mean the same, so that there is something between them."""
+        return (
+            type(self) is type(other)
+            and self.config == other.config
+            and self.link_ == other.link_
+            and self.weights_ is not None
+            and other.weights_ is not None
+        )
+
+    def towards(self, other: LinearOracle, step: float) -> Self:
+        """The oracle on the way from this one to another, before any calibration.
+
+        Parameters
+        ----------
+        other
+            That :meth:`goes_with` this one.
+        step
+            How far to go, in [0, 1]; what is linear in the weights is so in the step.
+
+        Returns
+        -------
+        between
+            That can be served and not be taught further.
+        """
+        if not self.goes_with(other):
+            raise GenerationError("expected two fitted oracles of the same configuration")
+        assert self.weights_ is not None, "both are fitted"
+        assert other.weights_ is not None, "both are fitted"
+        between = type(self)(self.config, random_state=other.random_state)
+        between.link_ = self.link_
+        between.weights_ = ((1.0 - step) * self.weights_ + step * other.weights_).astype(np.float32)
+        return between
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """The weights that are not 0."""

@@ -91,6 +91,11 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
         return True
 
     @property
+    def is_one_table(self) -> bool:
+        """It is."""
+        return True
+
+    @property
     def resumes(self) -> bool:
         """Whether Vowpal Wabbit's own model file holds all that it needs to go on.
 

@@ -1,0 +1,163 @@
+"""``croupier study``: what happens over many generations, where the truth is known."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from croupier.cli.output import Output
+from croupier.offline.study.arms import CONTROL, ORACLES, PLAIN, UNIFORM, oscillation_arms
+from croupier.offline.study.figure import draw_study
+from croupier.offline.study.oscillation import Mean, OscillationStudy, summarise
+from croupier.offline.study.runs import EnvironmentChoice, run_arms
+from croupier.policy.errors import InvalidInputError
+from croupier.policy.loop import LoopConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from croupier.offline.study.oscillation import ArmSummary
+    from croupier.offline.study.series import Arm
+
+__all__ = ("register",)
+
+_SHOWN = (UNIFORM, PLAIN, CONTROL)
+_studies = typer.Typer(
+    help="Studies of many generations, in environments whose truth is known.", no_args_is_help=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    _studies.command("oscillation")(oscillation_command)
+    app.add_typer(_studies, name="study")
+
+
+def oscillation_command(
+    output: Annotated[
+        Path,
+        typer.Option(help="Where series, table and figure are written; a study goes on there."),
+    ] = Path("oscillation-study"),
+    environment: Annotated[
+        str, typer.Option(help="module:function that makes the environment of a seed.")
+    ] = "examples.payments:study",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of the environment, as name=value; repeatable."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option("--arm", help="Only this arm; repeatable. All of them else.")
+    ] = None,
+    oracle: Annotated[str, typer.Option(help=f"What learns: {', '.join(ORACLES)}.")] = "logistic",
+    generations: Annotated[int, typer.Option(min=8, help="In each series.")] = 15,
+    burn_in: Annotated[int, typer.Option(min=1, help="Of these, left out at the beginning.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Series of each arm.")] = 30,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one for each processor else.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Let generations learn from each other's logs, and tell which ways of doing so oscillate."""
+    shown = Output(json=json)
+    if generations - burn_in < 6:
+        raise InvalidInputError("burn_in", "expected at least 6 generations after it")
+    if oracle not in ORACLES:
+        raise InvalidInputError("oracle", f"expected one of {', '.join(ORACLES)}, got {oracle!r}")
+    arms = _chosen(oscillation_arms(LoopConfig(oracle=ORACLES[oracle])), arm)
+    choice = EnvironmentChoice(path=environment, parameters=_parameters(set_ or []))
+    # Environments stand beside what is studied, as configurations do.
+    sys.path.insert(0, str(Path.cwd()))
+    with shown.progress("series") as progress:
+        runs = run_arms(
+            choice,
+            arms,
+            range(seeds),
+            generations=generations,
+            directory=output,
+            jobs=jobs or os.cpu_count() or 1,
+            progress=progress,
+        )
+    control = CONTROL if any(each.name == CONTROL for each in arms) else None
+    study = summarise(runs, burn_in=burn_in, control=control)
+    figure = output / "oscillation.png"
+    draw_study(runs, study, [each.name for each in arms if each.name in _SHOWN]).savefig(
+        figure, dpi=150
+    )
+    (output / "oscillation.json").write_bytes(msgspec.json.format(msgspec.json.encode(study)))
+    shown.result(study, lambda: _show(shown, study))
+    shown.remark(f"the series are in {output / 'series'}, the figure is {figure}")
+
+
+def _chosen(arms: Sequence[Arm], names: list[str] | None) -> list[Arm]:
+    known = {each.name: each for each in arms}
+    for name in names or []:
+        if name not in known:
+            raise InvalidInputError("arm", f"expected one of {', '.join(known)}; got {name!r}")
+    return list(arms) if names is None else [known[name] for name in names]
+
+
+def _parameters(texts: list[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name.strip()] = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise InvalidInputError("set", f"expected name=number, got {text!r}") from error
+        if not (name.strip() and equals):
+            raise InvalidInputError("set", f"expected name=number, got {text!r}")
+    return found
+
+
+def _show(shown: Output, study: OscillationStudy) -> None:
+    shown.table(
+        f"{study.generations} generations, the first {study.burn_in} left out",
+        [
+            "arm",
+            "seeds",
+            "gain, %",
+            "regret",
+            "spread, %",
+            "autocorrelation",
+            "returns",
+            "variation",
+            "positive",
+            "ECE",
+            "p spread",
+            "p alternation",
+            "oscillates",
+        ],
+        [_row(each) for each in study.arms],
+        note="± one standard error over seeds. Gain: true value above uniform's, in points. "
+        "Regret: what is missing to the best, as a share of uniform's. Spread: standard deviation "
+        "of successive differences of gain. Autocorrelation: of these; -0.5 for noise.",
+    )
+
+
+def _row(arm: ArmSummary) -> list[object]:
+    test = arm.test
+    return [
+        arm.arm,
+        arm.seeds,
+        _shown(arm.gain, 100.0),
+        _shown(arm.regret),
+        _shown(arm.spread, 100.0),
+        _shown(arm.autocorrelation),
+        _shown(arm.returns),
+        _shown(arm.total_variation),
+        _shown(arm.positive_rate),
+        _shown(arm.ece),
+        None if test is None else test.p_values.spread,
+        None if test is None else test.p_values.alternation,
+        None if test is None else test.oscillates,
+    ]
+
+
+def _shown(mean: Mean, times: float = 1.0) -> str:
+    error = "" if mean.error is None else f" ± {times * mean.error:.3f}"
+    return f"{times * mean.value:.3f}{error}"

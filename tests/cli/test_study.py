@@ -1,0 +1,76 @@
+"""``croupier study oscillation``, as it is run from a checkout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Complain
+
+SMALL = ["--generations", "8", "--seeds", "2", "--set", "per_day=80", "--set", "panel=60"]
+ARMS = ["--arm", "igw", "--arm", "igw, uniform log"]
+
+
+def study(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "croupier"]
+    return subprocess.run(
+        [*command, "study", "oscillation", "--output", str(output), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_study_leaves_series_figure_and_summary_and_goes_on(tmp_path: Path) -> None:
+    done = study(tmp_path / "out", *SMALL, *ARMS, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert [each["arm"] for each in summary["arms"]] == ["igw", "igw, uniform log"]
+    assert summary["control"] == "igw, uniform log"
+    for each in summary["arms"]:
+        assert each["seeds"] == 2
+        assert each["gain"]["error"] > 0.0
+        assert 0.0 < each["test"]["p_values"]["alternation"] <= 1.0
+        assert each["regret"]["value"] < 1.1
+    assert (tmp_path / "out" / "oscillation.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / "oscillation.json").read_bytes()) == summary
+    series = pl.read_delta(str(tmp_path / "out" / "series"))
+    assert len(series) == 2 * 2 * 8
+    # A third seed is all that is left to do, and the others stay as they are.
+    more = study(tmp_path / "out", *SMALL, *ARMS, "--seeds", "3")
+    assert more.returncode == 0, more.stderr
+    assert "8 generations, the first 2 left out" in more.stdout
+    grown = pl.read_delta(str(tmp_path / "out" / "series"))
+    assert len(grown) == 3 * 2 * 8
+    kept = grown.filter(pl.col("seed") < 2).sort("arm", "seed", "generation")
+    assert kept.equals(series.sort("arm", "seed", "generation"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--arm", "none"], "arm: expected one of uniform, "),
+        (["--oracle", "none"], "oracle: expected one of logistic, ridge, vowpal_wabbit"),
+        (["--set", "approval"], "set: expected name=number, got 'approval'"),
+        (["--set", "approval=2"], "parameters: examples.payments:study: approval must be in"),
+        (["--set", "none=2"], "parameters: examples.payments:study: "),
+        (["--environment", "none:none"], "environment: expected the module:function of one"),
+        (["--environment", "examples.payments"], "environment: expected the module:function"),
+        (["--generations", "8", "--burn-in", "3"], "burn_in: expected at least 6 generations"),
+    ],
+)
+def test_what_can_not_be_studied_is_one_line(
+    tmp_path: Path, complain: Complain, arguments: list[str], said: str
+) -> None:
+    output = tmp_path / "out"
+    line = complain("study", "oscillation", "--output", str(output), *arguments)
+    assert line.startswith(said)
+    assert not output.exists()
