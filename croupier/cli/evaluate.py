@@ -72,9 +72,9 @@ def evaluate_command(
     estimator: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --policy: ips, snips, dm, dr, sndr, clipped, clipped-dr, shrunk, dros, "
-            "switch, subgaussian or subgaussian-dr; again for every one. snips, ips and dr unless "
-            "given."
+            help="With --policy: ips, snips, dm, dr, sndr, adjusted-dr, clipped, clipped-dr, "
+            "shrunk, dros, switch, subgaussian or subgaussian-dr; again for every one. snips, ips "
+            "and dr unless given."
         ),
     ] = None,
     interval: Annotated[
@@ -248,6 +248,7 @@ def _compare_in(session: Session, wish: _Wish, name: str) -> Comparison:
             by=wish.by,
             correction=wish.correction,
             limits=nightly.gate,
+            calibration_level=nightly.gate.calibration_level,
             seed=nightly.seed,
             progress=progress,
             engine=session.engine,

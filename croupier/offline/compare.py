@@ -22,7 +22,7 @@ from croupier.offline.counterfactual import random_policy
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import MIN_ROWS, reward_range_of
 from croupier.offline.grouped import DAY, group_by
-from croupier.offline.health import LogHealth, log_health
+from croupier.offline.health import CALIBRATION_LEVEL, LogHealth, log_health
 from croupier.offline.multiplicity import Correction, bonferroni, holm_p_values
 from croupier.offline.ope import Difference, Estimator, LoggedBatch, PairedBatch
 from croupier.offline.ope.choice import (
@@ -150,6 +150,7 @@ def compare(
     by: Sequence[str] = (),
     correction: Correction = "bonferroni",
     limits: SupportLimits | None = None,
+    calibration_level: float = CALIBRATION_LEVEL,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     engine: Engine = LOCAL,
@@ -177,6 +178,8 @@ def compare(
         Of the intervals for their number.
     limits
         From when on the log says too little about a policy.
+    calibration_level
+        How often, at most, a right log is to be refused for its draws, in (0, 1).
     seed
         Of the bootstrap, of clusters, and of oracles that are fitted here.
     progress
@@ -197,7 +200,13 @@ def compare(
     groupings = {name: group_by(interactions, name) for name in by}
     kind, states = request_states(interactions, seed=seed)
     steps = _Steps(progress, len(interactions))
-    health = log_health(interactions, states, list(groupings.values()), progress=steps.replayed)
+    health = log_health(
+        interactions,
+        states,
+        list(groupings.values()),
+        level=calibration_level,
+        progress=steps.replayed,
+    )
     model = RewardModel.none(len(interactions))
     if any(map(needs_model, estimators)):
         model = RewardModel.of(interactions, policies, config, seed=seed)

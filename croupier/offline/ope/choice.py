@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from croupier.offline.ope.accumulators import Accumulator, BatchT, Estimate
+from croupier.offline.ope.adjusted import AdjustedDR
 from croupier.offline.ope.bootstrap import Bootstrap
 from croupier.offline.ope.differences import Difference
 from croupier.offline.ope.estimators import DR, IPS, SNDR, SNIPS, Estimator
@@ -55,6 +56,7 @@ EstimatorKind: TypeAlias = Literal[
     "dm",
     "dr",
     "sndr",
+    "adjusted-dr",
     "clipped-ips",
     "clipped-dr",
     "shrunk-ips",
@@ -84,6 +86,7 @@ _PLAIN: dict[EstimatorKind, type[Estimator]] = {
     "dm": DM,
     "dr": DR,
     "sndr": SNDR,
+    "adjusted-dr": AdjustedDR,
 }
 _TUNED: dict[EstimatorKind, type[Reweighed]] = {
     "clipped-ips": ClippedIPS,
@@ -95,7 +98,7 @@ _TUNED: dict[EstimatorKind, type[Reweighed]] = {
     "subgaussian-dr": SubgaussianDR,
 }
 _WITH_MODEL: frozenset[EstimatorKind] = frozenset(
-    {"dm", "dr", "sndr", "clipped-dr", "dros", "switch-dr", "subgaussian-dr"}
+    {"dm", "dr", "sndr", "adjusted-dr", "clipped-dr", "dros", "switch-dr", "subgaussian-dr"}
 )
 _SHORT: dict[str, EstimatorKind] = {
     "clipped": "clipped-ips",
