@@ -64,8 +64,8 @@ def _show_health(output: Output, comparison: Comparison) -> None:
             [
                 each.part,
                 each.rows,
-                _rounded(each.p_value, 4),
-                _rounded(each.corrected_p_value, 4),
+                _chance(each.p_value),
+                _chance(each.corrected_p_value),
                 each.replayed,
                 each.replay_mismatches,
                 each.contradictions,
@@ -131,7 +131,7 @@ def _show_values(output: Output, comparison: Comparison) -> None:
             if others:
                 row += [None, "–"] if difference is None else _shown(difference)
             if tested:
-                row.append(None if difference is None else _rounded(difference.p_value, 5))
+                row.append(None if difference is None else _chance(difference.p_value))
             rows.append(row)
     output.table(
         f"{comparison.loop}: {total.rows:,} interactions, {total.nonzero_rewards:,} with a reward; "
@@ -184,7 +184,7 @@ def _show_groups(output: Output, comparison: Comparison, by: str) -> None:
             if len(names) > 1:
                 row.append("–" if difference is None else _line(difference))
             if tested:
-                row.append(None if difference is None else _rounded(difference.p_value, 5))
+                row.append(None if difference is None else _chance(difference.p_value))
             row.append("no" if policy.objections else "yes")
             rows.append(row)
     output.table(
@@ -241,6 +241,10 @@ def _reasons(policies: Sequence[PolicyOnRows]) -> Iterator[str]:
             elif reading.estimate is not None and reading.estimate.doubts:
                 doubts = ", ".join(reading.estimate.doubts)
                 yield f"{policy.name}, {reading.estimator}: its interval may miss oftener: {doubts}"
+
+
+def _chance(p_value: float | None) -> str:
+    return "–" if p_value is None else f"{p_value:.2g}"
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -200,12 +200,9 @@ def compare(
     groupings = {name: group_by(interactions, name) for name in by}
     kind, states = request_states(interactions, seed=seed)
     steps = _Steps(progress, len(interactions))
+    segments = list(groupings.values())
     health = log_health(
-        interactions,
-        states,
-        list(groupings.values()),
-        level=calibration_level,
-        progress=steps.replayed,
+        interactions, states, segments, level=calibration_level, progress=steps.replayed
     )
     model = RewardModel.none(len(interactions))
     if any(map(needs_model, estimators)):
@@ -221,13 +218,9 @@ def compare(
         engine=engine,
     )
     answers.usable[:, ~model.encodable] = False
+    logged = [each is None for each in policies.values()]
     log = CommonRows(
-        interactions,
-        list(policies),
-        [each is None for each in policies.values()],
-        answers,
-        reward_range=reward_range,
-        limits=limits,
+        interactions, list(policies), logged, answers, reward_range=reward_range, limits=limits
     )
     fitted = _tuned(log, model.why_none, estimators)
     plan = _Plan(log, interval, confidence, correction, seed, fitted)
@@ -239,12 +232,10 @@ def compare(
     if DAY not in groups:
         days = dict(group_by(interactions, DAY).parts())
         groups[DAY] = plan.compared(days, estimators[:1])
+    against = [each for policy in total.policies for each in policy.objections]
     return Comparison(
         loop=interactions["loop"][0],
-        refusals=[
-            *health.objections,
-            *(each for policy in total.policies for each in policy.objections),
-        ],
+        refusals=[*health.objections, *against],
         health=health,
         quality=_quality(log, kind, health),
         model=model.name,
