@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ("show_comparison",)
 
+# Those of differences are found by halving, and are not told apart below.
+_LEAST_CHANCE = 1e-9
+
 
 def show_comparison(
     output: Output, comparison: Comparison, by: Sequence[str], *, anyway: bool
@@ -131,7 +134,9 @@ def _show_values(output: Output, comparison: Comparison) -> None:
             if others:
                 row += [None, "–"] if difference is None else _shown(difference)
             if tested:
-                row.append(None if difference is None else _chance(difference.p_value))
+                row.append(
+                    None if difference is None else _chance(difference.p_value, least=_LEAST_CHANCE)
+                )
             rows.append(row)
     output.table(
         f"{comparison.loop}: {total.rows:,} interactions, {total.nonzero_rewards:,} with a reward; "
@@ -184,7 +189,9 @@ def _show_groups(output: Output, comparison: Comparison, by: str) -> None:
             if len(names) > 1:
                 row.append("–" if difference is None else _line(difference))
             if tested:
-                row.append(None if difference is None else _chance(difference.p_value))
+                row.append(
+                    None if difference is None else _chance(difference.p_value, least=_LEAST_CHANCE)
+                )
             row.append("no" if policy.objections else "yes")
             rows.append(row)
     output.table(
@@ -243,8 +250,10 @@ def _reasons(policies: Sequence[PolicyOnRows]) -> Iterator[str]:
                 yield f"{policy.name}, {reading.estimator}: its interval may miss oftener: {doubts}"
 
 
-def _chance(p_value: float | None) -> str:
-    return "–" if p_value is None else f"{p_value:.2g}"
+def _chance(p_value: float | None, *, least: float = 0.0) -> str:
+    if p_value is None:
+        return "–"
+    return f"< {least:g}" if p_value < least else f"{p_value:.2g}"
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
