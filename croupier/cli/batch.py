@@ -1,15 +1,14 @@
-"""Commands of the batch side: sink, join, retrain, evaluate, replay, import."""
+"""Commands of the batch side: sink, join, retrain, replay, import."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import polars as pl
 import typer
 
-from croupier.cli.findings import show_evaluation, show_fidelity, show_sink
+from croupier.cli.findings import show_fidelity, show_sink
 from croupier.cli.options import (
     ConfigOption,
     DataDirOption,
@@ -19,12 +18,8 @@ from croupier.cli.options import (
     RayAddressOption,
     Session,
 )
-from croupier.cli.output import interval
 from croupier.cli.stopping import stop_on_signals
 from croupier.eventlog.log import Record
-from croupier.offline.delays import settled_interactions
-from croupier.offline.evaluate import Evaluation, evaluate, logged_value
-from croupier.offline.gate import judge_challenger
 from croupier.offline.generations import refresh_realised
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import Seen, join, joined_until, joined_versions
@@ -32,7 +27,6 @@ from croupier.offline.lake import SCHEMAS, Lake, TableName
 from croupier.offline.nightly import fidelity_of
 from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retention import forget_again, sink_again, sunk_positions
-from croupier.offline.retrain import is_judged, retrain
 from croupier.offline.sink import SinkReport, sink, sunk_in, tables_of
 from croupier.offline.tabular import import_table, read_column_map
 from croupier.policy.errors import ConfigError, InvalidInputError
@@ -40,11 +34,9 @@ from croupier.policy.loop import LoopConfig
 from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from croupier.eventlog.log import EventLog, LogPartition
-    from croupier.offline.ope import Estimate
-    from croupier.offline.ope.diagnostics import SupportLimits
 
 __all__ = ("register",)
 
@@ -59,7 +51,6 @@ def register(app: typer.Typer) -> None:
     app.command("sink")(sink_command)
     app.command("join")(join_command)
     app.command("retrain")(retrain_command)
-    app.command("evaluate")(evaluate_command)
     app.command()(replay)
     app.command("import")(import_command)
 
@@ -199,79 +190,6 @@ def retrain_command(
     session.output.result(trained, show)
 
 
-def evaluate_command(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    loop: LoopOption = None,
-    generation: Annotated[
-        int | None, typer.Option(help="A registered generation, against the champion.")
-    ] = None,
-    anyway: Annotated[
-        bool, typer.Option(help="Give figures even of a log that can't tell what they should be.")
-    ] = False,
-    json: JsonOption = False,
-    engine: EngineOption = "local",
-    ray_address: RayAddressOption = None,
-) -> None:
-    """Estimate from the log what a policy is worth, with intervals.
-
-    Without --generation a policy is trained on one half of the log and evaluated on the other,
-    beside the policy that made the log. Where the log says too little about a policy, the reasons
-    are given instead of figures.
-    """
-    session = Session.open(config, data_dir, json=json, engine=engine, ray_address=ray_address)
-    evaluations, verdicts = {}, {}
-    for name in [loop] if loop is not None else _loops_with_interactions(session):
-        with session.output.progress(f"{name}: evaluate") as progress:
-            if generation is None:
-                evaluation = _evaluate_half(session, name, progress)
-                verdict = judge_challenger(session.config.nightly.gate, evaluation)
-            else:
-                session.config.loop(name)
-                challenger = session.nightly.generation(name, generation)
-                evaluation, verdict = session.nightly.judge(challenger, progress)
-        evaluations[name], verdicts[name] = evaluation, verdict
-    logged = {name: _logged_value(session, name) for name in evaluations}
-    refused = {} if anyway else _refused(evaluations, session.config.nightly.gate)
-    facts = {
-        name: {
-            **(
-                {"loop": name, "rows": evaluation.rows, "refused": refused[name]}
-                if name in refused
-                else msgspec.to_builtins(evaluation)
-            ),
-            "logged": msgspec.to_builtins(logged[name]),
-            "verdict": msgspec.to_builtins(verdicts[name]),
-        }
-        for name, evaluation in evaluations.items()
-    }
-
-    def show() -> None:
-        for name, evaluation in evaluations.items():
-            whole = logged[name]
-            session.output.remark(
-                f"{name}: the whole log's mean reward is {whole.value:.4f}, "
-                f"{100 * whole.confidence:g} % interval {interval(whole.lower, whole.upper)} "
-                f"({whole.n:,} interactions, {whole.nonzero_rewards:,} with a reward)"
-            )
-            if name not in refused:
-                show_evaluation(session, evaluation, verdicts[name])
-            for reason in refused.get(name, ()):
-                session.output.remark(f"{name}: no figures (--anyway gives them): {reason}")
-
-    session.output.result(facts, show)
-    raise typer.Exit(1 if refused else 0)
-
-
-def _refused(evaluations: Mapping[str, Evaluation], limits: SupportLimits) -> dict[str, list[str]]:
-    """What speaks against giving figures, of the loops of which anything does."""
-    found = {
-        name: [each for policy in evaluation.policies for each in policy.objections(limits)]
-        for name, evaluation in evaluations.items()
-    }
-    return {name: reasons for name, reasons in found.items() if reasons}
-
-
 def replay(
     into: Annotated[Path, typer.Argument(help="Directory for the new lake; must not exist.")],
     config: ConfigOption = None,
@@ -401,57 +319,6 @@ def _parts_of(file: Path) -> Iterator[bytes]:
                 before += len(lines)
     except OSError as error:
         raise InvalidInputError("path", f"expected a file at {file}: {error.strerror}") from error
-
-
-def _loops_with_interactions(session: Session) -> list[str]:
-    names = session.lake.scan("interactions").select(pl.col("loop").unique().sort()).collect()
-    if names.is_empty():
-        raise InvalidInputError(
-            "loop", f"expected interactions in {session.paths.lake}; import or join some first"
-        )
-    return names["loop"].to_list()
-
-
-def _evaluate_half(session: Session, name: str, progress: Callable[[int, int], None]) -> Evaluation:
-    """Train on one half of a loop's log, judge on the other, against whatever made the log."""
-    loop = session.config.loops.get(name, LoopConfig())
-    half = settled_interactions(session.lake, name, loop).filter(is_judged(0.5))
-    judged = half.sort("offset", "decision_id").collect()
-    if judged.is_empty():
-        raise InvalidInputError("loop", f"expected a loop with interactions, got {name!r}")
-    challenger = retrain(
-        session.lake,
-        name,
-        loop,
-        number=0,
-        parent=0,
-        judge_share=0.5,
-        seed=session.config.nightly.seed,
-        created_us=now_us(),
-    )
-    confidence = session.config.nightly.gate.confidence
-    evaluation = evaluate(
-        judged,
-        None,
-        challenger,
-        loop,
-        confidence=confidence,
-        progress=progress,
-        engine=session.engine,
-    )
-    trained = f"{challenger.exploration.describe()} trained on the other half"
-    logged, policy = evaluation.policies
-    return msgspec.structs.replace(
-        evaluation, policies=(logged, msgspec.structs.replace(policy, name=trained))
-    )
-
-
-def _logged_value(session: Session, name: str) -> Estimate:
-    """What the policies that made a loop's log earned, over all of it."""
-    loop = session.config.loops.get(name, LoopConfig())
-    columns = ("reward", "propensity", "keep_prob")
-    rows = current_interactions(session.lake, name).select(columns).collect()
-    return logged_value(rows, loop, confidence=session.config.nightly.gate.confidence)
 
 
 def _join_as_far(fresh: Lake, present: Lake, loop: str, config: LoopConfig, log: EventLog) -> None:

@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 import scipy
 
+from croupier.offline.multiplicity import holm
 from croupier.offline.ope.intervals import Moments
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import polars as pl
-    from numpy.typing import NDArray
 
 __all__ = ("DriftReport", "FeatureDrift", "RewardDrift", "drift")
 
@@ -158,7 +158,7 @@ def drift(
         for each in _features(numbers[place], numbers[place + 1], before, after)
     ]
     p_values = [each.p_value for each in rewards] + [each.p_value for each in features]
-    told = iter(_holm(p_values, level).tolist())
+    told = iter(holm(p_values, level).tolist())
     rewards = [msgspec.structs.replace(each, significant=next(told)) for each in rewards]
     features = [msgspec.structs.replace(each, significant=next(told)) for each in features]
     features.sort(key=lambda each: (each.before, each.p_value))
@@ -285,13 +285,3 @@ def _is_number(value: Any) -> bool:
 
 def _word(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _holm(p_values: Iterable[float], level: float) -> NDArray[np.bool_]:
-    """Which hypotheses the step-down procedure of Holm (1979) rejects."""
-    p = np.array(list(p_values))
-    order = np.argsort(p, kind="stable")
-    fails = p[order] > level / np.arange(len(p), 0, -1)
-    rejected = np.zeros(len(p), dtype=np.bool_)
-    rejected[order[: int(fails.argmax()) if fails.any() else len(p)]] = True
-    return rejected

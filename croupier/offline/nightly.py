@@ -9,11 +9,9 @@ import msgspec
 import polars as pl
 
 from croupier.offline.champions import evidence_since
-from croupier.offline.delays import settling
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.finding import Section
-from croupier.offline.folds import is_judged, unseen_by
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
     generation_rows,
@@ -26,6 +24,7 @@ from croupier.offline.generations import (
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import JoinReport, join
+from croupier.offline.judged import judged_interactions
 from croupier.offline.log_calibration import LogCalibration, calibrate_log
 from croupier.offline.merged_training import MergeConfig, Spread
 from croupier.offline.night import LoopNight, NightlyReport
@@ -36,7 +35,6 @@ from croupier.offline.retrain import retrain
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
 from croupier.offline.succession import PASSED, Succession
-from croupier.offline.window import window_of
 from croupier.policy.errors import (
     GenerationError,
     InvalidInputError,
@@ -392,21 +390,16 @@ class Nightly(Succession):
     def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
         """The judge's interactions, which none of the generations learned from.
 
-        One that was trained when fewer of them were the judge's may have learned from some. The
-        last generation is the challenger, for which not all may be evidence.
+        The last generation is the challenger, for which not all may be evidence.
         """
-        config = self.loops[loop]
-        settle = settling(self.lake, loop, config)
-        judged = is_judged(self.config.judge_share, config.training), *map(unseen_by, generations)
-        window = window_of(
-            self.lake.snapshot("interactions", loop).files,
-            lambda files: settle(
-                self.lake.read("interactions", [each.path for each in files])
-            ).filter(*judged),
-            duration=self.config.judge_window,
+        found = judged_interactions(
+            self.lake,
+            loop,
+            self.loops[loop],
+            generations,
+            judge_share=self.config.judge_share,
+            judge_window=self.config.judge_window,
         )
-        rows = settle(current_interactions(self.lake, loop, since=window.since))
-        found = rows.filter(*judged, window.within).sort("offset", "decision_id").collect()
         since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
         return found if since is None else found.filter(pl.col("ts") > since)
 

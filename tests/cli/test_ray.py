@@ -86,7 +86,8 @@ def test_a_night_and_what_is_asked_after_it(
     # Within this process, on the cluster that it is connected to.
     command = Command(other, capsys)
     grid = ["--grid", "exploration.epsilon=[0.1, 0.2]", "--grid", "oracle.learning_rate=[0.1]"]
-    for asked in (["evaluate"], ["tune", "shop", *grid]):
+    policies = ["--policy", "1", "--policy", "logged", "--by", "x"]
+    for asked in (["evaluate"], ["evaluate", *policies], ["tune", "shop", *grid]):
         assert command(*asked, "--json", "--engine", "ray").facts == command(*asked, "--json").facts
     assert command("retrain", "--json", "--engine", "ray").facts["shop"]["generation"] == 2
 

@@ -13,11 +13,14 @@ import pytest
 
 from benchmarks.engines import compare
 from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.compare import compare as compare_policies
+from croupier.offline.counterfactual import random_policy
 from croupier.offline.engine import LOCAL, EngineError, LocalEngine
 from croupier.offline.evaluate import evaluate
 from croupier.offline.join import join
 from croupier.offline.lake import Lake
 from croupier.offline.merged_training import MergeConfig, Spread
+from croupier.offline.policies import FixedAction
 from croupier.offline.ray_engine import RayEngine
 from croupier.offline.retrain import retrain
 from croupier.offline.sink import sink
@@ -264,6 +267,22 @@ def test_estimates_are_those_of_a_single_process(
         here = evaluate(history, other, challenger, LEARNING)
         there = evaluate(history, other, challenger, LEARNING, engine=killing)
         assert msgspec.to_builtins(there) == msgspec.to_builtins(here)
+    assert killing.killed
+
+
+def test_comparisons_are_those_of_a_single_process(
+    ray_engine: Engine, tmp_path: Path, history: pl.DataFrame
+) -> None:
+    """Also of policies that are functions; and the reward model is known by its generation."""
+    policies: dict[str, Any] = {
+        "generation": WORLD.generation(2, EpsilonGreedy(epsilon=0.1)),
+        "uniform": random_policy,
+        "fixed": FixedAction("a1"),
+    }
+    killing = Killing(ray_engine, "_ask", tmp_path)
+    here = compare_policies(history, policies, LEARNING)
+    there = compare_policies(history, policies, LEARNING, engine=killing)
+    assert there == here
     assert killing.killed
 
 
