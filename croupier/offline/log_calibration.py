@@ -1,8 +1,8 @@
 """Whether the log that judges a challenger can be believed: were draws those that were logged?
 
-Of every generation that made any of the judged rows, all draws that it ever made are tested against
-the logged probabilities, from the sums that nights keep; the judged rows themselves are looked
-through for contradictions, and their draws are made again from pmf and draw key.
+Of every generation that made any of the judged rows, all draws from the first judged day on are
+tested against the logged probabilities, from the sums that nights keep; the judged rows themselves
+are looked through for contradictions, and their draws are made again from pmf and draw key.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class GenerationCalibration(msgspec.Struct, frozen=True, kw_only=True):
     first_mismatch
         Id of the first decision among the latter.
     tested
-        Draws that were tested: all that the generation ever made and that were joined.
+        Draws that were tested: all from the first judged day on that were joined.
     impossible
         Of these, choices whose probability was 0.
     p_value
@@ -197,7 +197,9 @@ def calibrate_log(lake: Lake, loop: str, judged: pl.DataFrame, *, level: float) 
     """
     own = judged.filter(pl.col("generation").is_not_null(), pl.col("pmf").is_not_null())
     parts = {int(number): rows for (number,), rows in own.group_by("generation")}
-    checks = draws_checks(lake, loop, parts.keys())
+    # No day is read on which nothing judges.
+    first = own.select(pl.col("date").min()).item()
+    checks = draws_checks(lake, loop, parts.keys(), since=first)
     found = [
         _generation(number, parts[number], check, among=len(checks))
         for number, check in sorted(checks.items())

@@ -158,14 +158,16 @@ class DrawsCheck(msgspec.Struct, frozen=True, kw_only=True):
     actions
         Names of the test's actions, by code.
     test
-        Of all of the generation's interactions.
+        Of the generation's interactions.
     """
 
     actions: list[str]
     test: PropensityTest
 
 
-def draws_checks(lake: Lake, loop: str, generations: Collection[int]) -> dict[int, DrawsCheck]:
+def draws_checks(
+    lake: Lake, loop: str, generations: Collection[int], *, since: date | None = None
+) -> dict[int, DrawsCheck]:
     """The propensity test of some generations, from the sums that are kept of them.
 
     Reads of the interactions only what was added since sums were kept, and writes nothing, so that
@@ -176,9 +178,11 @@ def draws_checks(lake: Lake, loop: str, generations: Collection[int]) -> dict[in
     lake, loop
         Whose interactions.
     generations
-        Of which the test is wanted; those that never served are left out.
+        Of which the test is wanted; those that didn't serve are left out.
+    since
+        The first day whose draws are tested, and read; all days if None.
     """
-    found = _of_loop(lake, loop, keep=False, only=generations)
+    found = _of_loop(lake, loop, keep=False, only=generations, since=since)
     return {
         number: DrawsCheck(actions=tally.drawn.names(), test=propensity_test_of(tally.drawn.sums()))
         for number, tally in found.items()
@@ -186,7 +190,12 @@ def draws_checks(lake: Lake, loop: str, generations: Collection[int]) -> dict[in
 
 
 def _of_loop(
-    lake: Lake, loop: str, *, keep: bool, only: Collection[int] | None = None
+    lake: Lake,
+    loop: str,
+    *,
+    keep: bool,
+    only: Collection[int] | None = None,
+    since: date | None = None,
 ) -> dict[int, _Tally]:
     """All days' tallies together, of every generation or of some, in their order."""
     folder = lake.root / ".realised" / loop
@@ -197,6 +206,8 @@ def _of_loop(
         _forget(folder, days)
     found: dict[int, _Tally] = {}
     for day, files in sorted(days.items()):
+        if since is not None and day < since:
+            continue
         for number, tally in _of_day(lake, folder / day.isoformat(), files, keep=keep).items():
             if only is None or number in only:
                 found[number] = found[number].plus(tally) if number in found else tally

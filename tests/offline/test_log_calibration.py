@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,6 +134,7 @@ def test_sums_that_a_night_has_kept_are_what_is_tested(tmp_path: Path) -> None:
     lake.append("interactions", shifted)
     grown = draws_checks(lake, "shop", [1])
     assert list(grown) == [1]
+    assert draws_checks(lake, "shop", [0, 1], since=date(2100, 1, 1)) == {}
     assert grown[1].test.n == 600
     assert {path: path.read_bytes() for path in (tmp_path / ".realised").rglob("*.*")} == kept
     assert grown[1].test.combined_p_value == pytest.approx(
