@@ -120,22 +120,23 @@ def _show(shown: Output, study: OscillationStudy) -> None:
         [
             "arm",
             "seeds",
-            "gain, %",
+            "gain %",
             "regret",
-            "spread, %",
-            "autocorrelation",
+            "spread %",
+            "lag 1",
             "returns",
-            "variation",
-            "positive",
-            "ECE",
+            "distance",
+            "ECE %",
             "p spread",
-            "p alternation",
+            "p alternates",
             "oscillates",
         ],
         [_row(each) for each in study.arms],
         note="± one standard error over seeds. Gain: true value above uniform's, in points. "
         "Regret: what is missing to the best, as a share of uniform's. Spread: standard deviation "
-        "of successive differences of gain. Autocorrelation: of these; -0.5 for noise.",
+        "of successive differences of gain. Lag 1: their autocorrelation; -0.5 for noise alone. "
+        "Returns: most probable actions that are those of two generations ago and not the last's. "
+        "Distance: total variation to the last generation.",
     )
 
 
@@ -150,8 +151,7 @@ def _row(arm: ArmSummary) -> list[object]:
         _shown(arm.autocorrelation),
         _shown(arm.returns),
         _shown(arm.total_variation),
-        _shown(arm.positive_rate),
-        _shown(arm.ece),
+        _shown(arm.ece, 100.0),
         None if test is None else test.p_values.spread,
         None if test is None else test.p_values.alternation,
         None if test is None else test.oscillates,
@@ -159,5 +159,5 @@ def _row(arm: ArmSummary) -> list[object]:
 
 
 def _shown(mean: Mean, times: float = 1.0) -> str:
-    error = "" if mean.error is None else f" ± {times * mean.error:.3f}"
-    return f"{times * mean.value:.3f}{error}"
+    error = "" if mean.error is None else f" ± {times * mean.error:.2f}"
+    return f"{times * mean.value:.2f}{error}"
