@@ -41,6 +41,7 @@ def show() -> None:
     champion = _champion(rows)
     _headline(champion, rewards)
     _warn_of_propensities(rows)
+    _warn_of_oscillation(rows)
     number = None if champion is None else champion["generation"]
     drawn = _drawn(rows, number)
     _promises(rows, drawn, rewards, number)
@@ -138,6 +139,21 @@ def _warn_of_propensities(rows: pl.DataFrame) -> None:
         "The actions drawn do not fit the logged probabilities well: "
         f"{', '.join(found)}. Estimates from these decisions may be wrong."
     )
+
+
+def _warn_of_oscillation(rows: pl.DataFrame) -> None:
+    """Say that the latest generations go up and down, if the last one that served says so."""
+    told = rows.filter(pl.col("oscillates").is_not_null())
+    if told.is_empty():
+        return
+    last = told.row(-1, named=True)
+    if last["oscillates"]:
+        st.warning(
+            f"The generations up to {last['generation']} oscillate: what they earned varies more "
+            f"than chance does (p = {last['spread_p_value']:.2g}), up and down in turn "
+            f"(p = {last['alternation_p_value']:.2g}). A longer memory, damping or a uniform slice "
+            f"help; see the documentation on oscillation."
+        )
 
 
 def _drawn(rows: pl.DataFrame, champion: int | None) -> pl.DataFrame:

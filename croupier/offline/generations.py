@@ -10,6 +10,11 @@ import polars as pl
 
 from croupier.offline.champions import Rollback
 from croupier.offline.lake import SCHEMAS
+from croupier.offline.oscillation import (
+    LEAST_GENERATIONS,
+    gaussian_noise,
+    oscillation_test,
+)
 from croupier.offline.realised import realised
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from croupier.offline.imitation import Imitation
     from croupier.offline.lake import Lake
     from croupier.offline.promotion_report import Judged
-    from croupier.offline.realised import Moments
+    from croupier.offline.realised import Moments, Realised
     from croupier.policy.generation import Generation
 
 __all__ = (
@@ -36,6 +41,10 @@ __all__ = (
     "rollback_of",
     "rollback_row",
 )
+
+# Of fewer decisions, a mean is too far from normal.
+_SERVED = 30
+_LOOKED_BACK = 15
 
 
 def generation_rows(lake: Lake, loop: str) -> dict[int, dict[str, Any]]:
@@ -96,9 +105,13 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
     were kept in the log (each counts ``1 / keep_prob`` times), with a normal interval; the
     propensity test says whether its draws happened with the probabilities that were logged. Only
     what has come since the last time is read, see :func:`~croupier.offline.realised.realised`.
+
+    The row of the last generation that served says too whether the latest 15 oscillate, by their
+    realised values; those that made fewer than 30 decisions don't count.
     """
-    rows = []
-    for number, found in realised(lake, loop).items():
+    rows: list[dict[str, Any]] = []
+    all_realised = realised(lake, loop)
+    for number, found in all_realised.items():
         lower, upper = found.moments.interval(confidence)
         rows.append(
             {
@@ -117,7 +130,27 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
                 or None,
             }
         )
+    if rows:
+        last = max(rows, key=lambda row: row["generation"])
+        last |= _swinging(all_realised)
     _put(lake, rows)
+
+
+def _swinging(found: Mapping[int, Realised]) -> dict[str, Any]:
+    """Whether what the latest generations earned goes up and down, if there are enough of them."""
+    served = [found[number].moments for number in sorted(found)]
+    told = [(each.mean, each.error()) for each in served if each.rows >= _SERVED]
+    errors = [error for _, error in told if error]
+    if len(errors) < len(told) or len(told) < LEAST_GENERATIONS:
+        return {}
+    test = oscillation_test(
+        [mean for mean, _ in told[-_LOOKED_BACK:]], gaussian_noise(errors[-_LOOKED_BACK:])
+    )
+    return {
+        "spread_p_value": test.p_values.spread,
+        "alternation_p_value": test.p_values.alternation,
+        "oscillates": test.oscillates,
+    }
 
 
 def published_row(

@@ -177,6 +177,9 @@ _GENERATION: _Columns = {
     "restored": _TIME,
     "guardrails": _HARM,
     "realised_guardrails": _EARNED,
+    "spread_p_value": pl.Float64,
+    "alternation_p_value": pl.Float64,
+    "oscillates": pl.Boolean,
 }
 
 _AUDIT: _Columns = {
@@ -211,7 +214,8 @@ log is one sequence. An interaction has one row for every `revision`, see
 :func:`~croupier.offline.interactions.current_interactions`; null stands for 0. Of a generation,
 `decisions` are those that were logged, and `decisions_made` estimates all of them by
 `Σ 1 / keep_prob`; `rolled_back` is when it last stopped being champion by a rollback, and
-`restored` when it last became champion by one.
+`restored` when it last became champion by one. The last three are of the latest generations that
+have served, this one being the last, see :mod:`croupier.offline.oscillation`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 

@@ -148,6 +148,21 @@ def test_a_rollback_is_shown(data_dir: Path) -> None:
     assert same(shown["Rolled back (UTC)"], moment.replace(tzinfo=None))
 
 
+@pytest.mark.parametrize("oscillates", [True, False])
+def test_oscillation_is_pointed_out(data_dir: Path, oscillates: bool) -> None:
+    rows = homepage()
+    told = {"spread_p_value": 0.001, "alternation_p_value": 0.012, "oscillates": oscillates}
+    # What was so once is not pointed out for ever.
+    rows[-2] |= {"oscillates": not oscillates}
+    rows[-1] |= told
+    write_lake(data_dir, rows)
+
+    said = " ".join(each.value for each in show().warning)
+
+    assert (f"up to {rows[-1]['generation']} oscillate" in said) is oscillates
+    assert ("(p = 0.012)" in said) is oscillates
+
+
 def same(shown: Any, stored: Any) -> bool:
     if stored is None:
         return str(shown) in {"None", "nan", "NaT"}

@@ -153,3 +153,30 @@ def test_a_damaged_row_does_not_end_the_night(lake: Lake) -> None:
 def test_a_loop_without_interactions_has_nothing_to_record(lake: Lake) -> None:
     refresh_realised(lake, "shop")
     assert not lake.exists("generations")
+
+
+@pytest.mark.parametrize(("swing", "oscillates"), [(0.15, True), (0.0, False)])
+def test_generations_that_go_up_and_down_are_told_of(
+    lake: Lake, swing: float, oscillates: bool
+) -> None:
+    # Eight generations of 600 decisions; a standard error of .02, and fixed draws.
+    rng = np.random.default_rng(3)
+    world = random_world(2, 3, seed=1)
+    start = cold_start("shop")
+    for number in range(8):
+        log = world.log(start, 600, seed=number, first=600 * number)
+        chance = 0.5 + swing * (-1) ** number
+        rewards = (rng.random(len(log)) < chance).astype(float)
+        lake.append(
+            "interactions",
+            log.with_columns(generation=pl.lit(number, pl.Int64), reward=pl.Series(rewards)),
+        )
+        if number == 4:
+            refresh_realised(lake, "shop")
+            assert "oscillates" not in rows(lake)[4]
+    refresh_realised(lake, "shop")
+    found = rows(lake)
+    assert found[7]["oscillates"] is oscillates
+    assert (found[7]["spread_p_value"] < 0.01) is oscillates
+    assert (found[7]["alternation_p_value"] < 0.05) is oscillates
+    assert all("oscillates" not in found[number] for number in range(7))

@@ -181,3 +181,10 @@ def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl
         *(pl.lit(value).alias(name) for name, value in named.items()),
         seed=pl.lit(seed, dtype=pl.Int64),
     ).select(RUNS_SCHEMA.names())
+
+
+def _end_with_parent() -> None:
+    """End this process if whoever wanted the series is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit(1)
