@@ -23,7 +23,10 @@ from tests.offline.worlds import random_world
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning"),
+]
 
 CONFIG = """\
 data_dir = "data"
@@ -41,10 +44,17 @@ def directory(tmp_path: Path) -> Path:
     """A directory with a log of an hour ago, and nothing in the lake."""
     (tmp_path / "croupier.toml").write_text(CONFIG)
     (tmp_path / "data").mkdir()
-    now = time.time_ns() // 1000 - 3_600_000_000
-    loops = {"shop": LoopConfig(attribution_window="1 min")}
-    Shop(tmp_path / "data", random_world(3, 4, seed=3), loops=loops, now=now).day(400)
+    decisions(tmp_path, 400, minutes_ago=60)
     return tmp_path
+
+
+def decisions(directory: Path, count: int, *, minutes_ago: int, after: int = 0) -> None:
+    """Log decisions from some time ago on, numbered on from those before them."""
+    now = time.time_ns() // 1000 - minutes_ago * 60_000_000
+    loops = {"shop": LoopConfig(attribution_window="1 min")}
+    shop = Shop(directory / "data", random_world(3, 4, seed=3), loops=loops, now=now)
+    shop.count = after
+    shop.day(count)
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -182,6 +192,8 @@ def test_a_single_night_says_in_one_line_why_it_can_not_go_on(directory: Path) -
             assert err.splitlines()[-1].startswith("error: another process is writing to the lake")
             assert (out != "") == ("--wait" in arguments)
     assert done(directory)[0] == 0
+    # Something to learn, whatever day it is: what isn't new isn't read again.
+    decisions(directory, 100, minutes_ago=20, after=400)
     for damaged in (directory / "data" / "lake" / "interactions").rglob("*.parquet"):
         damaged.write_bytes(damaged.read_bytes()[:100])
     code, _, err = done(directory)
