@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from croupier.offline.study.environment import StudyEnvironment, Traffic
     from croupier.policy.events import Decision
     from croupier.policy.loop import LoopConfig
+    from croupier.policy.requests import DecisionRequest
+    from croupier.policy.traffic import UniformSlice
 
     FloatArray = NDArray[np.float64]
 
@@ -153,8 +155,9 @@ def run_series(
             "learned_rows": len(learned),
             "positive_rate": _mean(learned),
         }
-        row |= panels.of(serving, environment.panel(number)) | served.figures()
-        row |= {} if last is None else last.judge(serving)
+        play = _Play(serving, arm.config.uniform_slices)
+        row |= panels.of(play, environment.panel(number)) | served.figures()
+        row |= {} if last is None else last.judge(play)
         rows.append(row)
         last, end_us = served, environment.end_us(number)
         lake.append("interactions", log.known(end_us))
@@ -186,6 +189,20 @@ def _trained(
         )
     except NotEnoughDataError:
         return replace(serving, number=number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Play:
+    """A generation as it is played: with the loop's uniform slices in every pmf."""
+
+    generation: Generation
+    slices: tuple[UniformSlice, ...]
+
+    def pmf(self, request: DecisionRequest, ts_us: int) -> FloatArray:
+        """Of a request at a time, whose actions can all be chosen."""
+        share = uniform_share(self.slices, ts_us)
+        plan = Plan(self.generation)
+        return plan.answer(request.context, request.actions, None, 0, uniform=share).pmf
 
 
 class _Log:
@@ -256,7 +273,7 @@ class _Served:
             found |= {name: measured.get(name) for name in ("auc", "log_loss", "ece")}
         return found
 
-    def judge(self, challenger: Generation) -> dict[str, float]:
+    def judge(self, challenger: _Play) -> dict[str, float]:
         """What this log says that another policy is worth."""
         judges = round(JUDGE_SHARE * FOLDS)
         reward, propensity, target = [], [], []
@@ -265,7 +282,7 @@ class _Served:
         ):
             # The challenger has learned from all others.
             if fold_of(decision.decision_id) < judges:
-                pmf, _ = challenger.pmf(request.context, request.actions)
+                pmf = challenger.pmf(request, decision.ts)
                 reward.append(self.rewards[row])
                 propensity.append(decision.propensity)
                 target.append(pmf[decision.chosen])
@@ -299,9 +316,10 @@ class _Panels:
     def __init__(self) -> None:
         self._pmfs: list[list[FloatArray]] = []
 
-    def of(self, serving: Generation, panel: Traffic) -> dict[str, float | None]:
+    def of(self, play: _Play, panel: Traffic) -> dict[str, float | None]:
         """Value of the next generation and distances from those before."""
-        pmfs = [serving.pmf(each.context, each.actions)[0] for each in panel.requests]
+        times = panel.ts_us.tolist()
+        pmfs = [play.pmf(*each) for each in zip(panel.requests, times, strict=True)]
         found: dict[str, float | None] = {
             "value": _over(panel, lambda row, truth: float(pmfs[row] @ truth)),
             "uniform_value": _over(panel, lambda _, truth: float(truth.mean())),

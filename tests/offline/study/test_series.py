@@ -141,6 +141,8 @@ def test_a_uniform_slice_is_in_the_propensities(tmp_path: Path) -> None:
     sliced = arm(exploration=Greedy(), uniform_slices=(UniformSlice(share=0.3),))
     rows = series(tmp_path, sliced)
     assert rows["min_propensity"].to_list()[1:] == pytest.approx([0.1] * 3)
+    # And in the value: three in ten requests are answered by chance.
+    assert rows["value"][1] == pytest.approx(0.7 * 0.85 + 0.3 * CHANCES.mean())
     lake = Lake(next(each for each in tmp_path.iterdir()))
     mixed = lake.scan("interactions", "study").select(pl.col("mix").list.len().max())
     assert mixed.collect().item() == 2
