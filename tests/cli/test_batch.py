@@ -25,8 +25,6 @@ from tests.offline.shop import MINUTE, Shop
 from tests.offline.worlds import random_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from croupier.offline.lake import TableName
 
 # Of MLflow's own making.
@@ -105,13 +103,6 @@ def in_process(*arguments: object, cwd: Path) -> Done:
         timeout=240,
     )
     return Done(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

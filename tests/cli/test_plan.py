@@ -16,7 +16,6 @@ from tests.processes import free_port
 from tests.service.generations import generation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # Of MLflow's own making.
@@ -24,13 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprec
 
 CONFIG = 'data_dir = "data"\n[loops.shop]\n'
 GREEDY = f'{CONFIG}exploration = {{ kind = "greedy" }}\n'
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -15,20 +15,10 @@ from tests.cli.test_batch import CONFIG, Command, hour_ago, in_process
 from tests.offline.shop import Shop
 from tests.offline.worlds import random_world
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 # Of MLflow's own making.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
 
 STRICT = CONFIG + "[nightly.gate]\nmargin = 0.9\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

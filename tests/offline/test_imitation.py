@@ -30,7 +30,6 @@ from tests.offline.shop import CONFIG, Shop
 from tests.offline.worlds import World, random_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # Of MLflow's own making.
@@ -55,13 +54,6 @@ class Ruled(World):
 def world() -> Ruled:
     rewards = random_world(4, 4, seed=2).rewards
     return Ruled(rewards, excluded=(None, 1, None, None), rule=RULE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

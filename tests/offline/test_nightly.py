@@ -31,7 +31,6 @@ from tests.offline.shop import CONFIG, MINUTE, Shop, no_steps
 from tests.offline.worlds import SECOND, World, random_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from croupier.offline.night import LoopNight
@@ -39,13 +38,6 @@ if TYPE_CHECKING:
 
 # Of MLflow's own making.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -36,21 +35,11 @@ from croupier.policy.loop import LoopConfig
 from tests.offline.shop import CONFIG, Shop
 from tests.offline.worlds import World, random_world
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 # Of MLflow's own making.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
 
 WORLD = World(random_world(3, 4, seed=3).rewards, excluded=(None, 1, None))
 HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u202e\x00"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,9 +28,6 @@ from croupier.policy.oracle import (
 )
 from croupier.policy.traffic import SHARE_TAG, Split
 from tests.processes import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Of MLflow's own making.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -62,13 +59,6 @@ for number in range(1, count + 1):
     children.append(pid)
 sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 def registry_in(data_dir: Path) -> Registry:

@@ -18,7 +18,7 @@ from tests.offline.shop import CONFIG, MINUTE, Shop
 from tests.offline.worlds import World, random_world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from croupier.offline.night import LoopNight
@@ -29,13 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprec
 
 WORLD = World(random_world(3, 4, seed=3).rewards)
 NOTHING = "nothing has come since generation 1 was trained"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

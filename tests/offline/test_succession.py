@@ -20,7 +20,6 @@ from tests.offline.shop import CONFIG, Shop
 from tests.offline.worlds import World, random_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # Of MLflow's own making.
@@ -28,13 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprec
 
 WORLD = World(random_world(3, 4, seed=3).rewards, excluded=(None, 1, None))
 T0 = datetime(2026, 9, 21, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_telemetry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield
 
 
 @pytest.fixture(scope="module")
