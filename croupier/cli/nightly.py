@@ -31,6 +31,7 @@ from croupier.cli.options import (
 )
 from croupier.cli.output import Output
 from croupier.cli.stopping import stop_on_signals
+from croupier.offline.batch_metrics import write_batch_metrics
 from croupier.offline.lake import LakeLockedError
 from croupier.offline.schedule import Schedule, keep_schedule
 from croupier.policy.errors import CroupierError, InvalidInputError
@@ -77,6 +78,7 @@ class _Options(NamedTuple):
     wait_s: float
     engine: EngineName
     ray_address: str | None
+    metrics: Path | None
 
     def session(self, *, in_log: bool) -> Session:
         """The configuration as it is now."""
@@ -114,6 +116,10 @@ def nightly(
             "given, and with --every for as long as nights are apart.",
         ),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Where to leave metrics for Prometheus's textfile collector (*.prom)."),
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     json: JsonOption = False,
@@ -125,16 +131,18 @@ def nightly(
     It may be broken off anywhere, and run again at any time: the next one goes on from there, and
     trains no loop again that nothing has come of.
     """
+    if metrics is not None and not metrics.parent.is_dir():
+        raise InvalidInputError("metrics", f"expected a directory that exists at {metrics.parent}")
     if every is None:
         if at is not None:
             raise InvalidInputError("at", "expected --every with it; a single night begins at once")
         wait_s = _seconds(wait_for or "0 s")
-        raise typer.Exit(
-            _single(_Options(config, data_dir, json, due, wait_s, engine, ray_address))
-        )
+        options = _Options(config, data_dir, json, due, wait_s, engine, ray_address, metrics)
+        raise typer.Exit(_single(options))
     schedule = Schedule.parse(every, at)
     wait_s = _seconds(wait_for or every)
-    _until_stopped(_Options(config, data_dir, json, due, wait_s, engine, ray_address), schedule)
+    options = _Options(config, data_dir, json, due, wait_s, engine, ray_address, metrics)
+    _until_stopped(options, schedule)
 
 
 def _single(options: _Options) -> int:
@@ -164,6 +172,8 @@ def _do(session: Session, options: _Options, steps: Steps) -> list[str]:
     except _OF_THE_MACHINE as error:
         raise NightBrokenError(f"the night can't go on: {_line(error)}") from error
     session.output.result(report, lambda: show_nights(session, report))
+    if options.metrics is not None:
+        write_batch_metrics(options.metrics, session.lake, report, now_us=now_us())
     return [f"{each.loop}: failed: {each.failed}" for each in report.loops if each.failed]
 
 

@@ -26,6 +26,7 @@ from croupier.offline.folds import (
 from croupier.offline.imitation import imitation_lessons
 from croupier.offline.interactions import LoggedRows, training_rows
 from croupier.offline.learner_log import LearnerLog
+from croupier.offline.memory import adaptive_memory, ages_in_blocks
 from croupier.offline.merged_training import learn_merged, merging_of
 from croupier.offline.rewards import FOLDS
 from croupier.offline.weighting import balancing_ratio, effective, training_weights
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.lake import Lake
     from croupier.offline.merged_training import Spread
+    from croupier.policy.generation import Memory
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
 
@@ -82,6 +84,7 @@ def retrain(
     lake_version: int | None = None,
     champion: Generation | None = None,
     spread: Spread | None = None,
+    resample: int | None = None,
 ) -> Generation:
     """Fit the loop's oracle on the learner's folds and make a generation of it.
 
@@ -116,6 +119,9 @@ def retrain(
     spread
         How training is divided among partitions that are merged, where there are rows enough and
         the oracle is one that can be; one learner learns everything if None.
+    resample
+        Seed of a bootstrap: as many rows are learned from, drawn with replacement, to see what
+        chance alone changes. The rows as they are if None.
 
     Raises
     ------
@@ -131,12 +137,13 @@ def retrain(
     trains = pl.col("fold") >= folds.trained
     started = _to_continue(champion, config, folds)
     if started is None:
-        learned = log.rows(trains)
-        taught, oracle, merging = _afresh(loop, config, seed, learned, spread)
+        learned = _resampled(log.rows(trains), resample)
+        taught, oracle, merging, memory = _afresh(loop, config, seed, learned, spread)
     else:
         assert champion is not None, "there is one that learning starts from"
         learned = log.rows_since(started.lake_version, trains)
         taught, oracle, merging = _continued(loop, config, champion, learned, spread)
+        memory = None
     step = 1.0
     limit = config.training.max_total_variation
     if limit is not None and champion is not None and isinstance(oracle, LinearOracle):
@@ -167,10 +174,18 @@ def retrain(
         started_from=None if started is None or champion is None else champion.number,
         merged=merging,
         step=step,
+        memory=memory,
     )
     if step < 1.0 and champion is not None and champion.provenance is not None:
         provenance = _mixed(provenance, champion.provenance)
     return Generation(loop, number, config.exploration, oracle, provenance)
+
+
+def _resampled(rows: pl.DataFrame, seed: int | None) -> pl.DataFrame:
+    if seed is None:
+        return rows
+    drawn = rows.sample(fraction=1.0, with_replacement=True, seed=seed)
+    return drawn.sort("offset", "decision_id")
 
 
 def _mixed(own: Provenance, champion: Provenance) -> Provenance:
@@ -278,30 +293,37 @@ class _Lessons:
         Interactions that they come from.
     ratio
         How much a row with reward 1 counts for one with reward 0, beside all other weights.
+    memory
+        How fast rows count less with their age; None if they don't.
     """
 
     rows: Sequence[TrainingRow]
     count: int
     ratio: float = 1.0
+    memory: Memory | None = None
 
 
 def _afresh(
     loop: str, config: LoopConfig, seed: int, learned: pl.DataFrame, spread: Spread | None
-) -> tuple[int, Oracle, tuple[int, int] | None]:
+) -> tuple[int, Oracle, tuple[int, int] | None, Memory | None]:
     """How many interactions were learned from, an oracle that learned nothing else, and how."""
-    lessons = _lessons(config, learned)
+    try:
+        return _learned(loop, config, seed, learned, spread)
+    except InvalidInputError:
+        return _learned(loop, config, seed, _encodable(loop, config, learned), spread)
+
+
+def _learned(
+    loop: str, config: LoopConfig, seed: int, rows: pl.DataFrame, spread: Spread | None
+) -> tuple[int, Oracle, tuple[int, int] | None, Memory | None]:
+    """The same of rows that are expected to be encodable, all of them."""
+    lessons = _lessons(config, rows, seed)
     require_lessons(loop, lessons.count)
     oracle: EncodedOracle = make_oracle(config.oracle, random_state=seed)
-    try:
-        merging = _fit(oracle, lessons, spread)
-    except InvalidInputError:
-        lessons = _lessons(config, _encodable(loop, config, learned))
-        require_lessons(loop, lessons.count)
-        oracle = make_oracle(config.oracle, random_state=seed)
-        merging = _fit(oracle, lessons, spread)
+    merging = _fit(oracle, lessons, spread)
     if lessons.ratio != 1.0:
         oracle.calibration_ = (PriorCorrection(ratio=lessons.ratio),)
-    return lessons.count, oracle, merging
+    return lessons.count, oracle, merging, lessons.memory
 
 
 def _fit(oracle: EncodedOracle, lessons: _Lessons, spread: Spread | None) -> tuple[int, int] | None:
@@ -336,7 +358,7 @@ def _continued(
     spread: Spread | None,
 ) -> tuple[int, Oracle, tuple[int, int] | None]:
     """How many interactions were joined since, the champion's oracle after them, and how."""
-    lessons = _lessons(config, _encodable(loop, config, learned))
+    lessons = _lessons(config, _encodable(loop, config, learned), seed=0)
     if not lessons.count:
         raise NotEnoughDataError(
             f"loop {loop!r} has nothing to learn that generation {champion.number} hasn't learned"
@@ -372,18 +394,23 @@ def _to_continue(
     return origin if alike else None
 
 
-def _lessons(config: LoopConfig, learned: pl.DataFrame) -> _Lessons:
+def _lessons(config: LoopConfig, learned: pl.DataFrame, seed: int) -> _Lessons:
     """What every interaction teaches: one row, or several of a baseline that is imitated."""
     if _imitates(config):
         imitated = list(imitation_lessons(learned))
         return _Lessons([row for lesson in imitated for row in lesson], len(imitated))
     weights = training_weights(config.training, learned, config.oracle.encoder)
+    memory = None
+    if config.training.memory == "adaptive":
+        memory = adaptive_memory(config, learned, weights, seed=seed)
+    if memory is not None:
+        weights = effective(weights * memory.kept ** ages_in_blocks(learned))
     ratio = 1.0
     if config.training.class_weight != "none":
         rewards = learned["reward"].to_numpy()
         ratio = balancing_ratio(rewards, weights)
         weights = effective(np.where(rewards == 1.0, ratio, 1.0) * weights)
-    return _Lessons(LoggedRows(learned, weights), len(learned), ratio)
+    return _Lessons(LoggedRows(learned, weights), len(learned), ratio, memory)
 
 
 def _calibrate(config: LoopConfig, oracle: EncodedOracle, held: pl.DataFrame) -> None:

@@ -35,11 +35,13 @@ __all__ = (
     "EncodedFeatures",
     "EncoderConfig",
     "FeatureEncoder",
+    "Lines",
 )
 
 INTERACTION_PRIME = 16777619
 MAX_DEPTH = 8
 MAX_PRODUCTS = 10_000_000
+_LINES_AT_ONCE = 4096
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -149,6 +151,22 @@ class DecisionColumns:
 
     actions: NDArray[np.int64]
     indices: IndexArray
+    values: NDArray[np.float64]
+
+
+class Lines(NamedTuple):
+    """Columns of n pairs of a context and an action, one pair after the other.
+
+    Attributes
+    ----------
+    ends
+        The columns of pair i are those from ``ends[i]`` to ``ends[i + 1]``, shape (n + 1,).
+    indices, values
+        Columns, masked to the weight table, and what stands there; shape (number of columns,).
+    """
+
+    ends: NDArray[np.int64]
+    indices: NDArray[np.int64]
     values: NDArray[np.float64]
 
 
@@ -268,6 +286,34 @@ class FeatureEncoder:
             np.concatenate([decision.indices, action.indices, products]) & self.mask,
             np.concatenate([shared, own, np.outer(own, shared).ravel()]),
         )
+
+    def lines(
+        self, contexts: Sequence[EncodedFeatures], actions: Sequence[EncodedFeatures]
+    ) -> Lines:
+        """Those of :meth:`columns` of n pairs of a context and an action, in the same order."""
+        shared, own = _Runs.of(contexts), _Runs.of(actions)
+        sizes = shared.sizes + own.sizes + shared.sizes * own.sizes
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        indices = np.empty(ends[-1], dtype=np.int64)
+        values = np.empty(ends[-1])
+        # Few shapes, as an application's requests are much alike, and each of them at once.
+        shapes, of_shape = np.unique(
+            np.column_stack([shared.sizes, own.sizes]), axis=0, return_inverse=True
+        )
+        for place in range(len(shapes)):
+            alike = np.flatnonzero(of_shape == place)
+            for start in range(0, len(alike), _LINES_AT_ONCE):
+                rows = alike[start : start + _LINES_AT_ONCE]
+                context, context_values = shared.block(rows)
+                action, action_values = own.block(rows)
+                products = (context * _PRIME)[:, None, :] ^ action[:, :, None]
+                weighed = action_values[:, :, None] * context_values[:, None, :]
+                size = len(rows), -1
+                block = np.hstack([context, action, products.reshape(size)]) & self.mask
+                at = ends[rows][:, None] + np.arange(block.shape[1])
+                indices[at] = block.view(np.int64)
+                values[at] = np.hstack([context_values, action_values, weighed.reshape(size)])
+        return Lines(ends, indices, values)
 
     def decision_columns(self, decision: EncodedDecision) -> DecisionColumns:
         """Those of :meth:`columns` that are not 0, of all K actions."""
@@ -507,6 +553,31 @@ def _features(found: tuple[IndexArray, ValueArray]) -> EncodedFeatures:
 def interact(context: IndexArray, action: IndexArray) -> IndexArray:
     """Indices of all products, shape (#action * #context,), action by action, not masked."""
     return np.asarray(((context * _PRIME) ^ action[:, None]).ravel(), dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Encoded features of many, one after the other."""
+
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    indices: IndexArray
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, encoded: Sequence[EncodedFeatures]) -> _Runs:
+        sizes = np.array([len(each.indices) for each in encoded], dtype=np.int64)
+        return cls(
+            np.concatenate([[0], np.cumsum(sizes)[:-1]]),
+            sizes,
+            np.concatenate([each.indices for each in encoded]),
+            np.concatenate([each.values for each in encoded]).astype(np.float64),
+        )
+
+    def block(self, rows: NDArray[np.int64]) -> tuple[IndexArray, NDArray[np.float64]]:
+        """Indices and values of rows that have the same number of them, (rows, number) each."""
+        at = self.starts[rows][:, None] + np.arange(self.sizes[rows[0]])
+        return self.indices[at], self.values[at]
 
 
 @dataclass(slots=True)

@@ -27,12 +27,32 @@ if TYPE_CHECKING:
     from croupier.policy.events import Action, Features
     from croupier.policy.kernel import Chosen
 
-__all__ = ("Generation", "Provenance", "cold_start", "registered_model_name")
+__all__ = ("Generation", "Memory", "Provenance", "cold_start", "registered_model_name")
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 _CHECKSUM = "manifest.sha256"
 _ORACLE = "oracle"
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast an oracle forgets, and what says so: see :mod:`croupier.offline.memory`.
+
+    Attributes
+    ----------
+    autocorrelation
+        Of the steps between estimates that were learned from successive blocks of the log, lag 1:
+        near 0 if the world changes, -1/2 or less if estimates only swing.
+    noise, drift
+        Variances of an estimate by chance, and of what the world changes from a block to the next.
+    kept
+        What a row counts for one that is a block younger, in [0, 1].
+    """
+
+    autocorrelation: float
+    noise: float
+    drift: float
+    kept: float
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +93,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     step
         How far it went from the champion's estimates to its own, in [0, 1]; less than 1 only where
         it was damped.
+    memory
+        How fast it forgot; None where its rows counted the same whatever their age.
     merged
         Numbers of the partitions that have learned side by side and of the rounds after each of
         which they were merged; None if one learner has learned all of it.
@@ -93,6 +115,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     started_from: int | None = None
     merged: tuple[int, int] | None = None
     step: float = 1.0
+    memory: Memory | None = None
 
 
 class _Scores(Protocol):

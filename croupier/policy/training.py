@@ -52,6 +52,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         How far, in (0, 1], the mean total variation lets a generation go from the champion, see
         :func:`~croupier.offline.damping.damped`; None to go all the way. Needs an oracle that is
         one table of weights, a fresh start, and neither class weights nor calibration.
+    memory
+        ``window`` lets all rows of the window count the same, ``adaptive`` the older ones less, as
+        fast as is measured to be right, see :mod:`croupier.offline.memory`. Needs a fresh start.
     learn_from_slices
         Whether decisions within a uniform slice are learned from. Where they are not, they judge,
         all of them.
@@ -68,6 +71,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     window_generations: int | None = None
     start: Literal["fresh", "champion"] = "fresh"
     max_total_variation: float | None = None
+    corrective: None = None
+    memory: Literal["window", "adaptive"] = "window"
     learn_from_slices: bool = True
 
     def __post_init__(self) -> None:
@@ -89,10 +94,11 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if not fine:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
         bounded = self.window is not None or self.window_generations is not None
-        if self.start == "champion" and (bounded or self.class_weight != "none"):
+        forgets = bounded or self.memory != "window"
+        if self.start == "champion" and (forgets or self.class_weight != "none"):
             raise ValueError(
-                'start must be "fresh" with a window or class weights: what the champion has '
-                "learned already can't be forgotten or weighted anew"
+                'start must be "fresh" with a window, an adaptive memory or class weights: what '
+                "the champion has learned already can't be forgotten or weighted anew"
             )
         other = (
             self.start == "champion" or self.class_weight != "none" or self.calibration != "none"

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from croupier.cli.main import main
 from croupier.eventlog.log import Record
 from croupier.eventlog.sqlite import SqliteEventLog
+from croupier.offline.generations import record_generation
 from croupier.offline.join import join
 from croupier.offline.lake import Lake
 from croupier.policy.loop import LoopConfig
@@ -269,6 +271,37 @@ def test_a_night_that_is_not_due_joins_and_trains_nothing(command: Command) -> N
     (command.directory / "croupier.toml").write_text(often)
     (night,) = command("nightly", "--due", "--json").facts["loops"]
     assert night["challenger"] == 2
+
+
+def test_a_night_leaves_metrics_of_what_it_found(command: Command) -> None:
+    lake = Lake(command.directory / "data" / "lake")
+    swings = {"oscillates": True, "spread_p_value": 0.01, "alternation_p_value": 0.02}
+    with lake.lock():
+        record_generation(lake, {"loop": "shop", "generation": 1} | swings)
+    written = command.directory / "croupier.prom"
+    written.write_text("of the last night\n")
+    assert command("nightly", "--metrics", str(written)).code == 0
+    shown = {
+        sample.name: (sample.labels, sample.value)
+        for family in text_string_to_metric_families(written.read_text())
+        for sample in family.samples
+    }
+    ended = shown.pop("croupier_nightly_ended_timestamp_seconds")[1]
+    assert abs(ended - time.time()) < 600
+    of_shop = {"loop": "shop"}
+    assert shown == {
+        "croupier_nightly_failed": (of_shop, 0.0),
+        "croupier_nightly_champion": (of_shop, 0.0),
+        "croupier_oscillates": (of_shop, 1.0),
+        "croupier_oscillation_spread_p_value": (of_shop, 0.01),
+        "croupier_oscillation_alternation_p_value": (of_shop, 0.02),
+    }
+
+
+def test_a_night_can_not_leave_metrics_in_no_directory(command: Command) -> None:
+    said = command("nightly", "--metrics", str(command.directory / "none" / "croupier.prom"))
+    assert said.code == 2
+    assert "metrics: expected a directory that exists at" in said.err
 
 
 def test_a_night_that_fails_for_a_loop_says_so_by_its_exit_code(command: Command) -> None:

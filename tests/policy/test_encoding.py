@@ -215,6 +215,28 @@ class TestScores:
             # Relative to the size of the terms: their sum may cancel.
             assert abs(score - terms.sum()) <= 1e-12 * np.abs(terms).sum()
 
+    @given(
+        st.lists(st.tuples(FEATURES, FEATURES), min_size=1, max_size=3),
+        st.integers(min_value=10, max_value=18),
+        st.booleans(),
+    )
+    def test_of_many_are_those_of_each(
+        self, pairs: list[tuple[dict[str, Any], dict[str, Any]]], bits: int, action_id: bool
+    ) -> None:
+        encoder = FeatureEncoder(EncoderConfig(bits=bits, action_id=action_id))
+        contexts = [encoder.encode_context(context) for context, _ in pairs]
+        actions = [
+            encoder.encode_action(Action(f"a{number}", features))
+            for number, (_, features) in enumerate(pairs)
+        ]
+        lines = encoder.lines(contexts, actions)
+        for number, (context, action) in enumerate(zip(contexts, actions, strict=True)):
+            mine = slice(lines.ends[number], lines.ends[number + 1])
+            columns = encoder.columns(context, action)
+            assert (lines.indices[mine] == columns.indices.astype(np.int64)).all()
+            assert (lines.values[mine] == columns.values).all()
+        assert lines.ends[-1] == len(lines.indices) == len(lines.values)
+
     def test_of_large_features_do_not_overflow(self) -> None:
         weights = np.ones(1 << 18, dtype=np.float32)
         decision = ENCODER.encode({"x": 1e38}, [Action("a", {"y": 1e38})])

@@ -12,6 +12,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from croupier.offline.batch_metrics import write_batch_metrics
+from croupier.offline.generations import record_generation
+from croupier.offline.join import JoinReport
+from croupier.offline.lake import Lake
+from croupier.offline.night import LoopNight, NightlyReport
+from croupier.offline.retention import RetentionReport
+from croupier.offline.sink import SinkReport
 from croupier.service.metrics import STAGES
 from tests.service.load import Load
 from tests.service.running import Server, running, unique, wait_until
@@ -61,11 +68,28 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         server.name("digits", 0)
         wait_until(lambda: b"croupier_generation{" in server.get("/metrics").body)
         text = server.get("/metrics").body.decode()
+    text += night(tmp_path_factory.mktemp("night"))
     labels: dict[str, set[str]] = defaultdict(set, {name: set() for name in OF_THE_SCRAPE})
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels[sample.name] |= set(sample.labels)
     return dict(labels)
+
+
+def night(directory: Path) -> str:
+    """What a night leaves of a loop whose generations have been tested for oscillation."""
+    lake = Lake(directory / "lake")
+    tested = {"oscillates": True, "spread_p_value": 0.001, "alternation_p_value": 0.002}
+    with lake.lock():
+        record_generation(lake, {"loop": "digits", "generation": 7} | tested)
+    joined = JoinReport(joined=9, observed=9, defaulted=0, open=0, late=0, orphans=0)
+    report = NightlyReport(
+        sink=SinkReport(decisions=9, outcomes=9, duplicates=0, position=18),
+        loops=[LoopNight(loop="digits", join=joined, champion=7)],
+        retention=RetentionReport(decisions={}, segments=0),
+    )
+    write_batch_metrics(directory / "croupier.prom", lake, report, now_us=1_000_000)
+    return (directory / "croupier.prom").read_text()
 
 
 def dashboard() -> Any:

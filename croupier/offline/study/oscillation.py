@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import polars as pl
 import scipy
 
 from croupier.offline.oscillation import OscillationTest, oscillation_test, swings_of_each
 from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    import polars as pl
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float64]
@@ -45,9 +45,10 @@ class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
         What the best action is worth more, relative to the same of the uniform policy: 1 if nothing
         was learned, 0 if everything.
     spread
-        Standard deviation of the differences of successive gains.
+        Standard deviation of what changing generations changes: the value of one less that of its
+        predecessor there and then.
     autocorrelation
-        Lag-1 autocorrelation of these differences; -1/2 if gains are independent of each other.
+        Lag-1 autocorrelation of these changes; -1/2 if generations are independent of each other.
     returns
         Share of the panel whose most probable action is that of two generations ago and not the
         last one's.
@@ -56,7 +57,9 @@ class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
     positive_rate, ece, entropy, coverage
         Means, see :data:`~croupier.offline.study.series.SERIES_SCHEMA`.
     test
-        Of the gains, against the noise of the control; None without a control.
+        Of the changes, against the noise of the control; None without a control.
+    bootstrap_test
+        The same against what retraining on bootstrapped logs changes; None without these.
     """
 
     arm: str
@@ -74,6 +77,7 @@ class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
     entropy: Mean
     coverage: Mean
     test: OscillationTest | None
+    bootstrap_test: OscillationTest | None
 
 
 class OscillationStudy(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,12 +112,14 @@ def summarise(
 ) -> OscillationStudy:
     """Summarise series.
 
-    Gains, and not values, are what is looked at: a world that changes makes all policies better or
-    worse, and the uniform one with them.
+    A world that changes makes all policies better or worse. So what is looked at is what changing
+    generations changes, ``d_g = V_g(π_g) - V_g(π_{g-1})``, both at the same time; their sums from
+    the first generation on are the values as they would be in a world that had stood still.
 
-    The noise that an arm's gains are tested against is that of the control, whose generations
-    learn as much from uniform decisions and don't depend on each other: its gains less their
-    straight line in each seed, from all generations and seeds.
+    The noise that these are tested against is that of the control, whose generations learn as much
+    from uniform decisions and don't depend on each other: its sums less their straight line in each
+    seed, from all generations and seeds. An arm with generations that were retrained on
+    bootstrapped logs is tested against how their values differ from their mean as well.
 
     Parameters
     ----------
@@ -138,24 +144,36 @@ def summarise(
         raise InvalidInputError("runs", "expected at least one series")
     if control is not None and control not in names:
         raise InvalidInputError("control", f"expected one of the arms, got {control!r}")
-    noise = None if control is None else _noise(_Settled.of(runs, control, burn_in).gain)
+    settled = {name: _Settled.of(runs, name, burn_in) for name in names}
+    noise = None if control is None else _noise(settled[control].chained)
+
+    def tested(chained: FloatArray, samples: FloatArray | None) -> OscillationTest | None:
+        if samples is None:
+            return None
+        return oscillation_test(chained, samples, level=level, random_state=random_state)
+
     arms = []
-    for name in names:
-        settled = _Settled.of(runs, name, burn_in)
-        test = None
-        if noise is not None:
-            shape = (*settled.gain.shape, len(noise))
-            test = oscillation_test(
-                settled.gain,
-                np.broadcast_to(noise, shape),
-                level=level,
-                random_state=random_state,
-            )
-        arms.append(settled.summary(name, test))
+    for name, each in settled.items():
+        drawn = None if noise is None else np.broadcast_to(noise, (*each.chained.shape, len(noise)))
+        own = _bootstrapped(runs, name, burn_in)
+        arms.append(each.summary(name, tested(each.chained, drawn), tested(each.chained, own)))
     generations = int(runs["generation"].max()) + 1  # type: ignore[arg-type]
     return OscillationStudy(
         generations=generations, burn_in=burn_in, level=level, control=control, arms=arms
     )
+
+
+def _bootstrapped(runs: pl.DataFrame, arm: str, burn_in: int) -> FloatArray | None:
+    """How bootstrapped values differ from their means, shape (seeds, generations, B)."""
+    rows = runs.filter(pl.col("generation") >= burn_in, arm=arm).sort("seed", "generation")
+    if rows["bootstrapped"].null_count():
+        return None
+    values = np.array(rows["bootstrapped"].to_list(), dtype=np.float64)
+    count = values.shape[1]
+    residuals: FloatArray = (values - values.mean(axis=1, keepdims=True)) * math.sqrt(
+        count / (count - 1.0)
+    )
+    return np.reshape(residuals, (rows["seed"].n_unique(), -1, count))
 
 
 class _Settled:
@@ -164,6 +182,8 @@ class _Settled:
     def __init__(self, columns: dict[str, FloatArray]) -> None:
         self._columns = columns
         self.gain = columns["value"] - columns["uniform_value"]
+        changes = columns["value"] - columns["carried_value"]
+        self.chained = np.cumsum(changes, axis=1)
 
     @classmethod
     def of(cls, runs: pl.DataFrame, arm: str, burn_in: int) -> _Settled:
@@ -177,11 +197,13 @@ class _Settled:
             }
         )
 
-    def summary(self, arm: str, test: OscillationTest | None) -> ArmSummary:
+    def summary(
+        self, arm: str, test: OscillationTest | None, bootstrap_test: OscillationTest | None
+    ) -> ArmSummary:
         columns = self._columns
         room = columns["best_value"] - columns["uniform_value"]
         missed = columns["best_value"] - columns["value"]
-        swings = swings_of_each(self.gain)
+        swings = swings_of_each(self.chained)
         return ArmSummary(
             arm=arm,
             seeds=len(self.gain),
@@ -192,6 +214,7 @@ class _Settled:
             autocorrelation=_mean(np.array([each.autocorrelation for each in swings])),
             **{name: _mean(np.nanmean(columns[name], axis=1)) for name in _MEANS},
             test=test,
+            bootstrap_test=bootstrap_test,
         )
 
 
@@ -204,15 +227,15 @@ _MEANS = (
     "entropy",
     "coverage",
 )
-_TAKEN = ("value", "uniform_value", "best_value", *_MEANS)
+_TAKEN = ("value", "uniform_value", "best_value", "carried_value", *_MEANS)
 
 
-def _noise(gains: FloatArray) -> FloatArray:
-    """What gains are off their straight lines, as much as if no line had been fitted."""
-    generations = gains.shape[1]
+def _noise(values: FloatArray) -> FloatArray:
+    """What values are off their straight lines, as much as if no line had been fitted."""
+    generations = values.shape[1]
     time = np.arange(generations) - (generations - 1) / 2.0
-    line = gains.mean(axis=1, keepdims=True) + np.outer(gains @ time / (time @ time), time)
-    residuals: FloatArray = (gains - line) * math.sqrt(generations / (generations - 2.0))
+    line = values.mean(axis=1, keepdims=True) + np.outer(values @ time / (time @ time), time)
+    residuals: FloatArray = (values - line) * math.sqrt(generations / (generations - 2.0))
     return residuals.ravel()
 
 

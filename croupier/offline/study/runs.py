@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -173,9 +174,13 @@ def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl
                 generations=generations,
                 seed=seed,
                 directory=folder / "lake",
+                progress=_stop_if_orphaned,
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if _is_orphan():
+            # A pool's process would go on and wait for work that nobody sends any more.
+            os._exit(1)
     named = {"environment": str(choice), "arm": arm.name, "digest": config_digest(arm.config)}
     return series.with_columns(
         *(pl.lit(value).alias(name) for name, value in named.items()),
@@ -183,8 +188,12 @@ def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl
     ).select(RUNS_SCHEMA.names())
 
 
-def _end_with_parent() -> None:
-    """End this process if whoever wanted the series is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
+def _stop_if_orphaned() -> None:
+    """Break a series off if whoever wanted it is gone, however it went."""
+    if _is_orphan():
         raise SystemExit(1)
+
+
+def _is_orphan() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()

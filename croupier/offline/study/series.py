@@ -17,7 +17,7 @@ from croupier.offline.calibrate import HeldOut, measure
 from croupier.offline.join import fold_of
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.learner_log import LearnerLog
-from croupier.offline.ope import SNIPS, LoggedBatch
+from croupier.offline.ope import SNIPS, Difference, LoggedBatch, PairedBatch
 from croupier.offline.retrain import retrain
 from croupier.offline.rewards import FOLDS
 from croupier.offline.sink import decision_row
@@ -29,7 +29,7 @@ from croupier.policy.generation import Generation
 from croupier.policy.traffic import Plan, uniform_share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,12 +50,15 @@ SERIES_SCHEMA = pl.Schema(
         "value": pl.Float64(),
         "uniform_value": pl.Float64(),
         "best_value": pl.Float64(),
+        "carried_value": pl.Float64(),
         "reward": pl.Float64(),
         "snips": pl.Float64(),
         "snips_lower": pl.Float64(),
         "snips_upper": pl.Float64(),
         "ess": pl.Float64(),
         "learned_rows": pl.Int64(),
+        "kept": pl.Float64(),
+        "step": pl.Float64(),
         "positive_rate": pl.Float64(),
         "auc": pl.Float64(),
         "log_loss": pl.Float64(),
@@ -67,19 +70,24 @@ SERIES_SCHEMA = pl.Schema(
         "js_distance": pl.Float64(),
         "returns": pl.Float64(),
         "coverage": pl.Float64(),
+        "bootstrapped": pl.List(pl.Float64()),
     }
 )
 """A row for each generation.
 
 `value` is the true one, the mean over the panel of ``sum_a pmf(a) E[r | a]``, beside that of the
-uniform policy and of the best action; `reward` is what it earned; `snips` with its 95 % interval
+uniform policy and of the best action; `carried_value` is what the generation before would be worth
+there and then, so that `value` less it is what changing generations has changed, and nothing that
+the world has. `bootstrapped` are the values of generations retrained on bootstrapped logs, where
+the arm has any. `reward` is what it earned; `snips` with its 95 % interval
 and `ess` is what the judge's share of the log of the generation before says of it. `learned_rows`
-and `positive_rate` are of what it learned from; `auc`, `log_loss` and `ece` of its estimates for
-what it did then, on its own log. `entropy` (nats) and the distances from the generation before are
-means over the panel, `returns` the share of the panel where the most probable action is that of two
-generations ago and not that of the one before. `min_propensity` and `coverage`, the share of the
-pairs of a segment and an action that were tried at least ten times among those that could have
-been, are of its log.
+and `positive_rate` are of what it learned from, `kept` and `step` say how it forgot and how far it
+went from its champion (:class:`~croupier.policy.generation.Provenance`); `auc`, `log_loss` and
+`ece` are of its estimates for what it did then, on its own log. `entropy` (nats) and the distances
+from the generation before are means over the panel, `returns` the share of the panel where the most
+probable action is that of two generations ago and not that of the one before. `min_propensity` and
+`coverage`, the share of the pairs of a segment and an action that were tried at least ten times
+among those that could have been, are of its log.
 """
 
 JUDGE_SHARE = 0.2
@@ -105,11 +113,19 @@ class Arm:
         Whether all decisions are uniform, so that what a generation would do has no part in what
         the next one learns from. The values are those of what it would do: a control, whose
         generations differ by chance and by nothing else.
+    gated
+        Whether a challenger takes over only where the judge's share of what its champion has logged
+        shows it to be better: the lower bound (95 %) of the difference of their values is above 0.
+    bootstraps
+        How many times each generation is also retrained on a bootstrap of its log, to see what
+        chance alone makes of its value; 0 or at least 2.
     """
 
     name: str
     config: LoopConfig
     logs_uniformly: bool = False
+    gated: bool = False
+    bootstraps: int = 0
 
 
 def run_series(
@@ -146,49 +162,81 @@ def run_series(
     """
     lake, log = Lake(directory), _Log(arm, seed)
     serving = Generation(_LOOP, 0, arm.config.exploration, None, None)
-    panels, rows = _Panels(), []
-    last, learned = None, pl.Series("reward", [], pl.Float64)
+    panels, rows, logged, replicates = _Panels(), [], list[_Served](), list[Generation]()
+    learned = pl.Series("reward", [], pl.Float64)
     for number in range(generations):
         served = log.serve(environment.traffic(number), serving, number)
-        row: dict[str, float | int | None] = {
+        row: dict[str, Any] = {
             "generation": number,
             "learned_rows": len(learned),
             "positive_rate": _mean(learned),
         }
-        play = _Play(serving, arm.config.uniform_slices)
-        row |= panels.of(play, environment.panel(number)) | served.figures()
-        row |= {} if last is None else last.judge(play)
+        if serving.provenance is not None:
+            memory = serving.provenance.memory
+            row["kept"] = None if memory is None else memory.kept
+            row["step"] = serving.provenance.step
+        play, panel = _play(serving, arm), environment.panel(number)
+        row |= panels.of(play, panel) | served.figures()
+        row |= logged[-1].judge(play) if logged else {}
+        row["bootstrapped"] = [
+            _mean_over(panel, _play(each, arm).pmfs(panel)) for each in replicates
+        ] or None
         rows.append(row)
-        last, end_us = served, environment.end_us(number)
-        lake.append("interactions", log.known(end_us))
-        serving = _trained(lake, arm.config, serving, seed=seed, created_us=end_us)
-        learned = LearnerLog(
-            lake, _LOOP, arm.config, JUDGE_SHARE, version=lake.version("interactions")
-        ).rows(columns=["reward"])["reward"]
+        logged.append(served)
+        lake.append("interactions", log.known(environment.end_us(number)))
+        learner = _Learner(lake, arm, serving, number + 1, environment.end_us(number), seed)
+        challenger = learner.generation()
+        replicates = [learner.generation(resample=each) for each in range(arm.bootstraps)]
+        learned = learner.rewards()
+        if not arm.gated or _is_better(_play(challenger, arm), play, logged):
+            serving, logged = challenger, logged[-1:]
         if progress is not None:
             progress()
     return pl.DataFrame(rows, schema=SERIES_SCHEMA)
 
 
-def _trained(
-    lake: Lake, config: LoopConfig, serving: Generation, *, seed: int, created_us: int
-) -> Generation:
-    """The next generation; the same policy goes on where there is too little to learn from."""
-    number = serving.number + 1
-    try:
-        return retrain(
-            lake,
-            _LOOP,
-            config,
-            number=number,
-            parent=serving.number,
-            judge_share=JUDGE_SHARE,
-            seed=seed * 10_000 + number,
-            created_us=created_us,
-            champion=serving,
-        )
-    except NotEnoughDataError:
-        return replace(serving, number=number)
+def _is_better(challenger: _Play, champion: _Play, logged: Sequence[_Served]) -> bool:
+    """Whether what a champion has logged shows a challenger to be worth more."""
+    difference = Difference(SNIPS())
+    for each in logged:
+        difference.add(each.compared(champion, challenger))
+    return difference.result(0.95).lower > 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """Trains a challenger of what serves, at the end of its time."""
+
+    lake: Lake
+    arm: Arm
+    serving: Generation
+    number: int
+    created_us: int
+    seed: int
+
+    def generation(self, resample: int | None = None) -> Generation:
+        """The next one; the same policy goes on where there is too little to learn from."""
+        try:
+            return retrain(
+                self.lake,
+                _LOOP,
+                self.arm.config,
+                number=self.number,
+                parent=self.serving.number,
+                judge_share=JUDGE_SHARE,
+                seed=self.seed * 10_000 + self.number,
+                created_us=self.created_us,
+                champion=self.serving,
+                resample=resample,
+            )
+        except NotEnoughDataError:
+            return replace(self.serving, number=self.number)
+
+    def rewards(self) -> pl.Series:
+        """What it learned from."""
+        version = self.lake.version("interactions")
+        log = LearnerLog(self.lake, _LOOP, self.arm.config, JUDGE_SHARE, version=version)
+        return log.rows(columns=["reward"])["reward"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +251,15 @@ class _Play:
         share = uniform_share(self.slices, ts_us)
         plan = Plan(self.generation)
         return plan.answer(request.context, request.actions, None, 0, uniform=share).pmf
+
+    def pmfs(self, traffic: Traffic) -> list[FloatArray]:
+        """Of all requests of some traffic."""
+        times = traffic.ts_us.tolist()
+        return [self.pmf(*each) for each in zip(traffic.requests, times, strict=True)]
+
+
+def _play(generation: Generation, arm: Arm) -> _Play:
+    return _Play(generation, arm.config.uniform_slices)
 
 
 class _Log:
@@ -273,31 +330,34 @@ class _Served:
             found |= {name: measured.get(name) for name in ("auc", "log_loss", "ece")}
         return found
 
-    def judge(self, challenger: _Play) -> dict[str, float]:
+    def judge(self, challenger: _Play) -> dict[str, float | None]:
         """What this log says that another policy is worth."""
-        judges = round(JUDGE_SHARE * FOLDS)
-        reward, propensity, target = [], [], []
-        for row, (request, decision) in enumerate(
-            zip(self.traffic.requests, self.decisions, strict=True)
-        ):
-            # The challenger has learned from all others.
-            if fold_of(decision.decision_id) < judges:
-                pmf = challenger.pmf(request, decision.ts)
-                reward.append(self.rewards[row])
-                propensity.append(decision.propensity)
-                target.append(pmf[decision.chosen])
-        batch = LoggedBatch(
-            reward=np.array(reward),
-            propensity=np.array(propensity),
-            target_probability=np.array(target),
-        )
-        estimate = SNIPS().add(batch).result(0.95)
+        estimate = SNIPS().add(self._judged(challenger)).result(0.95)
         return {
             "snips": estimate.value,
             "snips_lower": estimate.lower,
             "snips_upper": estimate.upper,
             "ess": estimate.ess,
         }
+
+    def compared(self, champion: _Play, challenger: _Play) -> PairedBatch:
+        """What it has on two policies, rows that none of them has learned from."""
+        return PairedBatch(a=self._judged(champion), b=self._judged(challenger))
+
+    def _judged(self, policy: _Play) -> LoggedBatch:
+        judges = round(JUDGE_SHARE * FOLDS)
+        rows = [
+            row for row, each in enumerate(self.decisions) if fold_of(each.decision_id) < judges
+        ]
+        decisions = [self.decisions[row] for row in rows]
+        pmfs = [policy.pmf(self.traffic.requests[row], self.decisions[row].ts) for row in rows]
+        return LoggedBatch(
+            reward=self.rewards[rows],
+            propensity=np.array([each.propensity for each in decisions]),
+            target_probability=np.array(
+                [pmf[each.chosen] for pmf, each in zip(pmfs, decisions, strict=True)]
+            ),
+        )
 
     def _coverage(self) -> float:
         possible: set[tuple[str, str]] = set()
@@ -318,16 +378,17 @@ class _Panels:
 
     def of(self, play: _Play, panel: Traffic) -> dict[str, float | None]:
         """Value of the next generation and distances from those before."""
-        times = panel.ts_us.tolist()
-        pmfs = [play.pmf(*each) for each in zip(panel.requests, times, strict=True)]
+        pmfs = play.pmfs(panel)
         found: dict[str, float | None] = {
-            "value": _over(panel, lambda row, truth: float(pmfs[row] @ truth)),
-            "uniform_value": _over(panel, lambda _, truth: float(truth.mean())),
-            "best_value": _over(panel, lambda _, truth: float(truth.max())),
+            "value": _mean_over(panel, pmfs),
+            "uniform_value": float(np.mean([truth.mean() for truth in panel.expected])),
+            "best_value": float(np.mean([truth.max() for truth in panel.expected])),
             "entropy": float(np.mean([-(pmf @ np.log(np.maximum(pmf, _TINY))) for pmf in pmfs])),
         }
         if self._pmfs:
-            variation, js, flips = distances(self._pmfs[-1], pmfs)
+            before = self._pmfs[-1]
+            found["carried_value"] = _mean_over(panel, before)
+            variation, js, flips = distances(before, pmfs)
             found |= {
                 "total_variation": float(variation.mean()),
                 "js_distance": float(js.mean()),
@@ -340,8 +401,10 @@ class _Panels:
         return found
 
 
-def _over(panel: Traffic, value: Callable[[int, FloatArray], float]) -> float:
-    return float(np.mean([value(row, truth) for row, truth in enumerate(panel.expected)]))
+def _mean_over(panel: Traffic, pmfs: Sequence[FloatArray]) -> float:
+    """What pmfs are worth."""
+    values = [pmf @ truth for pmf, truth in zip(pmfs, panel.expected, strict=True)]
+    return float(np.mean(values))
 
 
 def _mean(rewards: pl.Series) -> float | None:

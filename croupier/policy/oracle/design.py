@@ -42,23 +42,31 @@ def design_of(encoder: FeatureEncoder, rows: Sequence[TrainingRow]) -> Design:
     """Encode the chosen action of every row; there must be rows."""
     from scipy.sparse import csr_array  # noqa: PLC0415 - slow to import, and only to learn
 
-    indices, values, ends = [], [], [0]
+    contexts, actions, rewards, weights = [], [], [], []
     for row in rows:
-        columns = encoder.columns(
-            encoder.encode_context(row.context), encoder.encode_action(row.actions[row.chosen])
-        )
-        indices.append(columns.indices.astype(np.int64))
-        values.append(columns.values.astype(np.float64))
-        ends.append(ends[-1] + len(columns.indices))
-    used, compact = np.unique(np.concatenate(indices), return_inverse=True)
+        contexts.append(encoder.encode_context(row.context))
+        actions.append(encoder.encode_action(row.actions[row.chosen]))
+        rewards.append(row.reward)
+        weights.append(row.weight)
+    lines = encoder.lines(contexts, actions)
+    used, compact = _compact(lines.indices, 1 << encoder.config.bits)
     # Most estimators take 32-bit indices only.
-    narrow = np.dtype(np.int32 if ends[-1] <= np.iinfo(np.int32).max else np.int64)
-    stored = (np.concatenate(values), compact.astype(narrow), np.array(ends, dtype=narrow))
-    matrix: Any = csr_array(stored, shape=(len(rows), len(used)))
+    narrow = np.dtype(np.int32 if lines.ends[-1] <= np.iinfo(np.int32).max else np.int64)
+    stored = (lines.values, compact.astype(narrow), lines.ends.astype(narrow))
+    matrix: Any = csr_array(stored, shape=(len(rewards), len(used)))
     matrix.sum_duplicates()
-    return Design(
-        used,
-        matrix,
-        np.array([row.reward for row in rows]),
-        np.array([row.weight for row in rows]),
-    )
+    return Design(used, matrix, np.array(rewards), np.array(weights))
+
+
+def _compact(
+    indices: NDArray[np.int64], columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those that occur, ascending, and the place of each among them, as `np.unique` has it."""
+    if columns > len(indices):
+        return np.unique(indices, return_inverse=True)
+    # No sorting, and a table that takes less room than the indices.
+    places = np.zeros(columns, dtype=np.int64)
+    places[indices] = 1
+    used = np.flatnonzero(places)
+    places[used] = np.arange(len(used))
+    return used, places[indices]
