@@ -55,7 +55,7 @@ def oscillation_command(
     ] = None,
     oracle: Annotated[str, typer.Option(help=f"What learns: {', '.join(ORACLES)}.")] = "logistic",
     generations: Annotated[int, typer.Option(min=8, help="In each series.")] = 15,
-    burn_in: Annotated[int, typer.Option(min=1, help="Of these, left out at the beginning.")] = 2,
+    burn_in: Annotated[int, typer.Option(min=1, help="Of these, left out at the beginning.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="Series of each arm.")] = 30,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes; one for each processor else.")
@@ -129,19 +129,21 @@ def _show(shown: Output, study: OscillationStudy) -> None:
             "ECE %",
             "p spread",
             "p alternates",
+            "p (bootstrap)",
             "oscillates",
         ],
         [_row(each) for each in study.arms],
         note="± one standard error over seeds. Gain: true value above uniform's, in points. "
         "Regret: what is missing to the best, as a share of uniform's. Spread: standard deviation "
-        "of successive differences of gain. Lag 1: their autocorrelation; -0.5 for noise alone. "
+        "of what changing generations changes. Lag 1: its autocorrelation; -0.5 for noise alone. "
         "Returns: most probable actions that are those of two generations ago and not the last's. "
-        "Distance: total variation to the last generation.",
+        "Distance: total variation to the last generation. p: of spread and of alternation by "
+        "the control's noise, and by that of bootstrapped logs.",
     )
 
 
 def _row(arm: ArmSummary) -> list[object]:
-    test = arm.test
+    test, own = arm.test, arm.bootstrap_test
     return [
         arm.arm,
         arm.seeds,
@@ -154,6 +156,7 @@ def _row(arm: ArmSummary) -> list[object]:
         _shown(arm.ece, 100.0),
         None if test is None else test.p_values.spread,
         None if test is None else test.p_values.alternation,
+        None if own is None else f"{own.p_values.spread:.3g}, {own.p_values.alternation:.3g}",
         None if test is None else test.oscillates,
     ]
 

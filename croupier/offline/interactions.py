@@ -137,10 +137,11 @@ def current_frames(
 
 
 def logged_requests(interactions: pl.DataFrame) -> Iterator[LoggedRequest]:
-    """Decode requests, in the order of the rows."""
+    """Decode requests, in the order of the rows; actions that come again are the same ones."""
     columns = ("context", "actions", "excluded", "chosen", "baseline", "slate_size")
+    catalogue = _Catalogue()
     for context, actions, excluded, *rest in interactions.select(columns).iter_rows():
-        decoded = _actions_decoder.decode(actions)
+        decoded = catalogue.actions(actions)
         eligible = np.array([each.id not in excluded for each in decoded]) if excluded else None
         yield LoggedRequest(_context_decoder.decode(context), decoded, eligible, *rest)
 

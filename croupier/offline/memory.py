@@ -9,9 +9,11 @@ is 0 if all of it is change, and -1/2 or less if none is.
 With estimates ``f_b = θ_b + ε_b``, of which the truth moves by independent steps ``η_b`` (a local
 level), the steps ``d_b = f_{b+1} - f_b`` have
 
-    E[d_b d_b] = q + 2 s,    E[d_b d_{b+1}] = -s,    q = Var(η), s = Var(ε),
+    E[d_b d_b] = q + 2 s,    E[d_b d_{b+1}] = -s,    q = Var(η), s = Var(ε).
 
-which gives both, and with ``κ = q / s`` the steady gain of Kalman's filter,
+The sine transform makes B - 1 of them independent, with variances ``q + s μ_j``, where
+``μ_j = 2 - 2 cos(π j / B)``, so that the likelihood of normal steps is a sum and q and s are where
+it is largest. With ``κ = q / s`` the steady gain of Kalman's filter is
 ``K = (sqrt(κ² + 4κ) - κ) / 2``. Rows that are b blocks old then count ``(1 - K)^b``: everything
 counts the same where nothing changes or estimates only swing, and the last block alone where they
 walk.
@@ -55,7 +57,8 @@ LEAST_IN_BLOCK = 50
 
 _REQUESTS = 300
 # So that the oldest rows still count for something: weights are positive.
-_LEAST_KEPT = 0.01
+_LARGEST_GAIN = 0.99
+_GAINS = 397
 
 
 def adaptive_memory(
@@ -141,17 +144,38 @@ def memory_of_steps(estimates: ArrayLike) -> Memory | None:
     variance = float(np.mean(steps * steps))
     if variance == 0.0:
         return None
-    covariance = float(np.mean(steps[1:] * steps[:-1]))
-    # Whatever is taken back and more isn't the world's doing, and what goes on isn't chance.
-    noise = min(max(-covariance, 0.0), variance / 2.0)
-    drift = variance - 2.0 * noise
-    kept = max(1.0 - _gain(drift, noise), _LEAST_KEPT)
-    return Memory(autocorrelation=covariance / variance, noise=noise, drift=drift, kept=kept)
+    gain, noise = _likeliest(_power(steps))
+    return Memory(
+        autocorrelation=float(np.mean(steps[1:] * steps[:-1])) / variance,
+        noise=noise,
+        drift=_ratio(gain) * noise,
+        kept=1.0 - gain,
+    )
 
 
-def _gain(drift: float, noise: float) -> float:
-    """Kalman's steady gain, in [0, 1]."""
-    if noise == 0.0:
-        return 1.0
-    ratio = drift / noise
-    return (math.sqrt(ratio * (ratio + 4.0)) - ratio) / 2.0
+def _power(steps: FloatArray) -> FloatArray:
+    """Mean square of every sine component of the steps, shape (B - 1,)."""
+    size = len(steps) + 1
+    place = np.arange(1, size)
+    sines = math.sqrt(2.0 / size) * np.sin(np.pi * np.outer(place, place) / size)
+    return np.asarray(np.mean((sines @ steps) ** 2, axis=1))
+
+
+def _likeliest(power: FloatArray) -> tuple[float, float]:
+    """The gain, and the variance by chance, under which the steps are likeliest.
+
+    All gains up to `_LARGEST_GAIN` are tried, since the likelihood can have two peaks.
+    """
+    size = len(power) + 1
+    swing = 2.0 - 2.0 * np.cos(np.pi * np.arange(1, size) / size)
+    gains = np.linspace(0.0, _LARGEST_GAIN, _GAINS)
+    variances = np.array([_ratio(each) for each in gains])[:, None] + swing
+    noise = np.mean(power / variances, axis=1)
+    loss = np.log(variances).sum(axis=1) + len(power) * np.log(noise)
+    best = int(np.argmin(loss))
+    return float(gains[best]), float(noise[best])
+
+
+def _ratio(gain: float) -> float:
+    """Variance of what the world changes over that of chance, where a gain in [0, 1) is right."""
+    return gain * gain / (1.0 - gain)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from croupier.offline.study.environment import Traffic
-from croupier.policy.events import Action
+from croupier.policy.events import Action, KeptAction
 from croupier.policy.requests import DecisionRequest
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Intervention(NamedTuple):
     @property
     def action(self) -> Action:
         """As it is offered to the policy: its parts are the features."""
-        return Action("-".join(self), dict(self._asdict()))
+        return KeptAction("-".join(self), dict(self._asdict()))
 
 
 _ROUTES = ("local", "global")

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from tests.cli.conftest import Complain
 
+CROUPIER = [sys.executable, "-m", "croupier"]
 SMALL = ["--generations", "8", "--seeds", "2", "--set", "per_day=80", "--set", "panel=60"]
+SMALL += ["--burn-in", "2"]
 ARMS = ["--arm", "igw", "--arm", "igw, uniform log"]
 
 
 def study(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "croupier"]
     return subprocess.run(
-        [*command, "study", "oscillation", "--output", str(output), *arguments],
+        [*CROUPIER, "study", "oscillation", "--output", str(output), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -40,6 +45,9 @@ def test_a_study_leaves_series_figure_and_summary_and_goes_on(tmp_path: Path) ->
         assert each["gain"]["error"] > 0.0
         assert 0.0 < each["test"]["p_values"]["alternation"] <= 1.0
         assert each["regret"]["value"] < 1.1
+    plain, control = summary["arms"]
+    assert 0.0 < plain["bootstrap_test"]["p_values"]["spread"] <= 1.0
+    assert control["bootstrap_test"] is None
     assert (tmp_path / "out" / "oscillation.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "oscillation.json").read_bytes()) == summary
     series = pl.read_delta(str(tmp_path / "out" / "series"))
@@ -52,6 +60,39 @@ def test_a_study_leaves_series_figure_and_summary_and_goes_on(tmp_path: Path) ->
     assert len(grown) == 3 * 2 * 8
     kept = grown.filter(pl.col("seed") < 2).sort("arm", "seed", "generation")
     assert kept.equals(series.sort("arm", "seed", "generation"))
+
+
+def test_processes_of_a_study_that_was_killed_end_too(tmp_path: Path) -> None:
+    token = f"study-{tmp_path.name}-{time.time_ns()}"
+    long = ["--generations", "400", "--seeds", "2", "--set", "per_day=200", "--jobs", "2"]
+    killed = subprocess.Popen(
+        [*CROUPIER, "study", "oscillation", "--output", str(tmp_path), *long, "--arm", "igw"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "CROUPIER_TEST_TOKEN": token},
+    )
+    # This process, its pool's tracker of resources, and two workers.
+    wait_until(lambda: len(processes_of(token)) >= 4)
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: not processes_of(token))
+
+
+def processes_of(token: str) -> list[str]:
+    """Those that have a token in their environment."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if token.encode() in (each / "environ").read_bytes():
+                found.append(each.name)
+    return found
+
+
+def wait_until(true: Callable[[], bool], patience_s: float = 240.0) -> None:
+    end = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(

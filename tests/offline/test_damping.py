@@ -94,6 +94,26 @@ def test_there_is_nothing_between_different_oracles() -> None:
         oracle_of(WORLD).towards(other, 0.5)
 
 
+@given(
+    st.lists(st.tuples(st.floats(-2.0, 2.0), st.floats(-2.0, 2.0)), min_size=2, max_size=8),
+    st.floats(0.01, 5.0),
+    st.floats(0.0, 1.0),
+)
+@settings(max_examples=200, deadline=None)
+def test_softmax_moves_no_further_than_its_scores_let_it(
+    pairs: list[tuple[float, float]], temperature: float, step: float
+) -> None:
+    """``TV <= max |f_1 - f_2| / (2 τ)``: Xu, "The Policy Cliff", 2025, for a bandit.
+
+    So a step s of damping moves a policy by s times that at most.
+    """
+    first, second = np.array(pairs).T
+    between = (1.0 - step) * first + step * second
+    softmax = Softmax(temperature=temperature)
+    moved = np.abs(softmax.pmf(between) - softmax.pmf(first)).sum() / 2.0
+    assert moved <= step * np.abs(second - first).max() / (2.0 * temperature) + 1e-12
+
+
 @pytest.mark.parametrize("limit", [0.05, 0.2, 0.4])
 @pytest.mark.parametrize(
     "exploration", [SquareCB(), SquareCB(gamma_scale=5.0, floor=0.02), Softmax(temperature=0.1)]

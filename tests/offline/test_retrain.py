@@ -184,6 +184,7 @@ def test_provenance_says_where_it_comes_from(lake: Lake, history: pl.DataFrame) 
         "started_from": None,
         "merged": None,
         "step": 1.0,
+        "memory": None,
     }
 
 

@@ -46,22 +46,27 @@ def oscillation_arms(base: LoopConfig) -> list[Arm]:
     base
         Gives everything else, the oracle above all.
     """
-    arms = [
+    replace = msgspec.structs.replace
+    plain = _arm(base, PLAIN, SquareCB())
+    softmax = _arm(base, "softmax", Softmax(temperature=0.02))
+    steadied = replace(_SHORT, window_generations=None, memory="adaptive", max_total_variation=0.1)
+    return [
         _arm(base, UNIFORM, Uniform()),
         *(
             _arm(base, f"epsilon {each:g}", EpsilonGreedy(epsilon=each))
             for each in (0.02, 0.05, 0.1, 0.2)
         ),
-        _arm(base, "softmax", Softmax(temperature=0.02)),
+        softmax,
         *(
             _arm(base, f"igw {each:g}", SquareCB(gamma_scale=each, gamma_exponent=0.0))
             for each in (10.0, 30.0, 100.0, 300.0, 1000.0)
         ),
-        _arm(base, PLAIN, SquareCB()),
+        Arm(PLAIN, plain.config, bootstraps=4),
+        Arm(CONTROL, plain.config, logs_uniformly=True),
+        *(Arm(f"{PLAIN}, {name}", each) for name, each in _changed(plain.config).items()),
+        Arm(f"{PLAIN}, gate", plain.config, gated=True),
+        Arm("softmax, adaptive, TV .1", replace(softmax.config, training=steadied)),
     ]
-    plain = arms[-1].config
-    arms.append(Arm(CONTROL, plain, logs_uniformly=True))
-    return arms + [Arm(f"{PLAIN}, {name}", config) for name, config in _changed(plain).items()]
 
 
 def _changed(plain: LoopConfig) -> dict[str, LoopConfig]:
@@ -70,29 +75,42 @@ def _changed(plain: LoopConfig) -> dict[str, LoopConfig]:
     def training(**changes: object) -> LoopConfig:
         return replace(plain, training=replace(plain.training, **changes))
 
-    slices = (UniformSlice(share=0.1),)
-    weighs = plain.oracle.weighs_propensities
-    weighted = (
-        {}
-        if weighs
-        else {
-            "ips": training(weighting="ips"),
-            "mtr": training(weighting="mtr"),
-            "W = 3, ips": training(window_generations=3, weighting="ips"),
-        }
-    )
+    floor, slices = SquareCB(floor=0.02), (UniformSlice(share=0.1),)
+    adaptive: dict[str, object] = {"window_generations": None, "memory": "adaptive"}
+    damped = adaptive | {"max_total_variation": 0.1}
     return {
         "W = 3": training(window_generations=3),
         "W = 6": training(window_generations=6),
+        "all": training(window_generations=None),
+        "adaptive": training(**adaptive),
+        **_weighted(plain),
         "balanced": training(class_weight="balanced", calibration="isotonic"),
-        "floor": replace(plain, exploration=SquareCB(floor=0.02)),
+        "floor": replace(plain, exploration=floor),
         "slice": replace(plain, uniform_slices=slices),
         "TV .1": training(max_total_variation=0.1),
         "TV .3": training(max_total_variation=0.3),
         "W = 3, TV .3": training(window_generations=3, max_total_variation=0.3),
-        "W = 6, TV .1": training(window_generations=6, max_total_variation=0.1),
-        "W = 6, slice": replace(training(window_generations=6), uniform_slices=slices),
-    } | weighted
+        "all, TV .1": training(window_generations=None, max_total_variation=0.1),
+        "all, slice": replace(training(window_generations=None), uniform_slices=slices),
+        "adaptive, TV .1": training(**damped),
+        "adaptive, TV .1, floor": replace(training(**damped), exploration=floor),
+        "adaptive, TV .1, slice": replace(training(**damped), uniform_slices=slices),
+    }
+
+
+def _weighted(plain: LoopConfig) -> dict[str, LoopConfig]:
+    """Importance weights: of the rows, or of the kinds that an oracle has which weighs them."""
+    replace = msgspec.structs.replace
+    oracle = plain.oracle
+    if isinstance(oracle, VowpalWabbitConfig):
+        return {
+            "ips": replace(plain, oracle=replace(oracle, cb_type="ips")),
+            "dr": replace(plain, oracle=replace(oracle, cb_type="dr")),
+        }
+    return {
+        "ips": replace(plain, training=replace(plain.training, weighting="ips")),
+        "mtr": replace(plain, training=replace(plain.training, weighting="mtr")),
+    }
 
 
 def _arm(base: LoopConfig, name: str, exploration: Exploration) -> Arm:

@@ -137,6 +137,45 @@ def test_rewards_of_the_same_choice_are_the_same_in_all_arms(tmp_path: Path) -> 
     assert not series(tmp_path, arm(exploration=SquareCB(gamma_scale=1e9)), seed=1).equals(one)
 
 
+def test_a_generation_is_set_against_what_its_predecessor_would_be_worth(tmp_path: Path) -> None:
+    rows = series(tmp_path, arm(exploration=SquareCB(gamma_scale=30.0, gamma_exponent=0.0)))
+    assert rows["carried_value"][0] is None
+    # Nothing changes in this town, so that it is what it was worth.
+    assert rows["carried_value"].to_list()[1:] == rows["value"].to_list()[:-1]
+
+
+def test_bootstraps_are_of_the_same_log(tmp_path: Path) -> None:
+    plain = arm(exploration=Softmax(temperature=0.1))
+    rows = series(tmp_path, Arm("arm", plain.config, bootstraps=4))
+    assert rows["bootstrapped"][0] is None
+    assert rows.drop("bootstrapped").equals(series(tmp_path, plain).drop("bootstrapped"))
+    for value, drawn in rows.tail(3).select("value", "bootstrapped").iter_rows():
+        assert len(set(drawn)) == 4
+        # Estimates are off by some .05 with 240 rows, which is half of the temperature.
+        assert drawn == pytest.approx([value] * 4, abs=0.25)
+
+
+def test_a_gate_lets_only_those_through_that_are_shown_to_be_better(tmp_path: Path) -> None:
+    better = arm(exploration=SquareCB(gamma_scale=1e6))
+    rows = series(tmp_path, Arm("gated", better.config, gated=True))
+    assert rows["value"][1] == pytest.approx(0.85, abs=1e-3)
+    # The best can't be beaten, and stays.
+    assert rows["total_variation"].to_list()[2:] == [0.0, 0.0]
+    same = arm(exploration=Uniform())
+    rows = series(tmp_path, Arm("gated", same.config, gated=True))
+    assert rows["step"].to_list() == [None] * 4
+    assert rows["learned_rows"].to_list()[1:] == sorted(rows["learned_rows"].to_list()[1:])
+
+
+def test_the_memory_is_in_the_series(tmp_path: Path) -> None:
+    adaptive = TrainingConfig(memory="adaptive", holdout=0.0)
+    rows = series(tmp_path, arm(exploration=Uniform(), training=adaptive))
+    # Too few rows are known at first to measure anything.
+    assert rows["kept"].to_list()[:2] == [None, None]
+    assert all(0.01 <= each <= 1.0 for each in rows["kept"].to_list()[2:])
+    assert rows["step"].to_list() == [None, 1.0, 1.0, 1.0]
+
+
 def test_a_uniform_slice_is_in_the_propensities(tmp_path: Path) -> None:
     sliced = arm(exploration=Greedy(), uniform_slices=(UniformSlice(share=0.3),))
     rows = series(tmp_path, sliced)
@@ -157,8 +196,9 @@ def test_arms_differ_by_what_their_names_say() -> None:
         plain, training=msgspec.structs.replace(plain.training, window_generations=3)
     )
     assert [each for each in arms if arms[each].logs_uniformly] == [f"{PLAIN}, uniform log"]
-    configs = [each.config for each in arms.values() if not each.logs_uniformly]
-    assert len({config_digest(each) for each in configs}) == len(arms) - 1
-    # One that corrects for propensities by itself has no arms that do so too.
+    assert [each for each in arms if arms[each].gated] == [f"{PLAIN}, gate"]
+    told = {(config_digest(each.config), each.logs_uniformly, each.gated) for each in arms.values()}
+    assert len(told) == len(arms)
+    # One that corrects for propensities by itself has other kinds of doing so.
     weighing = oscillation_arms(LoopConfig(oracle=ORACLES["vowpal_wabbit"]))
-    assert len(weighing) == len(arms) - 3
+    assert {each.name for each in weighing} ^ arms.keys() == {f"{PLAIN}, mtr", f"{PLAIN}, dr"}
