@@ -18,6 +18,12 @@ it is largest. With ``κ = q / s`` the steady gain of Kalman's filter is
 counts the same where nothing changes or estimates only swing, and the last block alone where they
 walk.
 
+Estimates of many things hang together, and say less than as many that don't. Components of steps
+are uncorrelated, so that by how much they are correlated all the same says of how many independent
+things there are, ``N = 1 / mean r²``. The gain is the smallest one whose deviance, N times the loss
+above the least, is at most 1: one standard error on the side of remembering, so that a gain which
+is chance doesn't make the memory jump.
+
 References
 ----------
 Muth, "Optimal Properties of Exponentially Weighted Forecasts", Journal of the American Statistical
@@ -49,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ("BLOCKS", "adaptive_memory", "ages_in_blocks", "memory_of_steps")
 
-BLOCKS = 8
+BLOCKS = 16
 """Of as many rows each, in the order of time, that estimates are learned from apart."""
 
 LEAST_IN_BLOCK = 50
@@ -59,6 +65,8 @@ _REQUESTS = 300
 # So that the oldest rows still count for something: weights are positive.
 _LARGEST_GAIN = 0.99
 _GAINS = 397
+_MOST_THINGS = 1e6
+_TINY = 1e-300
 
 
 def adaptive_memory(
@@ -144,7 +152,7 @@ def memory_of_steps(estimates: ArrayLike) -> Memory | None:
     variance = float(np.mean(steps * steps))
     if variance == 0.0:
         return None
-    gain, noise = _likeliest(_power(steps))
+    gain, noise = _gain(_components(steps))
     return Memory(
         autocorrelation=float(np.mean(steps[1:] * steps[:-1])) / variance,
         noise=noise,
@@ -153,27 +161,32 @@ def memory_of_steps(estimates: ArrayLike) -> Memory | None:
     )
 
 
-def _power(steps: FloatArray) -> FloatArray:
-    """Mean square of every sine component of the steps, shape (B - 1,)."""
+def _components(steps: FloatArray) -> FloatArray:
+    """Mean products of the steps' sine components, shape (B - 1, B - 1)."""
     size = len(steps) + 1
     place = np.arange(1, size)
     sines = math.sqrt(2.0 / size) * np.sin(np.pi * np.outer(place, place) / size)
-    return np.asarray(np.mean((sines @ steps) ** 2, axis=1))
+    components = sines @ steps
+    return np.asarray(components @ components.T / components.shape[1])
 
 
-def _likeliest(power: FloatArray) -> tuple[float, float]:
-    """The gain, and the variance by chance, under which the steps are likeliest.
+def _gain(products: FloatArray) -> tuple[float, float]:
+    """The smallest gain that is likely, and the variance by chance that goes with it.
 
     All gains up to `_LARGEST_GAIN` are tried, since the likelihood can have two peaks.
     """
+    power = np.maximum(np.diagonal(products), _TINY)
     size = len(power) + 1
     swing = 2.0 - 2.0 * np.cos(np.pi * np.arange(1, size) / size)
     gains = np.linspace(0.0, _LARGEST_GAIN, _GAINS)
     variances = np.array([_ratio(each) for each in gains])[:, None] + swing
     noise = np.mean(power / variances, axis=1)
     loss = np.log(variances).sum(axis=1) + len(power) * np.log(noise)
-    best = int(np.argmin(loss))
-    return float(gains[best]), float(noise[best])
+    correlations = (products / np.sqrt(np.outer(power, power)))[np.triu_indices(len(power), 1)]
+    independent = 1.0 / max(float(np.mean(correlations**2)), 1.0 / _MOST_THINGS)
+    likely = independent * (loss - loss.min()) <= 1.0
+    place = int(np.argmax(likely))
+    return float(gains[place]), float(noise[place])
 
 
 def _ratio(gain: float) -> float:

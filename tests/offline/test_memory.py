@@ -77,7 +77,7 @@ def remembered(generation: Generation) -> Memory:
 @pytest.mark.parametrize(("drift", "noise"), [(0.1, 1.0), (0.5, 1.0), (1.0, 1.0), (2.0, 0.5)])
 def test_the_gain_is_that_of_the_filter(drift: float, noise: float) -> None:
     # Of 40,000 things: what is allowed for is more than five standard deviations, by simulation.
-    memory = memory_of_steps(walks(drift, noise, blocks=8, things=40_000, seed=3))
+    memory = memory_of_steps(walks(drift, noise, blocks=16, things=40_000, seed=3))
     assert memory is not None
     assert memory.noise == pytest.approx(noise**2, abs=0.06)
     assert memory.drift == pytest.approx(drift**2, rel=0.05, abs=0.012)
@@ -94,10 +94,10 @@ def test_what_only_swings_forgets_nothing() -> None:
     assert (memory.kept, memory.drift) == (1.0, 0.0)
 
 
-def test_what_walks_without_chance_keeps_the_last_block_alone() -> None:
-    memory = memory_of_steps(np.outer(np.arange(8.0), np.linspace(-1.0, 1.0, 9)))
+def test_what_walks_without_chance_forgets_fast() -> None:
+    memory = memory_of_steps(np.outer(np.arange(16.0), np.linspace(-1.0, 1.0, 9)))
     assert memory is not None
-    assert memory.kept == pytest.approx(0.01)
+    assert memory.kept < 0.2
 
 
 @given(
@@ -137,7 +137,7 @@ def test_ages_are_of_blocks_of_as_many_rows_in_the_order_of_time() -> None:
     log = WORLD.log(cold_start("shop"), 800, seed=1)
     ages = ages_in_blocks(log)
     assert (np.diff(ages) <= 0.0).all()
-    assert np.bincount(ages.astype(np.int64)).tolist() == [100] * BLOCKS
+    assert np.bincount(ages.astype(np.int64)).tolist() == [50] * BLOCKS
     mixed = log.sample(fraction=1.0, shuffle=True, seed=3)
     known = dict(zip(log["decision_id"], ages, strict=True))
     assert ages_in_blocks(mixed).tolist() == [known[each] for each in mixed["decision_id"]]
