@@ -10,7 +10,7 @@ from croupier.offline.study.series import Arm
 from croupier.policy.exploration import EpsilonGreedy, Softmax, SquareCB, Uniform
 from croupier.policy.oracle import OracleConfig, SklearnConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
-from croupier.policy.training import TrainingConfig
+from croupier.policy.training import Corrective, TrainingConfig
 
 if TYPE_CHECKING:
     from croupier.policy.exploration import Exploration
@@ -91,6 +91,7 @@ def _changed(plain: LoopConfig) -> dict[str, LoopConfig]:
         "TV .3": training(max_total_variation=0.3),
         "W = 3, TV .3": training(window_generations=3, max_total_variation=0.3),
         "W = 6, TV .1": training(window_generations=6, max_total_variation=0.1),
+        "W = 3, corrective": training(window_generations=3, corrective=Corrective()),
         "W = 6, slice": replace(training(window_generations=6), uniform_slices=slices),
     } | weighted
 
