@@ -260,7 +260,8 @@ def require_online(loop: str, config: LoopConfig) -> None:
     if training != plain:
         raise ConfigError(
             f"loops.{loop}.training",
-            "expected neither weights, calibration, a window nor another start to learn online",
+            "expected neither weights, calibration, a window, a tilt nor another start "
+            "to learn online",
         )
     if config.censoring != "none":
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
@@ -15,6 +15,7 @@ import polars as pl
 from croupier import __version__
 from croupier.offline.budget import decision_budget, has_budget
 from croupier.offline.calibrate import asked, fit_curve
+from croupier.offline.corrective import corrective_tilt, still_remembered
 from croupier.offline.damping import damped
 from croupier.offline.folds import (
     MIN_MEASURED_LOG,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from croupier.policy.generation import Memory
     from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
+    from croupier.policy.training import TrainingConfig
 
 __all__ = (
     "MIN_TRAINING_ROWS",
@@ -92,7 +94,8 @@ def retrain(
     alone, from all interactions whatever the mode was when they were made. A conservative
     exploration whose estimates count as they are gets its budget, see
     :func:`~croupier.offline.budget.decision_budget`. How rows count, what is held out and which
-    rows are recent enough is the loop's :class:`~croupier.policy.training.TrainingConfig`.
+    rows are recent enough is the loop's :class:`~croupier.policy.training.TrainingConfig`; so is
+    whether what is made corrects the log, see :func:`~croupier.offline.corrective.corrective_tilt`.
 
     The same version of the lake, configuration, seed and champion to start from give the same
     oracle. Requests that can't be encoded (a cold start answers those too) are not learned from.
@@ -178,7 +181,19 @@ def retrain(
     )
     if step < 1.0 and champion is not None and champion.provenance is not None:
         provenance = _mixed(provenance, champion.provenance)
-    return Generation(loop, number, config.exploration, oracle, provenance)
+    made = Generation(loop, number, config.exploration, oracle, provenance)
+    if config.training.corrective is None:
+        return made
+    return _corrected(made, config.training, learned if started is None else log.rows(trains))
+
+
+def _corrected(made: Generation, training: TrainingConfig, learned: pl.DataFrame) -> Generation:
+    """The generation, tilted towards what the log has too little of."""
+    assert training.corrective is not None, "it is asked for"
+    assert made.provenance is not None, "it was trained"
+    rows = still_remembered(learned, training.window_generations)
+    tilt, kl = corrective_tilt(made, training.corrective, rows, seed=made.provenance.seed)
+    return replace(made, tilt=tilt, provenance=msgspec.structs.replace(made.provenance, tilt_kl=kl))
 
 
 def _resampled(rows: pl.DataFrame, seed: int | None) -> pl.DataFrame:

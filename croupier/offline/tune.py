@@ -283,7 +283,12 @@ def _try(
         try:
             known = known or search.trained(number, asked)
             made = Generation(
-                search.loop, number, asked.exploration, known.oracle, known.provenance
+                search.loop,
+                number,
+                asked.exploration,
+                known.oracle,
+                known.provenance,
+                known.tilt,
             )
             evaluation = evaluate(search.rows, own, made, config, confidence=search.confidence)
         except (GenerationError, NotEnoughDataError) as error:
@@ -300,9 +305,10 @@ def _try(
 
 def _trained_by(config: LoopConfig) -> bytes:
     """What an oracle depends on: configurations with the same share one."""
-    # The safety budget of a conservative exploration is its own.
-    own_budget = config.exploration if isinstance(config.exploration, Conservative) else None
-    return msgspec.json.encode([config.oracle, config.training, own_budget], order="deterministic")
+    # The safety budget of a conservative exploration is its own, and so is what is tilted.
+    own = isinstance(config.exploration, Conservative) or config.training.corrective is not None
+    shared = [config.oracle, config.training, config.exploration if own else None]
+    return msgspec.json.encode(shared, order="deterministic")
 
 
 def _merit(trial: Trial) -> float:

@@ -17,6 +17,7 @@ from croupier.policy.estimates import all_finite
 from croupier.policy.exploration import Conservative, Exploration, Uniform
 from croupier.policy.oracle import load_oracle
 from croupier.policy.oracle.tables import LinearOracle
+from croupier.policy.tilt import Tilt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Generation", "Memory", "Provenance", "cold_start", "registered_model_name")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# The first format that has tilts. What has none is written as before, for scorers of any version.
+_WITH_TILT = 2
 _MANIFEST = "manifest.json"
 _CHECKSUM = "manifest.sha256"
 _ORACLE = "oracle"
@@ -116,6 +119,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     merged: tuple[int, int] | None = None
     step: float = 1.0
     memory: Memory | None = None
+    tilt_kl: float | None = None
 
 
 class _Scores(Protocol):
@@ -146,6 +150,9 @@ class Generation:
         Estimates rewards; None for the cold start.
     provenance
         None for the cold start.
+    tilt
+        Moves what exploration says towards actions of which there is too little in the log; None
+        to play it as it is.
     """
 
     loop: str
@@ -153,6 +160,7 @@ class Generation:
     exploration: Exploration
     oracle: _Scores | None
     provenance: Provenance | None
+    tilt: Tilt | None = None
 
     def pmf(
         self,
@@ -177,6 +185,19 @@ class Generation:
         ScoringError
             If the oracle gives scores of the wrong number or not finite, or no action is eligible.
         """
+        pmf, scores = self.untilted_pmf(context, actions, eligible, baseline)
+        if self.tilt is None:
+            return pmf, scores
+        return self.tilt.applied(pmf, actions, eligible, floor=self.exploration.floor), scores
+
+    def untilted_pmf(
+        self,
+        context: Features,
+        actions: Sequence[Action],
+        eligible: NDArray[np.bool_] | None = None,
+        baseline: int | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """What :meth:`pmf` would say without a tilt: what a tilt is learned from."""
         if self.oracle is None:
             nothing = np.zeros(len(actions))
             return self.exploration.pmf(nothing, eligible, baseline=baseline), None
@@ -202,8 +223,8 @@ class Generation:
         """Draw from :meth:`pmf`, with all actions eligible, in one call of the kernel.
 
         None where that can't be: most generations weigh the gaps between the estimates of a linear
-        oracle, and that is what the kernel does. Everything else, and every error, is left to
-        :meth:`pmf`.
+        oracle, and that is what the kernel does. Everything else, a tilt among it, and every error
+        is left to :meth:`pmf`.
 
         Parameters
         ----------
@@ -213,7 +234,7 @@ class Generation:
             In [0, 1), see :func:`~croupier.policy.sampling.uniform_of_key`.
         """
         oracle, origin = self.oracle, self.provenance
-        if not isinstance(oracle, LinearOracle):
+        if self.tilt is not None or not isinstance(oracle, LinearOracle):
             return None
         rows = 0 if origin is None else origin.training_rows
         gamma = self.exploration.greediness(rows, len(actions))
@@ -244,12 +265,13 @@ class Generation:
                 (staging / _ORACLE).mkdir()
                 self.oracle.save(staging / _ORACLE)
             manifest = _Manifest(
-                format_version=FORMAT_VERSION,
+                format_version=1 if self.tilt is None else _WITH_TILT,
                 loop=self.loop,
                 number=self.number,
                 exploration=self.exploration,
                 provenance=self.provenance,
                 files=_digests(staging),
+                tilt=self.tilt,
             )
             encoded = msgspec.json.format(msgspec.json.encode(manifest))
             (staging / _MANIFEST).write_bytes(encoded)
@@ -288,7 +310,12 @@ class Generation:
             raise GenerationError(f"{directory} was altered after it was saved: {names}")
         oracle = load_oracle(directory / _ORACLE, to_learn=to_learn) if manifest.files else None
         return cls(
-            manifest.loop, manifest.number, manifest.exploration, oracle, manifest.provenance
+            manifest.loop,
+            manifest.number,
+            manifest.exploration,
+            oracle,
+            manifest.provenance,
+            manifest.tilt,
         )
 
 
@@ -329,13 +356,16 @@ class _Format(msgspec.Struct, frozen=True):
     format_version: int
 
 
-class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Manifest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     format_version: int
     loop: str
     number: int
     exploration: Exploration
     provenance: Provenance | None
     files: dict[str, str]
+    tilt: Tilt | None = None
 
 
 def _read_manifest(directory: Path) -> _Manifest:

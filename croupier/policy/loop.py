@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from croupier.policy.events import LearningMode
-from croupier.policy.exploration import Exploration, SquareCB
+from croupier.policy.exploration import Conservative, Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
@@ -164,6 +164,11 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"training.max_total_variation needs an oracle that is one table of weights, "
                 f"sklearn or vowpal_wabbit, got {kind}"
             )
+        if training.corrective is not None and isinstance(self.exploration, Conservative):
+            raise ValueError(
+                "training.corrective must be none with exploration conservative: what is tilted is "
+                "not held to the baseline's value any more"
+            )
         curved = training.calibration != "none" or training.class_weight != "none"
         if curved and self.exploration.needs:
             raise ValueError(
@@ -183,7 +188,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             window_generations=training.window_generations,
         ):
             raise ValueError(
-                "training must have neither weights, calibration nor another start while "
+                "training must have neither weights, calibration, tilt nor another start while "
                 "learning_mode is apprentice: an apprentice learns no rewards"
             )
 

@@ -7,10 +7,45 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-__all__ = ("Calibration", "TrainingConfig", "Weighting")
+__all__ = ("Calibration", "Corrective", "TrainingConfig", "Weighting")
 
 Weighting: TypeAlias = Literal["none", "ips", "mtr", "trajectory", "advantage"]
 Calibration: TypeAlias = Literal["none", "isotonic", "platt"]
+
+
+class Corrective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a generation is tilted towards actions of which the log has too few.
+
+    See :func:`~croupier.offline.corrective.corrective_tilt`.
+
+    Attributes
+    ----------
+    kl
+        What a nat of relative entropy to the plain policy costs, λ in [0.01, 100]: the smaller, the
+        further it is tilted. A share that is off by d in the log is off by about ``-d / kl`` in
+        what comes next, so ``kl`` is at its best near the size of that, relative to the log. No
+        action becomes more than ``1 + 1 / kl`` times as probable relative to one that keeps its
+        weight.
+    clip
+        ε in (0, 1): a logged action is made less probable only as long as it keeps at least
+        ``1 - clip`` of its probability.
+    max_kl
+        Most of the mean relative entropy, in nats, positive.
+    """
+
+    kl: float = 0.3
+    clip: float = 0.3
+    max_kl: float = 0.05
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "kl": (0.01 <= self.kl <= 100.0, "in [0.01, 100]"),
+            "clip": (0.0 < self.clip < 1.0, "in (0, 1)"),
+            "max_kl": (0.0 < self.max_kl < math.inf, "positive and finite"),
+        }
+        for name, (fine, expected) in ranges.items():
+            if not fine:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +93,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     learn_from_slices
         Whether decisions within a uniform slice are learned from. Where they are not, they judge,
         all of them.
+    corrective
+        Plays actions more often of which the log has fewer than the generation itself would have
+        drawn; None to play as exploration says. Needs a memory of more than one generation, and
+        can't be had with `max_total_variation`.
     """
 
     weighting: Weighting = "none"
@@ -71,7 +110,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     window_generations: int | None = None
     start: Literal["fresh", "champion"] = "fresh"
     max_total_variation: float | None = None
-    corrective: None = None
+    corrective: Corrective | None = None
     memory: Literal["window", "adaptive"] = "window"
     learn_from_slices: bool = True
 
@@ -108,6 +147,16 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 'max_total_variation needs start "fresh" and neither class weights nor a '
                 "calibration: what lies between two oracles has learned nothing that could be gone "
                 "on from, and estimates that went through different curves have nothing between"
+            )
+        if self.corrective is not None and self.window_generations == 1:
+            raise ValueError(
+                "corrective needs window_generations to be at least 2 or none: what is logged next "
+                "makes up for nothing where everything before is forgotten"
+            )
+        if self.corrective is not None and self.max_total_variation is not None:
+            raise ValueError(
+                "corrective must be none with max_total_variation: a tilt goes further from the "
+                "champion than damping lets a generation go"
             )
 
     @property

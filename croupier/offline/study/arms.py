@@ -10,7 +10,7 @@ from croupier.offline.study.series import Arm
 from croupier.policy.exploration import EpsilonGreedy, Softmax, SquareCB, Uniform
 from croupier.policy.oracle import OracleConfig, SklearnConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
-from croupier.policy.training import TrainingConfig
+from croupier.policy.training import Corrective, TrainingConfig
 
 if TYPE_CHECKING:
     from croupier.policy.exploration import Exploration
@@ -90,6 +90,7 @@ def _changed(plain: LoopConfig) -> dict[str, LoopConfig]:
         "TV .1": training(max_total_variation=0.1),
         "TV .3": training(max_total_variation=0.3),
         "W = 3, TV .3": training(window_generations=3, max_total_variation=0.3),
+        "W = 3, corrective": training(window_generations=3, corrective=Corrective()),
         "all, TV .1": training(window_generations=None, max_total_variation=0.1),
         "all, slice": replace(training(window_generations=None), uniform_slices=slices),
         "adaptive, TV .1": training(**damped),

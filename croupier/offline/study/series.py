@@ -276,7 +276,7 @@ class _Log:
         """Decide on every request, and draw its reward."""
         # The same number for a request whatever is done, so that arms differ by what they do.
         luck = np.random.default_rng((self._seed, number)).random(len(traffic))
-        drawn = replace(serving, exploration=Uniform()) if self._uniformly else serving
+        drawn = replace(serving, exploration=Uniform(), tilt=None) if self._uniformly else serving
         plan, decisions, rewards = Plan(drawn), [], []
         for row, (request, ts_us) in enumerate(
             zip(traffic.requests, traffic.ts_us.tolist(), strict=True)
