@@ -185,6 +185,7 @@ def test_provenance_says_where_it_comes_from(lake: Lake, history: pl.DataFrame) 
         "merged": None,
         "step": 1.0,
         "memory": None,
+        "tilt_kl": None,
     }
 
 
