@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from croupier.offline.fairness.violation_rate import pair_blocks
 from croupier.policy.fairness.auditors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from croupier.policy.fairness.auditors import NamedGap, Panel
 
-    _Tree: TypeAlias = cKDTree[Any, Any]
+    _Tree: TypeAlias = scipy.spatial.cKDTree[Any, Any]
 
 __all__ = ("EXACT_UP_TO", "Found", "all_partners", "indexed_partners", "worst_partners")
 
@@ -220,7 +220,7 @@ class _Search:
         self.excess = np.full(n, -np.inf)
         open_ = np.arange(n)
         trees = [
-            [cKDTree(metric.places[members]) for members in self.cells.members]
+            [scipy.spatial.cKDTree(metric.places[members]) for members in self.cells.members]
             for metric in self.metrics
         ]
         cells = range(len(self.cells.members))

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from croupier.policy.errors import InvalidInputError
 
@@ -96,7 +96,7 @@ class Metric:
 
     def block(self, rows: NDArray[np.int64]) -> FloatArray:
         """Distances of some individuals to all n, shape (b, n)."""
-        away = cdist(self.places[rows], self.places)
+        away = scipy.spatial.distance.cdist(self.places[rows], self.places)
         return np.asarray(np.minimum(away, 1.0, out=away))
 
 

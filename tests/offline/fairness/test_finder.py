@@ -18,7 +18,7 @@ def world(
     rng = np.random.default_rng(seed)
     places = rng.normal(size=(n, features))
     score = 1.5 * places[:, :1] * np.arange(1, actions + 1)[None, :]
-    score[rng.random(n) < 0.05] += 1.0
+    score[rng.random(n) < 0.1, :1] += 2.0
     if actions == 1:
         treatments = 1.0 / (1.0 + np.exp(-score))
     else:
@@ -30,14 +30,14 @@ def world(
 @pytest.mark.parametrize("gap", ["any", "total_variation"])
 @pytest.mark.parametrize(("actions", "auditors", "gamma"), [(1, 1, 1.0), (3, 3, 0.5), (2, 3, 1.0)])
 def test_an_index_finds_who_violates(gap: str, actions: int, auditors: int, gamma: float) -> None:
-    metrics, treatments = world(2000, actions=actions, auditors=auditors)
+    metrics, treatments = world(1000, actions=actions, auditors=auditors)
     panel = Panel(metrics, gamma)
 
     exact = all_partners(panel, treatments, alpha=0.1, gap=gap)
     found = indexed_partners(panel, treatments, alpha=0.1, gap=gap)
 
     violating, seen = exact.partner >= 0, found.partner >= 0
-    assert violating.sum() > 20
+    assert 20 < violating.sum() < 990
     assert not (seen & ~violating).any()
     assert (seen == violating)[found.settled].all()
     assert seen.sum() >= 0.98 * violating.sum()
@@ -45,7 +45,7 @@ def test_an_index_finds_who_violates(gap: str, actions: int, auditors: int, gamm
     assert (found.excess <= exact.excess + 1e-12).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 60), alpha=st.floats(0.0, 0.4))
 def test_what_is_reported_violates_and_what_is_settled_is_right(
     seed: int, n: int, alpha: float

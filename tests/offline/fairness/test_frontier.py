@@ -41,17 +41,21 @@ def stored(gamma: float = 0.5) -> tuple[Panel, StoredDistances, np.ndarray]:
 
 def value(estimate: float) -> Estimate:
     return Estimate(
+        estimator="snips",
         value=estimate,
         lower=estimate - 0.1,
         upper=estimate + 0.1,
         confidence=0.95,
-        rows=100,
+        interval="normal",
+        n=100,
         ess=100.0,
+        mean_weight=1.0,
         max_weight=1.0,
+        nonzero_rewards=50,
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(alpha=st.floats(0.0, 0.5), gamma=st.floats(0.05, 1.0))
 def test_any_meaning_of_fairness_follows_from_what_is_stored(alpha: float, gamma: float) -> None:
     panel, kept, treatments = stored(gamma)
@@ -103,10 +107,7 @@ def test_who_is_dominated_is_not_efficient(tmp_path: Path) -> None:
 
     assert [each.efficient for each in points] == [False, True, True]
     frontier_figure(points, tmp_path / "frontier.svg")
-    assert (
-        "violation rate" in (tmp_path / "frontier.svg").read_text()
-        or (tmp_path / "frontier.svg").stat().st_size > 5000
-    )
+    assert "violation rate" in (tmp_path / "frontier.svg").read_text()
 
 
 def test_gaps_of_other_pairs_are_refused() -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.fairness.features import FeatureTable
 
-CONTEXTS = [
+CONTEXTS: list[dict[str, Any]] = [
     {"income": 1.5, "home": {"city": "north"}, "tags": ["a", "b"]},
     {"income": 3, "home": {"city": "south"}, "tags": ["b"]},
     {"home.city": "north"},
 ]
 
 
-def squares(path: str, *, audits: list[dict[str, object]] | None = None) -> list[float]:
+def squares(path: str, *, audits: list[dict[str, Any]] | None = None) -> list[float]:
     """Of the first decision to the second and the third."""
     table = FeatureTable.of([path], CONTEXTS, audits)
-    return table.squares(np.array([0, 0]), np.array([1, 2]))[:, 0].tolist()
+    found: list[float] = table.squares(np.array([0, 0]), np.array([1, 2]))[:, 0].tolist()
+    return found
 
 
 def test_a_number_differs_by_its_square_and_is_zero_where_it_is_missing() -> None:
