@@ -23,20 +23,20 @@ def share_of_alarms(truth: list[float], repeats: int, seed: int, level: float = 
     )
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.002, 0.05, 0.5])
-@pytest.mark.parametrize("generations", [2, 6, 15])
+@pytest.mark.parametrize("rate", [0.0, 0.002, 0.05])
+@pytest.mark.parametrize("generations", [2, 8])
 def test_a_steady_rate_raises_few_alarms(rate: float, generations: int) -> None:
-    # 1,000 tests at 5 %: more than 7.5 % are seen less than once in a thousand times.
-    assert share_of_alarms([rate] * generations, 1000, seed=generations) <= 0.075
+    # Of 150 tests at 5 %, more than 17 raise an alarm less than once in a thousand times.
+    assert share_of_alarms([rate] * generations, 150, seed=generations) <= 17 / 150
 
 
 def test_a_falling_rate_raises_none() -> None:
-    assert share_of_alarms(np.linspace(0.2, 0.05, 8).tolist(), 300, seed=1) == 0.0
+    assert share_of_alarms(np.linspace(0.2, 0.05, 8).tolist(), 60, seed=1) == 0.0
 
 
 def test_a_slow_rise_and_a_jump_are_seen() -> None:
-    assert share_of_alarms(np.linspace(0.05, 0.1, 8).tolist(), 300, seed=2, level=0.01) > 0.95
-    assert share_of_alarms([0.05] * 7 + [0.1], 300, seed=3, level=0.01) > 0.95
+    assert share_of_alarms(np.linspace(0.05, 0.1, 8).tolist(), 60, seed=2, level=0.01) > 0.95
+    assert share_of_alarms([0.05] * 7 + [0.1], 60, seed=3, level=0.01) > 0.95
 
 
 def test_rates_that_are_known_better_count_more() -> None:
