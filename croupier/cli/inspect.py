@@ -12,6 +12,7 @@ import typer
 
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import Output
+from croupier.cli.pairs import PairOptions, run_pairs
 from croupier.offline.audit import PropensityAudit, audit_propensities
 from croupier.policy.conformance import check_exploration
 from croupier.policy.errors import InvalidInputError
@@ -41,9 +42,39 @@ def audit(
     data_dir: DataDirOption = None,
     loop: LoopOption = None,
     json: JsonOption = False,
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="Look for pairs that are treated too differently instead."),
+    ] = False,
+    distance: Annotated[
+        str | None,
+        typer.Option(help="With --pairs: weights by feature, in JSON, instead of the auditors."),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="With --pairs: the slack.")] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="With --pairs: share of the auditors to see a violation.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="With --pairs: whose probability is the treatment.")
+    ] = None,
+    propose: Annotated[
+        int, typer.Option(min=0, help="With --pairs: how many pairs to propose.")
+    ] = 10,
+    worst: Annotated[
+        int, typer.Option(min=0, help="With --pairs: how many violations to show.")
+    ] = 10,
+    most: Annotated[
+        int, typer.Option(min=2, help="With --pairs: how many decisions to look through.")
+    ] = 1_000_000,
 ) -> None:
-    """Check that logged propensities are those with which actions were really drawn."""
+    """Check that logged propensities are those with which actions were really drawn.
+
+    With --pairs, check instead whether decisions that are alike were treated alike.
+    """
     session = Session.open(config, data_dir, json=json)
+    if pairs:
+        wish = PairOptions(distance, alpha, gamma, action, propose, worst, most)
+        raise typer.Exit(0 if run_pairs(session, loop, wish) else 1)
     audits: dict[str, PropensityAudit] = {}
     for name in session.loops(loop):
         decisions = session.lake.scan("decisions", name).sort("offset").collect()

@@ -16,11 +16,13 @@ from croupier.cli import (
     dev,
     drift,
     evaluate,
+    frontier,
     inspect,
     lake,
     log,
     nightly,
     online,
+    pairs,
     plan,
     promotion,
     study,
@@ -53,6 +55,8 @@ for module in (
     lake,
     log,
     inspect,
+    pairs,
+    frontier,
     dev,
 ):
     module.register(app)

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
 __all__ = ("SECTIONS", "Finding", "Section", "SectionName", "all_sections", "objections_of")
 
-SectionName: TypeAlias = Literal["calibration", "guardrails", "stability", "fairness", "stress"]
+SectionName: TypeAlias = Literal[
+    "calibration", "guardrails", "stability", "fairness", "individual_fairness", "stress"
+]
 
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
 """All sections, in the order in which they are shown."""
 
-_TITLES: dict[SectionName, str] = {"stress": "simulator stress"}
+_TITLES: dict[SectionName, str] = {
+    "individual_fairness": "individual fairness",
+    "stress": "simulator stress",
+}
 _UNMEASURED: dict[SectionName, str] = {
     "calibration": "nothing has tested the log that judges",
     "guardrails": "no guardrail reward is configured",
     "stability": "there is no champion's pmf to compare with",
     "fairness": "nothing measures it yet",
+    "individual_fairness": "no auditor is configured",
     "stress": "nothing measures it yet",
 }
 

@@ -37,6 +37,7 @@ __all__ = (
     "record_generation",
     "record_promotion",
     "record_rollback",
+    "record_violations",
     "refresh_realised",
     "rollback_of",
     "rollback_row",
@@ -133,6 +134,19 @@ def refresh_realised(lake: Lake, loop: str, *, confidence: float = 0.95) -> None
     if rows:
         last = max(rows, key=lambda row: row["generation"])
         last |= _swinging(all_realised)
+    _put(lake, rows)
+
+
+def record_violations(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put violation rates into the rows of generations that have one; hold the lake's lock.
+
+    Parameters
+    ----------
+    lake
+        To write to.
+    rows
+        As :func:`~croupier.offline.fairness.individual_gate.violation_rows` gives them.
+    """
     _put(lake, rows)
 
 

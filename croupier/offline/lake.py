@@ -180,6 +180,12 @@ _GENERATION: _Columns = {
     "spread_p_value": pl.Float64,
     "alternation_p_value": pl.Float64,
     "oscillates": pl.Boolean,
+    "violation_rate": pl.Float64,
+    "violation_lower": pl.Float64,
+    "violation_upper": pl.Float64,
+    "violation_pairs": pl.Float64,
+    "violation_p_value": pl.Float64,
+    "violations_rise": pl.Boolean,
 }
 
 _AUDIT: _Columns = {
@@ -214,8 +220,11 @@ log is one sequence. An interaction has one row for every `revision`, see
 :func:`~croupier.offline.interactions.current_interactions`; null stands for 0. Of a generation,
 `decisions` are those that were logged, and `decisions_made` estimates all of them by
 `Σ 1 / keep_prob`; `rolled_back` is when it last stopped being champion by a rollback, and
-`restored` when it last became champion by one. The last three are of the latest generations that
-have served, this one being the last, see :mod:`croupier.offline.oscillation`.
+`restored` when it last became champion by one. `spread_p_value`, `alternation_p_value` and
+`oscillates` are of the latest generations that have served, this one being the last, see
+:mod:`croupier.offline.oscillation`; `violation_p_value` and `violations_rise` likewise, see
+:mod:`croupier.offline.fairness.rises`. The other columns of violations are of the generation's own
+decisions, by the auditors as they were in the last night.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 

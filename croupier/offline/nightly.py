@@ -11,6 +11,8 @@ import polars as pl
 from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.fairness.individual_gate import individual_section, violation_rows
+from croupier.offline.fairness.individuals import judged_table
 from croupier.offline.finding import Section
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
@@ -19,6 +21,7 @@ from croupier.offline.generations import (
     published_row,
     record_generation,
     record_promotion,
+    record_violations,
     refresh_realised,
 )
 from croupier.offline.imitation import Imitation, judge_imitation, served_match_rate
@@ -370,7 +373,16 @@ class Nightly(Succession):
                 engine=self.engine,
             )
         calibration = calibrate_log(self.lake, loop, rows, level=gate.calibration_level)
-        verdict = judge_challenger(gate, evaluation, [calibration.section()])
+        fairness = self.loops[loop].individual_fairness
+        alike = individual_section(
+            fairness,
+            rows,
+            None if fairness is None else judged_table(self.lake, loop),
+            champion,
+            challenger,
+            confidence=gate.confidence,
+        )
+        verdict = judge_challenger(gate, evaluation, [calibration.section(), alike])
         return evaluation, calibration, verdict
 
     @contextmanager
@@ -408,6 +420,12 @@ class Nightly(Succession):
         finish_published(self.lake, self.registry, loop)
         self.record_champion(loop, now_us)
         refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
+        fairness = self.loops[loop].individual_fairness
+        if fairness is not None:
+            record_violations(
+                self.lake,
+                violation_rows(self.lake, loop, fairness, confidence=self.config.gate.confidence),
+            )
         night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
         try:
             night = self._challenge(night, now_us, steps, due_only=due_only)

@@ -10,6 +10,7 @@ import msgspec
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Conservative, Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
+from croupier.policy.fairness.config import IndividualFairness
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
@@ -77,6 +78,9 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     guardrails
         Of the named rewards that outcomes carry, those that are joined and that a new champion must
         not harm, by name: 1 to 63 letters, digits, dots, hyphens and underscores.
+    individual_fairness
+        Who judges which decisions are alike, and how differently these may be treated; nobody if
+        None.
     """
 
     exploration: Exploration = SquareCB()
@@ -96,6 +100,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     log_retention: str | None = None
     training: TrainingConfig = TrainingConfig()
     guardrails: dict[str, Guardrail] = {}
+    individual_fairness: IndividualFairness | None = None
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)

@@ -1,0 +1,1 @@
+"""Fairness audits of logs and of generations."""
