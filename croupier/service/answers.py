@@ -12,12 +12,14 @@ import msgspec
 
 from croupier.policy.decision import check_id
 from croupier.policy.events import Activation
+from croupier.policy.fairness.judging import judgement_of
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
     ActivateRequest,
     DecideResponse,
     DecideSlateRequest,
     DecideSlotsRequest,
+    JudgeRequest,
     OutcomeRequest,
     RankActionsRequest,
     RankResponse,
@@ -25,6 +27,7 @@ from croupier.service.api import (
     SlotsResponse,
 )
 from croupier.service.catalogue import Catalogue
+from croupier.service.ids import uuid7
 from croupier.service.outcomes import outcomes_of
 from croupier.service.refusals import decode
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from croupier.policy.decision import DecisionRequest
-    from croupier.policy.events import Decision, Outcome
+    from croupier.policy.events import Decision, Judgement, Outcome
     from croupier.policy.ranking import RankRequest
     from croupier.policy.slates import SlateRequest
     from croupier.policy.slots import SlotsRequest
@@ -47,6 +50,7 @@ __all__ = (
     "dealt",
     "decided",
     "filled",
+    "judgement_from",
     "ranked",
 )
 
@@ -113,6 +117,27 @@ def activation_of(scorer: Scorer, loop: str, decision_id: str) -> Activation:
     return Activation(decision_id=decision_id, loop=loop, ts=scorer.now())
 
 
+def judgement_from(scorer: Scorer, loop: str, request: JudgeRequest) -> Judgement:
+    """Check a judgement that is reported for a loop, and make an event of it.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the field and what was expected.
+    """
+    now = scorer.now()
+    given = request.judgement_id
+    return judgement_of(
+        loop,
+        request.decision_id,
+        request.other_decision_id,
+        auditor=request.auditor,
+        distance=request.distance,
+        judgement_id=uuid7(now) if given is None else given,
+        ts=now,
+    )
+
+
 class BodyReader:
     """Reads the bodies of requests, and keeps the actions that it has met.
 
@@ -132,6 +157,7 @@ class BodyReader:
         self._slate_decoder = msgspec.json.Decoder(DecideSlateRequest)
         self._outcome_decoder = msgspec.json.Decoder(OutcomeRequest | list[OutcomeRequest])
         self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
+        self._judge_decoder = msgspec.json.Decoder(JudgeRequest)
 
     def read(self, route: str, body: bytes) -> Any:
         """Read the body of one of the routes in :data:`ANSWERS`.
@@ -189,3 +215,13 @@ class BodyReader:
         """
         request = decode(self._activate_decoder, body)
         return activation_of(scorer, loop, request.decision_id)
+
+    def judgement(self, scorer: Scorer, loop: str, body: bytes) -> Judgement:
+        """Read what a ``judge`` request reports.
+
+        Raises
+        ------
+        Refusal, InvalidInputError
+            Naming the field and what was expected.
+        """
+        return judgement_from(scorer, loop, decode(self._judge_decoder, body))

@@ -27,6 +27,7 @@ __all__ = (
     "DecideSlotsRequest",
     "ErrorBody",
     "ErrorResponse",
+    "JudgeRequest",
     "LoopReport",
     "OutcomeRequest",
     "RankActionsRequest",
@@ -330,8 +331,32 @@ class ActivateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     decision_id: str
 
 
+class JudgeRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """An auditor's judgement of how differently two decisions may be treated.
+
+    Attributes
+    ----------
+    decision_id, other_decision_id
+        The pair; the order makes no difference.
+    auditor
+        Who judges, 1 to 256 characters.
+    distance
+        In [0, 1]: 0 if the two are alike, 1 if nothing that is done differently is unfair.
+    judgement_id
+        Idempotency key: the same one counts once. Made up if left out.
+    """
+
+    decision_id: str
+    other_decision_id: str
+    auditor: str
+    distance: float
+    judgement_id: str | None = None
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """How many outcomes or activations were logged."""
+    """How many outcomes, activations or judgements were logged."""
 
     accepted: int
 

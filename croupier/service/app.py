@@ -38,7 +38,7 @@ from croupier.service.repeats import Repeats
 from croupier.service.scorer import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 
     from starlette.requests import Request
 
@@ -73,6 +73,7 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "/v1/loops/"
 _JSON = (b"content-type", b"application/json")
+_SCOPES: Mapping[str, KeyScope] = {"reward": "reward", "activate": "reward", "judge": "judge"}
 
 
 class Application:
@@ -165,6 +166,7 @@ class Application:
             **{route: partial(self._answered, route) for route in ANSWERS},
             "reward": self._reward,
             "activate": self._activate,
+            "judge": self._judge,
         }
         self._slow = Starlette(
             routes=[
@@ -241,8 +243,7 @@ class Application:
                 self._room.leave(scope)
 
     def _admit(self, headers: Sequence[tuple[bytes, bytes]], loop: str, route: str) -> None:
-        needed: KeyScope = "reward" if route in {"reward", "activate"} else "decide"
-        self._keys.admit(headers, loop, needed)
+        self._keys.admit(headers, loop, _SCOPES.get(route, "decide"))
         if loop not in self._scorer.loops:
             raise Refusal(404, f"no loop {loop!r}", target="loop")
 
@@ -299,6 +300,11 @@ class Application:
     async def _acknowledge_activation(self, event: Activation) -> Receipt:
         await self._log([Record.of(event)])
         self._metrics.loops[event.loop].activations += 1
+        return Receipt(accepted=1)
+
+    async def _judge(self, loop: str, body: bytes) -> Receipt:
+        await self._log([Record.of(self._reader.judgement(self._scorer, loop, body))])
+        self._metrics.loops[loop].judgements += 1
         return Receipt(accepted=1)
 
     async def _personalize(

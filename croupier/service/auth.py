@@ -143,8 +143,10 @@ class _Grant:
             )
 
 
-_EVERYTHING = _Grant("anonymous", "", frozenset({"*"}), frozenset({"decide", "reward", "admin"}))
-_EVERYTHING_BUT_ADMIN = replace(_EVERYTHING, scopes=frozenset({"decide", "reward"}))
+_EVERYTHING = _Grant(
+    "anonymous", "", frozenset({"*"}), frozenset({"decide", "reward", "judge", "admin"})
+)
+_EVERYTHING_BUT_ADMIN = replace(_EVERYTHING, scopes=frozenset({"decide", "reward", "judge"}))
 
 
 def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

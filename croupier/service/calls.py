@@ -26,6 +26,7 @@ from croupier.policy.requests import (
 from croupier.service.api import (
     ActivateRequest,
     DecideResponse,
+    JudgeRequest,
     OutcomeRequest,
     RankResponse,
     Readiness,
@@ -48,6 +49,7 @@ __all__ = (
     "decide",
     "described",
     "encoded",
+    "judge",
     "named",
     "rank",
     "readiness",
@@ -313,6 +315,32 @@ def activate(decision_id: str) -> Call[Receipt]:
     return Call("activate", ActivateRequest(decision_id=decision_id), Receipt)
 
 
+def judge(
+    decision_id: str,
+    other_decision_id: str,
+    *,
+    auditor: str,
+    distance: float,
+    judgement_id: str | None = None,
+) -> Call[Receipt]:
+    """Report how differently two decisions may be treated; raises as :meth:`decide` does.
+
+    Parameters
+    ----------
+    decision_id, other_decision_id, auditor, distance, judgement_id
+        As in :class:`~croupier.service.api.JudgeRequest`. Without a `judgement_id` it gets one of
+        its own, under which it counts once however often it has to be sent.
+    """
+    request = JudgeRequest(
+        decision_id=decision_id,
+        other_decision_id=other_decision_id,
+        auditor=auditor,
+        distance=distance,
+        judgement_id=judgement_id,
+    )
+    return Call("judge", request, Receipt)
+
+
 def readiness() -> Call[Readiness]:
     """Ask whether decisions can be made and logged; raises if there is nobody to ask."""
     return Call("readyz", None, Readiness)
@@ -341,6 +369,10 @@ def named(call: Call[_T]) -> Call[_T]:
             else msgspec.structs.replace(each, outcome_id=uuid7(now))
             for each in request
         ]
+    elif isinstance(request, JudgeRequest):
+        if request.judgement_id is not None:
+            return call
+        request = msgspec.structs.replace(request, judgement_id=uuid7(now_us()))
     elif request is not None and request.decision_id is None:
         request = msgspec.structs.replace(request, decision_id=uuid7(now_us()))
     else:

@@ -327,6 +327,7 @@ class Client(_Conversations):
     reward = _blocking(calls.reward)
     rewards = _blocking(calls.rewards)
     activate = _blocking(calls.activate)
+    judge = _blocking(calls.judge)
     readiness = _blocking(calls.readiness)
 
     def __enter__(self) -> Self:
@@ -400,6 +401,7 @@ class AsyncClient(_Conversations):
     reward = _awaitable(calls.reward)
     rewards = _awaitable(calls.rewards)
     activate = _awaitable(calls.activate)
+    judge = _awaitable(calls.judge)
     readiness = _awaitable(calls.readiness)
 
     async def __aenter__(self) -> Self:

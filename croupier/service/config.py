@@ -15,9 +15,9 @@ __all__ = ("KeyConfig", "KeyScope", "LogFormat", "ServiceConfig")
 
 LogFormat: TypeAlias = Literal["auto", "json", "text"]
 
-KeyScope: TypeAlias = Literal["decide", "reward", "admin"]
-"""``decide``: ask for decisions; ``reward``: report outcomes and activations; ``admin``: change
-settings, models and logs."""
+KeyScope: TypeAlias = Literal["decide", "reward", "judge", "admin"]
+"""``decide``: ask for decisions; ``reward``: report outcomes and activations; ``judge``: report
+auditors' judgements of pairs of decisions; ``admin``: change settings, models and logs."""
 
 
 class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,8 +35,9 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         The one of these that it stands for in Azure AI Personalizer's API, whose requests name no
         loop. A key that opens a single loop needs none.
     scopes
-        What it may do with them: ``decide``, ``reward`` and ``admin``, which is Personalizer's
-        control plane (settings, model, logs, evaluations).
+        What it may do with them: ``decide``, ``reward``, ``judge``, which an auditor of fairness
+        needs, and ``admin``, which is Personalizer's control plane (settings, model, logs,
+        evaluations).
     """
 
     key: str | None = None
@@ -49,7 +50,7 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if (self.key is None) == (self.key_sha256 is None):
             raise ValueError("expected either key or key_sha256")
         if not self.scopes:
-            raise ValueError("scopes must name at least one of decide, reward and admin")
+            raise ValueError("scopes must name at least one of decide, reward, judge and admin")
         if self.key is not None and len(self.key) < 8:
             raise ValueError("key must have at least 8 characters")
         if self.key_sha256 is not None and not _is_sha256(self.key_sha256):

@@ -112,8 +112,8 @@ class Desk:
         loop
             A configured one.
         route
-            As in the HTTP API: ``decide``, ``rank``, ``slots``, ``slate``, ``reward`` or
-            ``activate``.
+            As in the HTTP API: ``decide``, ``rank``, ``slots``, ``slate``, ``reward``,
+            ``activate`` or ``judge``.
         key, body
             Of the message.
         """
@@ -167,6 +167,8 @@ class Desk:
             events = self._reader.outcomes(self._scorer, loop, body)
         elif route == "activate":
             events = [self._reader.activation(self._scorer, loop, body)]
+        elif route == "judge":
+            events = [self._reader.judgement(self._scorer, loop, body)]
         else:
             raise Refusal(404, f"no route {route!r}", target="croupier-kind")
         answer = self._encoder.encode(Receipt(accepted=len(events)))

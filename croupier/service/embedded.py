@@ -14,12 +14,13 @@ import msgspec
 from croupier.eventlog.log import Record
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 from croupier.service import calls
-from croupier.service.answers import ANSWERS, activation_of
+from croupier.service.answers import ANSWERS, activation_of, judgement_from
 from croupier.service.api import (
     ActivateRequest,
     DecideRequest,
     DecideSlateRequest,
     DecideSlotsRequest,
+    JudgeRequest,
     OutcomeRequest,
     RankActionsRequest,
     Receipt,
@@ -52,6 +53,7 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "slate": msgspec.json.Decoder(DecideSlateRequest),
     "reward": msgspec.json.Decoder(list[OutcomeRequest]),
     "activate": msgspec.json.Decoder(ActivateRequest),
+    "judge": msgspec.json.Decoder(JudgeRequest),
 }
 
 
@@ -177,6 +179,7 @@ class EmbeddedLoop:
         self._reports: dict[str, Callable[[Any], Receipt]] = {
             "reward": self._rewarded,
             "activate": self._activated,
+            "judge": self._judged,
         }
 
     decide = _in_process(calls.decide)
@@ -186,6 +189,7 @@ class EmbeddedLoop:
     reward = _in_process(calls.reward)
     rewards = _in_process(calls.rewards)
     activate = _in_process(calls.activate)
+    judge = _in_process(calls.judge)
 
     def readiness(self) -> Readiness:
         """Whether decisions can be made and logged, as ``/readyz`` says it."""
@@ -239,6 +243,10 @@ class EmbeddedLoop:
 
     def _activated(self, request: ActivateRequest) -> Receipt:
         self._log([activation_of(self._parts.scorer, self._name, request.decision_id)])
+        return Receipt(accepted=1)
+
+    def _judged(self, request: JudgeRequest) -> Receipt:
+        self._log([judgement_from(self._parts.scorer, self._name, request)])
         return Receipt(accepted=1)
 
     def _log(self, events: Sequence[Event]) -> None:

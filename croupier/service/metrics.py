@@ -66,12 +66,13 @@ class Distribution:
 class LoopCounts:
     """What happened in a loop. Only one thread counts here."""
 
-    __slots__ = ("activations", "decisions", "outcomes", "propensity")
+    __slots__ = ("activations", "decisions", "judgements", "outcomes", "propensity")
 
     def __init__(self) -> None:
         self.decisions = 0
         self.outcomes = 0
         self.activations = 0
+        self.judgements = 0
         self.propensity = Distribution(_PROPENSITY_BUCKETS)
 
     def __add__(self, other: LoopCounts) -> LoopCounts:
@@ -79,6 +80,7 @@ class LoopCounts:
         both.decisions = self.decisions + other.decisions
         both.outcomes = self.outcomes + other.outcomes
         both.activations = self.activations + other.activations
+        both.judgements = self.judgements + other.judgements
         both.propensity = self.propensity + other.propensity
         return both
 
@@ -186,6 +188,7 @@ class _Counted(Collector):
             ("decisions", "Decisions acknowledged"),
             ("outcomes", "Outcomes acknowledged"),
             ("activations", "Activations acknowledged"),
+            ("judgements", "Judgements acknowledged"),
         ):
             counter = CounterMetricFamily(f"croupier_{name}", said, labels=["loop"])
             for loop, counts in loops.items():

@@ -19,6 +19,7 @@ from croupier.service.api import (
     DecideSlateRequest,
     DecideSlotsRequest,
     ErrorResponse,
+    JudgeRequest,
     OutcomeRequest,
     RankActionsRequest,
     RankResponse,
@@ -147,6 +148,7 @@ _NATIVE = (
         Receipt,
     ),
     _native("activate", "Report that a deferred decision was shown", ActivateRequest, Receipt),
+    _native("judge", "Report how differently two decisions may be treated", JudgeRequest, Receipt),
 )
 
 
@@ -200,13 +202,24 @@ _ID = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
 _PLACES = {"minimum": 1, "maximum": MAX_PLACES}
 _PROBABILITY = {"minimum": 0, "maximum": 1}
 _PROBABILITIES = {"items": {"type": "number", **_PROBABILITY}}
+_IDS = (
+    "decision_id",
+    "other_decision_id",
+    "outcome_id",
+    "judgement_id",
+    "auditor",
+    "id",
+    "slot",
+    "eventId",
+    "slotId",
+)
 _BOUNDS: dict[str | tuple[str, str], dict[str, Any]] = {
-    **dict.fromkeys(("decision_id", "outcome_id", "id", "slot", "eventId", "slotId"), _ID),
+    **dict.fromkeys(_IDS, _ID),
     "actions": {"minItems": 1, "maxItems": MAX_ACTIONS},
     "slots": {"minItems": 1, "maxItems": MAX_PLACES},
     "depth": _PLACES,
     "size": _PLACES,
-    **dict.fromkeys(("propensity", "probability"), _PROBABILITY),
+    **dict.fromkeys(("propensity", "probability", "distance"), _PROBABILITY),
     ("SlateMember", "inclusion"): _PROBABILITY,
     ("SlateResponse", "inclusion"): _PROBABILITIES,
     "pmf": _PROBABILITIES,

@@ -38,7 +38,7 @@ from croupier.eventlog.kafka.membership import Member
 from croupier.eventlog.kafka.topics import KIND_HEADER, LOGGED, REPLIES, REQUESTS, topic
 from croupier.eventlog.kafka.writer import message_of
 from croupier.policy.errors import LogUnavailableError
-from croupier.policy.events import Activation, Decision
+from croupier.policy.events import Activation, Decision, Judgement
 from croupier.service.desk import DECIDE, Desk, Reply
 from croupier.service.refusals import Refusal
 from croupier.service.setup import DRAIN_S
@@ -224,6 +224,8 @@ class RequestStream:
                     counts.propensity.observe(event.propensity)
                 elif isinstance(event, Activation):
                     counts.activations += 1
+                elif isinstance(event, Judgement):
+                    counts.judgements += 1
                 else:
                     counts.outcomes += 1
 

@@ -29,6 +29,7 @@ max_body_bytes = {MAX_BODY_BYTES}
 
 [service.keys.all]
 key = "{ALL_KEY}"
+scopes = ["decide", "reward", "judge"]
 
 [service.keys.digits]
 key = "{DIGITS_KEY}"

@@ -116,6 +116,12 @@ def test_a_locked_log_is_told_and_recovers_and_an_interrupt_ends_in_order(serve:
         "decide": DECIDE,
         "reward": {"decision_id": "d", "reward": 1},
         "activate": {"decision_id": "d"},
+        "judge": {
+            "decision_id": "d",
+            "other_decision_id": "e",
+            "auditor": "ada",
+            "distance": 0.1,
+        },
     }
     with locked_log(server):
         for route, request in routes.items():

@@ -151,10 +151,27 @@ ACTIVATE: list[tuple[Any, str]] = [
     ({"decision_id": "d", "reward": 1}, "reward"),
 ]
 
+JUDGE_BODY = {"decision_id": "d", "other_decision_id": "e", "auditor": "ada", "distance": 0.5}
+JUDGE: list[tuple[Any, str]] = [
+    (b"", "body"),
+    ([], "body"),
+    ({}, "decision_id"),
+    (JUDGE_BODY | {"decision_id": ""}, "decision_id"),
+    (JUDGE_BODY | {"other_decision_id": "x" * 257}, "other_decision_id"),
+    (JUDGE_BODY | {"other_decision_id": "d"}, "other_decision_id"),
+    (JUDGE_BODY | {"auditor": ""}, "auditor"),
+    (JUDGE_BODY | {"distance": 1.5}, "distance"),
+    (JUDGE_BODY | {"distance": -0.1}, "distance"),
+    (JUDGE_BODY | {"distance": "far"}, "distance"),
+    (JUDGE_BODY | {"judgement_id": ""}, "judgement_id"),
+    (JUDGE_BODY | {"x": 1}, "x"),
+]
+
 CASES = [
     *(("decide", body, target) for body, target in DECIDE),
     *(("reward", body, target) for body, target in REWARD),
     *(("activate", body, target) for body, target in ACTIVATE),
+    *(("judge", body, target) for body, target in JUDGE),
 ]
 
 
@@ -231,7 +248,9 @@ def test_an_unknown_route(caller: Caller, method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize("route", ["decide", "rank", "slots", "slate", "reward", "activate"])
+@pytest.mark.parametrize(
+    "route", ["decide", "rank", "slots", "slate", "reward", "activate", "judge"]
+)
 def test_the_wrong_method(caller: Caller, method: str, route: str) -> None:
     refused = caller.send(method, f"/v1/loops/digits/{route}")
     assert (refused.status, refused.error["code"]) == (405, "MethodNotAllowed")

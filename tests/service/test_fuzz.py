@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EFFORT = int(os.environ.get("CROUPIER_FUZZ_EFFORT", "1"))
 # Without an oracle, with one, and with none asked.
 LOOPS = st.sampled_from(["digits", "trained", "watching"])
-ROUTES = st.sampled_from(["decide", "rank", "slots", "slate", "reward", "activate"])
+ROUTES = st.sampled_from(["decide", "rank", "slots", "slate", "reward", "activate", "judge"])
 
 # Text may hold lone surrogates, which Python's JSON writes as escapes, and numbers may be none.
 TEXT = st.text(max_size=20) | st.text(st.characters(codec=None), max_size=5)
@@ -85,10 +85,20 @@ OUTCOMES: SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"decision_id": IDS, "reward": st.floats(0.0, 1.0)},
     optional={"outcome_id": IDS, "slot": IDS, "guardrails": st.dictionaries(TEXT, NUMBERS)},
 )
+JUDGEMENTS: SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "decision_id": IDS.map("one-{}".format),
+        "other_decision_id": IDS.map("two-{}".format),
+        "auditor": IDS,
+        "distance": st.floats(0.0, 1.0),
+    },
+    optional={"judgement_id": IDS},
+)
 VALID: SearchStrategy[tuple[str, Any]] = st.one_of(
     of_any_shape(),
     st.tuples(st.just("reward"), OUTCOMES | st.lists(OUTCOMES, max_size=4)),
     st.tuples(st.just("activate"), st.fixed_dictionaries({"decision_id": IDS})),
+    st.tuples(st.just("judge"), JUDGEMENTS),
 )
 
 

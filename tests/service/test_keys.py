@@ -87,13 +87,21 @@ port = 0
 asker = { key = "key-of-the-asker", scopes = ["decide"] }
 teller = { key = "key-of-the-teller", scopes = ["reward"] }
 boss = { key = "key-of-the-boss", scopes = ["admin"] }
+judge = { key = "key-of-the-judge", scopes = ["judge"] }
 plain = { key = "key-without-scopes" }
 
 [loops.digits]
 """
 DECIDE = b'{"actions": [{"id": "a"}, {"id": "b"}]}'
 REWARD = b'{"decision_id": "d", "reward": 1.0}'
-ROUTES = [("decide", DECIDE), ("rank", DECIDE), ("reward", REWARD), ("activate", BODY)]
+JUDGE = b'{"decision_id": "d", "other_decision_id": "e", "auditor": "ada", "distance": 0.1}'
+ROUTES = [
+    ("decide", DECIDE),
+    ("rank", DECIDE),
+    ("reward", REWARD),
+    ("activate", BODY),
+    ("judge", JUDGE),
+]
 SLOTS = b'{"actions": [{"id": "a"}], "slots": [{"id": "s"}]}'
 OURS = [*ROUTES, ("slots", SLOTS), ("slate", b'{"actions": [{"id": "a"}], "size": 1}')]
 RANK = b'{"actions": [{"id": "a", "features": []}]}'
@@ -101,12 +109,13 @@ SCOPES = {
     "key-of-the-asker": {"decide"},
     "key-of-the-teller": {"reward"},
     "key-of-the-boss": {"admin"},
+    "key-of-the-judge": {"judge"},
     "key-without-scopes": {"decide", "reward"},
 }
 
 
 def needed(route: str) -> str:
-    return "reward" if route in {"reward", "activate"} else "decide"
+    return {"reward": "reward", "activate": "reward", "judge": "judge"}.get(route, "decide")
 
 
 def check(answer: Answer, key: str, scope: str) -> None:

@@ -127,6 +127,7 @@ def test_the_apis_description(caller: Caller) -> None:
         "/v1/loops/{loop}/slate",
         "/v1/loops/{loop}/reward",
         "/v1/loops/{loop}/activate",
+        "/v1/loops/{loop}/judge",
         "/personalizer/v1.0/rank",
         "/personalizer/v1.0/events/{eventId}/reward",
         "/personalizer/v1.0/events/{eventId}/activate",

@@ -157,14 +157,17 @@ def test_everything_that_can_be_asked_over_http(serving: Server, asker: Asker) -
     reported = [{"decision_id": "ranked", "reward": 1.0}, {"decision_id": "dealt", "reward": 0.5}]
     asker.ask("rewards", reported, kind="reward")
     asker.ask("activation", {"decision_id": "filled"}, kind="activate")
+    pair = {"decision_id": "ranked", "other_decision_id": "dealt"}
+    asker.ask("judgement", pair | {"auditor": "ada", "distance": 0.1}, kind="judge")
     asker.ask("too-good", {"decision_id": "ranked", "reward": 2.0}, kind="reward")
     asker.sent()
-    replies = by_key(asker.replies(6))
+    replies = by_key(asker.replies(7))
     for key, (kind, request) in asked.items():
         over_http = serving.post(f"{LOOP}/{kind}", request | {"decision_id": key})
         assert (status(replies[key]), replies[key].value) == (200, over_http.body)
     assert json.loads(replies["rewards"].value) == {"accepted": 2}
     assert json.loads(replies["activation"].value) == {"accepted": 1}
+    assert json.loads(replies["judgement"].value) == {"accepted": 1}
     assert status(replies["too-good"]) == 400
     outcomes = [decode_event(each.value) for each in asker.committed("outcomes")]
     assert len(outcomes) == 3

@@ -11,11 +11,12 @@ is the same as a violation of one distance, an order statistic of theirs: see
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from croupier.policy.errors import InvalidInputError
 
@@ -30,6 +31,7 @@ __all__ = (
     "JudgedPairs",
     "Metric",
     "NamedGap",
+    "Panel",
     "gap_of",
     "panel_distance",
     "required_votes",
@@ -69,6 +71,10 @@ class Auditor(Protocol):
         """
         ...
 
+    def block(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Distances of some individuals, shape (b,), to all n, shape (b, n)."""
+        ...
+
 
 class Metric:
     """A distance in a space of features: ``d(x, x') = min(1, ‖φ(x) - φ(x')‖₂)``.
@@ -87,6 +93,11 @@ class Metric:
         """Distances of pairs, see :class:`Auditor`."""
         apart = self.places[first] - self.places[second]
         return np.asarray(np.minimum(np.sqrt((apart * apart).sum(axis=-1)), 1.0))
+
+    def block(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Distances of some individuals to all n, shape (b, n)."""
+        away = cdist(self.places[rows], self.places)
+        return np.asarray(np.minimum(away, 1.0, out=away))
 
 
 class JudgedPairs:
@@ -134,8 +145,52 @@ class JudgedPairs:
             found[judged] = self._judged[at[judged]]
         return found
 
+    def block(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Judgements of some individuals with all n, shape (b, n)."""
+        found = np.full((len(rows), self.size), ABSTAINS)
+        place = np.full(self.size, -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        for one, two in (self.pairs, self.pairs[::-1]):
+            there = place[one] >= 0
+            found[place[one[there]], two[there]] = self._judged[there]
+        return found
+
     def _keys(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.asarray(np.minimum(first, second) * self.size + np.maximum(first, second))
+
+
+class Panel:
+    """Several auditors who decide by a share, see :func:`panel_distance`.
+
+    Parameters
+    ----------
+    auditors
+        At least one.
+    gamma
+        Share γ in (0, 1] of those that judge a pair.
+
+    Raises
+    ------
+    InvalidInputError
+        If γ is out of range, or there is no auditor.
+    """
+
+    def __init__(self, auditors: Sequence[Auditor], gamma: float) -> None:
+        required_votes(gamma, len(auditors))
+        self.auditors = tuple(auditors)
+        self.gamma = gamma
+
+    def each(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> FloatArray:
+        """Distances of pairs by every auditor, shape (m, ...)."""
+        return np.stack([each.distances(first, second) for each in self.auditors])
+
+    def distances(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> FloatArray:
+        """Distances of pairs; infinite where all auditors abstain."""
+        return panel_distance(self.each(first, second), self.gamma)
+
+    def block(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Distances of some individuals, shape (b,), to all n, shape (b, n)."""
+        return panel_distance([each.block(rows) for each in self.auditors], self.gamma)
 
 
 def required_votes(gamma: float, auditors: int) -> int:
@@ -187,11 +242,18 @@ def panel_distance(distances: ArrayLike, gamma: float) -> FloatArray:
     """
     given = np.asarray(distances, dtype=np.float64)
     auditors = given.shape[0] if given.ndim else 0
+    votes = required_votes(gamma, auditors)
+    judging = np.isfinite(given).sum(axis=0)
+    if (judging == auditors).all():
+        # The usual case, for which there is no need to sort.
+        if votes == auditors:
+            return np.asarray(given.max(axis=0))
+        if votes == 1:
+            return np.asarray(given.min(axis=0))
+        return np.asarray(np.partition(given, votes - 1, axis=0)[votes - 1])
     needed = [1, *(required_votes(gamma, m) for m in range(1, auditors + 1))]
-    required_votes(gamma, auditors)
     # NaNs come last.
     ordered = np.sort(given, axis=0)
-    judging = np.isfinite(given).sum(axis=0)
     at = np.asarray(needed, dtype=np.int64)[judging] - 1
     found = np.take_along_axis(ordered, at[None, ...], axis=0)[0]
     return np.asarray(np.where(judging > 0, found, np.inf), dtype=np.float64)

@@ -15,6 +15,7 @@ from croupier.policy.fairness.auditors import (
     ABSTAINS,
     JudgedPairs,
     Metric,
+    Panel,
     gap_of,
     panel_distance,
     required_votes,
@@ -119,3 +120,15 @@ def test_gaps_of_probabilities() -> None:
     assert gap_of("any")(p[None], np.stack([p])).tolist() == [0.0]
     with pytest.raises(InvalidInputError, match="gap"):
         gap_of("median")
+
+
+def test_a_block_holds_what_its_pairs_do() -> None:
+    rng = np.random.default_rng(3)
+    people = JudgedPairs(7, [1, 5, 0], [2, 3, 6], [0.2, 0.9, 0.0])
+    panel = Panel([Metric(rng.normal(size=(7, 2))), people, Metric(rng.normal(size=(7, 3)))], 0.6)
+    rows = np.array([5, 0, 2])
+
+    block = panel.block(rows)
+
+    first, second = np.broadcast_arrays(rows[:, None], np.arange(7)[None, :])
+    np.testing.assert_allclose(block, panel.distances(first, second), atol=1e-12)
