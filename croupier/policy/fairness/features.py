@@ -1,8 +1,8 @@
 """What auditors see of a decision: its features, path by path, in one encoding.
 
-Every path is encoded by :class:`~croupier.policy.encoding.FeatureEncoder`, as an oracle sees it, and
-is a block of columns. ``Δ_k²`` is the squared distance of two decisions in block k, so scaled that
-it is the squared difference of a number, and 1 for two different words.
+Every path is encoded by :class:`~croupier.policy.encoding.FeatureEncoder`, as an oracle sees it,
+and is a block of columns. ``Δ_k²`` is the squared distance of two decisions in block k, so scaled
+that it is the squared difference of a number, and 1 for two different words.
 """
 
 from __future__ import annotations

@@ -77,10 +77,13 @@ class Feedback:
         0 or 1 (or between), where the instance was approved; anything elsewhere, shape (k,).
     violation
         What the panel reports; None if nothing.
+    weights
+        How many instances like it each counts for, positive, shape (k,); 1 each if None.
     """
 
     labels: FloatArray
     violation: Violation | None
+    weights: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

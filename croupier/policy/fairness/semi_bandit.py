@@ -81,7 +81,7 @@ def estimated_losses(play: Play, feedback: Feedback, price: float) -> SemiBandit
     play
         Whose `inverse` stands for 1/q.
     feedback
-        Labels and the reported pair.
+        Labels, how the instances count, and the reported pair.
     price
         C ≥ 0.
     """
@@ -89,6 +89,8 @@ def estimated_losses(play: Play, feedback: Feedback, price: float) -> SemiBandit
     lost = np.where(play.approved, 1.0 - feedback.labels, 0.0)
     approve = np.where(play.approved, lost * play.inverse, 0.0)
     decline = np.full(instances, DECLINE_LOSS)
+    if feedback.weights is not None:
+        approve, decline = approve * feedback.weights, decline * feedback.weights
     places = np.arange(instances)
     pair = feedback.violation
     if pair is None:
