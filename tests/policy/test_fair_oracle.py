@@ -259,6 +259,6 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: dict[str, NDArray[Any
     with np.load(tmp_path / "thresholds.npz") as stored:
         arrays = {name: stored[name] for name in stored.files}
     assert arrays["thresholds"].shape == (200, 5)
-    np.savez(tmp_path / "thresholds.npz", **(arrays | damage))  # type: ignore[arg-type]
+    np.savez(tmp_path / "thresholds.npz", **(arrays | damage))
     with pytest.raises(GenerationError):
         load_oracle(tmp_path)

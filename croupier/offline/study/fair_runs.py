@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ("FAIR_RUNS_SCHEMA", "run_fair_arms")
 
-_KEY = {
+_OWN = {
     "world": pl.String(),
-    "arm": pl.String(),
     "seed": pl.Int64(),
     "horizon": pl.Int64(),
     "instances": pl.Int64(),
 }
-FAIR_RUNS_SCHEMA = pl.Schema(_KEY | dict(FAIR_SERIES_SCHEMA))
+_KEY = {"arm": pl.String()} | _OWN
+FAIR_RUNS_SCHEMA = pl.Schema(_OWN | dict(FAIR_SERIES_SCHEMA))
 """A row for each checkpoint of each series; `horizon` is T of the series, `instances` is k."""
 
 
@@ -51,7 +51,8 @@ def run_fair_arms(
     rounds, instances
         T and k.
     directory
-        Where the Delta table ``series`` is; made if it isn't there.
+        Where the Delta table ``series`` is; made if it isn't there. The arms of a seed are written
+        together as soon as all of them are finished.
     jobs
         How many processes work, at least 1.
     progress
@@ -71,31 +72,38 @@ def run_fair_arms(
         WORLDS[world](seeds[0])
     table = directory / "series"
     wanted = [
-        (world, arm, seed, rounds, instances) for world in worlds for arm in arms for seed in seeds
+        (arm, world, seed, rounds, instances) for world in worlds for arm in arms for seed in seeds
     ]
     found = pl.DataFrame(schema=FAIR_RUNS_SCHEMA)
     if DeltaTable.is_deltatable(str(table)):
         found = pl.read_delta(str(table)).select(FAIR_RUNS_SCHEMA.names())
     done = set(found.select(*_KEY).unique().iter_rows())
-    missing = [each for each in wanted if each not in done]
+    missing: dict[tuple[str, int, int, int], list[str]] = {}
+    for arm, *where in (each for each in wanted if each not in done):
+        missing.setdefault(tuple(where), []).append(arm)  # type: ignore[arg-type]
     fresh = run_missing(
-        _run, missing, table=table, wanted=len(wanted), jobs=jobs, progress=progress
+        _run,
+        [(*where, names) for where, names in missing.items()],
+        table=table,
+        wanted=len(worlds) * len(seeds),
+        jobs=jobs,
+        progress=progress,
     )
     keys = pl.DataFrame(wanted, schema=_KEY, orient="row")
     whole = pl.concat([found, *fresh]).sort(*_KEY, "rounds")
-    return keys.join(whole, on=list(_KEY), how="left", maintain_order="left_right")
+    joined = keys.join(whole, on=list(_KEY), how="left", maintain_order="left_right")
+    return joined.select(FAIR_RUNS_SCHEMA.names())
 
 
-def _run(world: str, arm: str, seed: int, rounds: int, instances: int) -> pl.DataFrame:
-    (chosen,) = (each for each in FAIR_ARMS if each.name == arm)
+def _run(world: str, seed: int, rounds: int, instances: int, arms: list[str]) -> pl.DataFrame:
+    chosen = [each for each in FAIR_ARMS if each.name in arms]
     # Every process is one of several that share the machine.
     with threadpool_limits(limits=1):
         series = run_fair_series(
             WORLDS[world](seed), chosen, rounds=rounds, instances=instances, seed=seed
         )
-    values = (world, arm, seed, rounds, instances)
     named = [
         pl.lit(value, dtype=kind).alias(name)
-        for (name, kind), value in zip(_KEY.items(), values, strict=True)
+        for (name, kind), value in zip(_OWN.items(), (world, seed, rounds, instances), strict=True)
     ]
     return series.with_columns(named).select(FAIR_RUNS_SCHEMA.names())

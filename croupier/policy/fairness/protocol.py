@@ -117,7 +117,7 @@ class FairLearner(Protocol):
         ...
 
 
-def audit(chances: FloatArray, allowed: FloatArray, alpha: float) -> Violation | None:
+def audit(chances: FloatArray, allowed: NDArray[np.floating], alpha: float) -> Violation | None:
     """The pair whose chances differ most beyond what is allowed; None if none does.
 
     ``π(x) - π(x') > d(x, x') + α``, where d is the panel's order statistic.
