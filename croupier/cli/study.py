@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import typer
 
 from croupier.cli.output import Output
 from croupier.offline.study.arms import CONTROL, ORACLES, PLAIN, UNIFORM, oscillation_arms
+from croupier.offline.study.fair_figure import draw_fairness
+from croupier.offline.study.fair_learners import FAIR_ARMS
+from croupier.offline.study.fair_runs import run_fair_arms
+from croupier.offline.study.fair_world import WORLDS
+from croupier.offline.study.fairness import summarise_fair
 from croupier.offline.study.figure import draw_study
 from croupier.offline.study.oscillation import Mean, OscillationStudy, summarise
 from croupier.offline.study.runs import EnvironmentChoice, run_arms
@@ -21,10 +26,12 @@ from croupier.policy.loop import LoopConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from croupier.offline.study.fairness import FairArmSummary, FairnessStudy, Growth
     from croupier.offline.study.oscillation import ArmSummary
-    from croupier.offline.study.series import Arm
 
 __all__ = ("register",)
+
+_N = TypeVar("_N", bound="_Named")
 
 _SHOWN = (UNIFORM, PLAIN, CONTROL)
 _studies = typer.Typer(
@@ -35,6 +42,7 @@ _studies = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     _studies.command("oscillation")(oscillation_command)
+    _studies.command("fairness")(fairness_command)
     app.add_typer(_studies, name="study")
 
 
@@ -68,7 +76,7 @@ def oscillation_command(
         raise InvalidInputError("burn_in", "expected at least 6 generations after it")
     if oracle not in ORACLES:
         raise InvalidInputError("oracle", f"expected one of {', '.join(ORACLES)}, got {oracle!r}")
-    arms = _chosen(oscillation_arms(LoopConfig(oracle=ORACLES[oracle])), arm)
+    arms = _chosen("arm", oscillation_arms(LoopConfig(oracle=ORACLES[oracle])), arm)
     choice = EnvironmentChoice(path=environment, parameters=_parameters(set_ or []))
     # Environments stand beside what is studied, as configurations do.
     sys.path.insert(0, str(Path.cwd()))
@@ -93,12 +101,64 @@ def oscillation_command(
     shown.remark(f"the series are in {output / 'series'}, the figure is {figure}")
 
 
-def _chosen(arms: Sequence[Arm], names: list[str] | None) -> list[Arm]:
-    known = {each.name: each for each in arms}
+def fairness_command(
+    output: Annotated[
+        Path,
+        typer.Option(help="Where series, table and figure are written; a study goes on there."),
+    ] = Path("fairness-study"),
+    world: Annotated[
+        list[str] | None,
+        typer.Option("--world", help=f"{' or '.join(WORLDS)}; repeatable. All of them else."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option("--arm", help="Only this arm; repeatable. All of them else.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=64, help="T, of each series.")] = 10_000,
+    instances: Annotated[int, typer.Option(min=2, help="k, in each round.")] = 100,
+    seeds: Annotated[int, typer.Option(min=2, help="Series of each arm in each world.")] = 10,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one for each processor else.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Learn from approvals alone under auditors, and tell how regret and violations grow."""
+    shown = Output(json=json)
+    worlds = [each.name for each in _chosen("world", [_World(name) for name in WORLDS], world)]
+    arms = [each.name for each in _chosen("arm", FAIR_ARMS, arm)]
+    with shown.progress("series") as progress:
+        runs = run_fair_arms(
+            worlds,
+            arms,
+            range(seeds),
+            rounds=rounds,
+            instances=instances,
+            directory=output,
+            jobs=jobs or os.cpu_count() or 1,
+            progress=progress,
+        )
+    study = summarise_fair(runs)
+    figure = output / "fairness.png"
+    draw_fairness(runs, study).savefig(figure, dpi=150)
+    (output / "fairness.json").write_bytes(msgspec.json.format(msgspec.json.encode(study)))
+    shown.result(study, lambda: _show_fairness(shown, study))
+    shown.remark(f"the series are in {output / 'series'}, the figure is {figure}")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _World(NamedTuple):
+    name: str
+
+
+def _chosen(option: str, offered: Sequence[_N], names: list[str] | None) -> list[_N]:
+    known = {each.name: each for each in offered}
     for name in names or []:
         if name not in known:
-            raise InvalidInputError("arm", f"expected one of {', '.join(known)}; got {name!r}")
-    return list(arms) if names is None else [known[name] for name in names]
+            raise InvalidInputError(option, f"expected one of {', '.join(known)}; got {name!r}")
+    return list(offered) if names is None else [known[name] for name in names]
 
 
 def _parameters(texts: list[str]) -> dict[str, object]:
@@ -140,6 +200,62 @@ def _show(shown: Output, study: OscillationStudy) -> None:
         "Distance: total variation to the last generation. p: of spread and of alternation by "
         "the control's noise, and by that of bootstrapped logs.",
     )
+
+
+def _show_fairness(shown: Output, study: FairnessStudy) -> None:
+    shown.table(
+        f"{study.rounds} rounds of {study.instances}",
+        [
+            "world",
+            "arm",
+            "seeds",
+            "error %",
+            "late %",
+            "regret",
+            "grows as",
+            "violations %",
+            "late %",
+            "grow as",
+            "excess",
+        ],
+        [_fair_row(each) for each in study.arms],
+        note="± one standard error over seeds. Error: share of the instances. Late: in the later "
+        "half of the rounds. Regret: errors above those of the best fair mixture in hindsight, "
+        f"over k. Growth: exponent of T from round {study.fitted_from} on, with its 95 % interval. "
+        "Violations: share of the rounds with a reported pair. Excess: by how much these pairs "
+        "were beyond d + α, summed.",
+    )
+    if study.sidedness:
+        shown.table(
+            "what it costs to see the labels of the approved alone (exp2)",
+            ["world", "regret", "violations, points"],
+            [
+                [each.world, _shown(each.regret), _shown(each.violations, 100.0)]
+                for each in study.sidedness
+            ],
+        )
+
+
+def _fair_row(arm: FairArmSummary) -> list[object]:
+    return [
+        arm.world,
+        arm.arm,
+        arm.seeds,
+        _shown(arm.error, 100.0),
+        _shown(arm.late_error, 100.0),
+        _shown(arm.regret),
+        _exponent(arm.regret_growth),
+        _shown(arm.violations, 100.0),
+        _shown(arm.late_violations, 100.0),
+        _exponent(arm.violations_growth),
+        _shown(arm.excess),
+    ]
+
+
+def _exponent(growth: Growth | None) -> str | None:
+    if growth is None:
+        return None
+    return f"{growth.exponent:.2f} [{growth.lower:.2f}, {growth.upper:.2f}]"
 
 
 def _row(arm: ArmSummary) -> list[object]:

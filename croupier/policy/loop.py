@@ -122,6 +122,12 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"exploration {self.exploration.__struct_config__.tag} needs an oracle that "
                 f"estimates {', '.join(missing)}; {self.oracle.__struct_config__.tag} does not"
             )
+        player = self.oracle.played_by
+        if player not in {None, self.exploration.__struct_config__.tag}:
+            raise ValueError(
+                f"oracle {self.oracle.__struct_config__.tag} needs exploration {player}, got "
+                f"{self.exploration.__struct_config__.tag}"
+            )
         require_range(self.reward_min, self.reward_max)
         if not self.reward_min <= self.default_reward <= self.reward_max:
             raise ValueError(

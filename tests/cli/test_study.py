@@ -1,4 +1,4 @@
-"""``croupier study oscillation``, as it is run from a checkout."""
+"""``croupier study``, as it is run from a checkout."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ SMALL += ["--burn-in", "2"]
 ARMS = ["--arm", "igw", "--arm", "igw, uniform log"]
 
 
-def study(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def study(
+    output: Path, *arguments: str, name: str = "oscillation"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CROUPIER, "study", "oscillation", "--output", str(output), *arguments],
+        [*CROUPIER, "study", name, "--output", str(output), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -114,4 +116,51 @@ def test_what_can_not_be_studied_is_one_line(
     output = tmp_path / "out"
     line = complain("study", "oscillation", "--output", str(output), *arguments)
     assert line.startswith(said)
+    assert not output.exists()
+
+
+QUICK = ["--world", "mortgages", "--rounds", "64", "--instances", "20"]
+
+
+def test_a_study_of_fairness_leaves_series_figure_and_summary_and_goes_on(tmp_path: Path) -> None:
+    arms = ["--arm", "exp2", "--arm", "exp2, all labels"]
+    done = study(tmp_path / "out", *QUICK, *arms, "--seeds", "2", "--json", name="fairness")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert [each["arm"] for each in summary["arms"]] == ["exp2", "exp2, all labels"]
+    assert (summary["rounds"], summary["instances"]) == (64, 20)
+    for each in summary["arms"]:
+        assert each["seeds"] == 2
+        assert 0.0 < each["error"]["value"] < 1.0
+        growth = each["violations_growth"]
+        assert growth["lower"] <= growth["exponent"] <= growth["upper"]
+    assert [each["world"] for each in summary["sidedness"]] == ["mortgages"]
+    assert (tmp_path / "out" / "fairness.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / "fairness.json").read_bytes()) == summary
+    series = pl.read_delta(str(tmp_path / "out" / "series"))
+    # One arm more is all that is left to do, and the others stay as they are.
+    arms += ["--arm", "epsilon greedy"]
+    more = study(tmp_path / "out", *QUICK, *arms, "--seeds", "2", name="fairness")
+    assert more.returncode == 0, more.stderr
+    assert "64 rounds of 20" in more.stdout
+    assert "epsilon greedy" in more.stdout
+    grown = pl.read_delta(str(tmp_path / "out" / "series"))
+    assert len(grown) * 2 == len(series) * 3
+    order = ["arm", "seed", "rounds"]
+    kept = grown.filter(pl.col("arm") != "epsilon greedy").sort(order)
+    assert kept.equals(series.sort(order))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--world", "none"], "world: expected one of planted, mortgages; got 'none'"),
+        (["--arm", "none"], "arm: expected one of exp2, exp2, all labels, ftpl"),
+    ],
+)
+def test_a_study_of_fairness_that_can_not_be_is_one_line(
+    tmp_path: Path, complain: Complain, arguments: list[str], said: str
+) -> None:
+    output = tmp_path / "out"
+    assert complain("study", "fairness", "--output", str(output), *arguments).startswith(said)
     assert not output.exists()

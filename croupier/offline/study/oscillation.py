@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-__all__ = ("ArmSummary", "Mean", "OscillationStudy", "summarise")
+__all__ = ("ArmSummary", "Mean", "OscillationStudy", "mean_of", "summarise")
 
 
 class Mean(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,12 +207,12 @@ class _Settled:
         return ArmSummary(
             arm=arm,
             seeds=len(self.gain),
-            value=_mean(columns["value"].mean(axis=1)),
-            gain=_mean(self.gain.mean(axis=1)),
-            regret=_mean(missed.sum(axis=1) / room.sum(axis=1)),
-            spread=_mean(np.array([each.spread for each in swings])),
-            autocorrelation=_mean(np.array([each.autocorrelation for each in swings])),
-            **{name: _mean(np.nanmean(columns[name], axis=1)) for name in _MEANS},
+            value=mean_of(columns["value"].mean(axis=1)),
+            gain=mean_of(self.gain.mean(axis=1)),
+            regret=mean_of(missed.sum(axis=1) / room.sum(axis=1)),
+            spread=mean_of(np.array([each.spread for each in swings])),
+            autocorrelation=mean_of(np.array([each.autocorrelation for each in swings])),
+            **{name: mean_of(np.nanmean(columns[name], axis=1)) for name in _MEANS},
             test=test,
             bootstrap_test=bootstrap_test,
         )
@@ -239,6 +239,7 @@ def _noise(values: FloatArray) -> FloatArray:
     return residuals.ravel()
 
 
-def _mean(values: FloatArray) -> Mean:
+def mean_of(values: FloatArray) -> Mean:
+    """Mean and standard error of independent values, one for each seed, shape (seeds,)."""
     error = float(scipy.stats.sem(values)) if len(values) > 1 else None
     return Mean(value=float(values.mean()), error=error)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.study.environment import StudyEnvironment
 
-__all__ = ("RUNS_SCHEMA", "EnvironmentChoice", "run_arms")
+__all__ = ("RUNS_SCHEMA", "EnvironmentChoice", "run_arms", "run_missing")
 
 RUNS_SCHEMA = pl.Schema(
     {"environment": pl.String(), "arm": pl.String(), "digest": pl.String(), "seed": pl.Int64()}
@@ -122,30 +122,71 @@ def run_arms(
     found = _finished(table, choice, generations)
     done = {(name, digest, seed) for name, digest, seed in found.select(_KEY).unique().iter_rows()}
     missing = [each for each in wanted if _key(*each) not in done]
-    told = [len(wanted) - len(missing)]
-    if progress is not None:
-        progress(told[0], len(wanted))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        tasks = [pool.submit(_run, choice, arm, seed, generations) for arm, seed in missing]
-        try:
-            for task in as_completed(tasks):
-                series = task.result()
-                table.parent.mkdir(parents=True, exist_ok=True)
-                series.write_delta(str(table), mode="append")
-                found = pl.concat([found, series])
-                told[0] += 1
-                if progress is not None:
-                    progress(told[0], len(wanted))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    fresh = run_missing(
+        _run,
+        [(choice, arm, seed, generations) for arm, seed in missing],
+        table=table,
+        wanted=len(wanted),
+        jobs=jobs,
+        progress=progress,
+    )
+    found = pl.concat([found, *fresh])
     keys = pl.DataFrame(
         [_key(*each) for each in wanted],
         schema={"arm": pl.String, "digest": pl.String, "seed": pl.Int64},
         orient="row",
     )
     return keys.join(found, on=_KEY, how="left", maintain_order="left").select(RUNS_SCHEMA.names())
+
+
+def run_missing(
+    run: Callable[..., pl.DataFrame],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    table: Path,
+    wanted: int,
+    jobs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[pl.DataFrame]:
+    """Run series in processes, and append each to a Delta table as soon as it is finished.
+
+    Parameters
+    ----------
+    run
+        Makes a series of a task's arguments; a function that other processes find.
+    tasks
+        Arguments of what is not in the table yet.
+    table
+        Made if it isn't there.
+    wanted
+        How many series there are with those that are in the table.
+    jobs
+        How many processes work, at least 1.
+    progress
+        Called with the numbers of series that are finished and that there are.
+
+    Returns
+    -------
+    series
+        Of the tasks, in the order in which they were finished.
+    """
+    fresh: list[pl.DataFrame] = []
+    if progress is not None:
+        progress(wanted - len(tasks), wanted)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        running = [pool.submit(run, *task) for task in tasks]
+        try:
+            for task in as_completed(running):
+                fresh.append(task.result())
+                table.parent.mkdir(parents=True, exist_ok=True)
+                fresh[-1].write_delta(str(table), mode="append")
+                if progress is not None:
+                    progress(wanted - len(tasks) + len(fresh), wanted)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return fresh
 
 
 _KEY = ["arm", "digest", "seed"]

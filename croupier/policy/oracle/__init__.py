@@ -5,7 +5,8 @@ up as tables of weights over its columns, whoever fits them: one table (``vowpal
 ``sklearn``), one with its exact posterior (``ridge``), or one for every member of an ensemble
 (``bootstrap``, ``cover``). Others are not linear and are scored by a library from its own model
 file: ``sklearn_onnx`` by ONNX Runtime, ``vowpal_wabbit_model`` by Vowpal Wabbit; ``distilled`` is a
-table that was fitted to the estimates of one of these. Those whose configuration ``learns_online``
+table that was fitted to the estimates of one of these. ``fair`` is an ensemble of thresholds whose
+votes auditors have kept fair. Those whose configuration ``learns_online``
 can be taught row by row as well.
 """
 
@@ -16,6 +17,7 @@ from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle, p
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
 from croupier.policy.oracle.distilled import DistilledConfig, DistilledOracle, Fidelity
 from croupier.policy.oracle.encoded import EncodedOracle
+from croupier.policy.oracle.fair import FairConfig, FairOracle
 from croupier.policy.oracle.kinds import (
     OracleConfig,
     load_oracle,
@@ -41,6 +43,8 @@ __all__ = (
     "DistilledOracle",
     "EncodedOracle",
     "EnsembleOracle",
+    "FairConfig",
+    "FairOracle",
     "Fidelity",
     "LinearOracle",
     "OnlineOracle",

@@ -118,6 +118,11 @@ class OracleConfigBase(
         return False
 
     @property
+    def played_by(self) -> str | None:
+        """Kind of the one exploration that plays what the oracle has learned; None if any does."""
+        return None
+
+    @property
     def encoder(self) -> EncoderConfig:
         """How features become indices."""
         raise NotImplementedError

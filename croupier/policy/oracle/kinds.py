@@ -15,6 +15,7 @@ from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
 from croupier.policy.oracle.distilled import DistilledConfig, DistilledOracle
 from croupier.policy.oracle.encoded import CONFIG_FILE, EncodedOracle, SavedOracle
+from croupier.policy.oracle.fair import FairConfig, FairOracle
 from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
 from croupier.policy.oracle.scikit_learn import SklearnConfig, SklearnOracle
 from croupier.policy.oracle.sklearn_onnx import SklearnOnnxConfig, SklearnOnnxOracle
@@ -40,10 +41,11 @@ OracleConfig: TypeAlias = (
     | SklearnOnnxConfig
     | VowpalWabbitModelConfig
     | DistilledConfig
+    | FairConfig
 )
 
 # These have no partial_fit at all; that of others depends on what they are configured with.
-_LEARN_AT_ONCE = (SklearnOnnxOracle, DistilledOracle)
+_LEARN_AT_ONCE = (SklearnOnnxOracle, DistilledOracle, FairOracle)
 # Everything that NumPy, zipfile and msgspec were seen to raise on damaged files.
 _UNREADABLE = (
     ArithmeticError,
@@ -79,37 +81,27 @@ def make_oracle(
 ) -> VowpalWabbitModelOracle: ...
 @overload
 def make_oracle(config: DistilledConfig, *, random_state: int = 0) -> DistilledOracle: ...
+@overload
+def make_oracle(config: FairConfig, *, random_state: int = 0) -> FairOracle: ...
 
 
 # Of a configuration of some kind among several, type checkers find out the union by themselves.
-def make_oracle(
-    config: OracleConfig, *, random_state: int = 0
-) -> (
-    VowpalWabbitOracle
-    | SklearnOracle
-    | RidgeOracle
-    | BootstrapOracle
-    | CoverOracle
-    | SklearnOnnxOracle
-    | VowpalWabbitModelOracle
-    | DistilledOracle
-):
+def make_oracle(config: OracleConfig, *, random_state: int = 0) -> EncodedOracle:
     """An oracle that is not fitted yet, as a loop's configuration asks for it."""
-    if isinstance(config, VowpalWabbitConfig):
-        return VowpalWabbitOracle(config, random_state=random_state)
-    if isinstance(config, SklearnConfig):
-        return SklearnOracle(config, random_state=random_state)
-    if isinstance(config, RidgeConfig):
-        return RidgeOracle(config, random_state=random_state)
-    if isinstance(config, BootstrapConfig):
-        return BootstrapOracle(config, random_state=random_state)
-    if isinstance(config, CoverConfig):
-        return CoverOracle(config, random_state=random_state)
-    if isinstance(config, SklearnOnnxConfig):
-        return SklearnOnnxOracle(config, random_state=random_state)
-    if isinstance(config, VowpalWabbitModelConfig):
-        return VowpalWabbitModelOracle(config, random_state=random_state)
-    return DistilledOracle(config, random_state=random_state)
+    return _ORACLES[type(config)](config, random_state=random_state)
+
+
+_ORACLES: dict[type[OracleConfig], type[EncodedOracle]] = {
+    VowpalWabbitConfig: VowpalWabbitOracle,
+    SklearnConfig: SklearnOracle,
+    RidgeConfig: RidgeOracle,
+    BootstrapConfig: BootstrapOracle,
+    CoverConfig: CoverOracle,
+    SklearnOnnxConfig: SklearnOnnxOracle,
+    VowpalWabbitModelConfig: VowpalWabbitModelOracle,
+    DistilledConfig: DistilledOracle,
+    FairConfig: FairOracle,
+}
 
 
 def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> OnlineOracle:
