@@ -10,6 +10,7 @@ import msgspec
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
+from croupier.policy.fairness import FairnessConfig
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
@@ -77,6 +78,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     guardrails
         Of the named rewards that outcomes carry, those that are joined and that a new champion must
         not harm, by name: 1 to 63 letters, digits, dots, hyphens and underscores.
+    fairness
+        Whose treatment is audited, what the gate holds against it, and what is never a feature.
     """
 
     exploration: Exploration = SquareCB()
@@ -96,6 +99,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     log_retention: str | None = None
     training: TrainingConfig = TrainingConfig()
     guardrails: dict[str, Guardrail] = {}
+    fairness: FairnessConfig = FairnessConfig()
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)
