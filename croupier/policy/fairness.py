@@ -92,7 +92,7 @@ class FairnessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ----------
     attributes
         What groups are made of: names of audit attributes (``gender``, ``audit.gender``), paths in
-        the context (``user.country``), or two or three of them crossed (``gender * age``).
+        the context (``context.user.country``), or two or three of them crossed (``gender * age``).
     sensitive
         Names or dotted paths of features that no oracle may see: a request that has one in its
         context, slots or actions is refused, on every route, and interactions that have one are not
