@@ -11,6 +11,7 @@ import polars as pl
 from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.fairness.fairness_section import judge_fairness
 from croupier.offline.finding import Section
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.engine import Engine
+    from croupier.offline.fairness.candidate_audit import CandidateAudit
     from croupier.offline.lake import Lake
     from croupier.offline.night import Steps
     from croupier.offline.registry import Registry
@@ -250,7 +252,7 @@ class Nightly(Succession):
         NotEnoughDataError
             If there are too few such rows.
         """
-        evaluation, _, verdict = self._judgement(challenger, progress)
+        evaluation, _, _, verdict = self._judgement(challenger, progress)
         return evaluation, verdict
 
     def judge_imitation(
@@ -307,11 +309,12 @@ class Nightly(Succession):
         champion = self.registry.champion(loop)
         since = evidence_since(generation_rows(self.lake, loop), number)
         calibration: LogCalibration | None = None
+        fairness: CandidateAudit | None = None
         evidence: Evaluation | Imitation
         if self.loops[loop].learning_mode == "apprentice":
             evidence, verdict = self.judge_imitation(challenger, progress)
         else:
-            evidence, calibration, verdict = self._judgement(challenger, progress)
+            evidence, calibration, fairness, verdict = self._judgement(challenger, progress)
         judged = Judged(
             ts=now_us,
             against=champion,
@@ -320,6 +323,7 @@ class Nightly(Succession):
             since=None if since is None else round(since.timestamp() * 1e6),
             evaluation=evidence if isinstance(evidence, Evaluation) else None,
             calibration=calibration,
+            fairness=fairness,
             imitation=evidence if isinstance(evidence, Imitation) else None,
         )
         # First: a verdict that is on record is not worked out again, nor is its report.
@@ -354,7 +358,7 @@ class Nightly(Succession):
 
     def _judgement(
         self, challenger: Generation, progress: Callable[[int, int], None] | None
-    ) -> tuple[Evaluation, LogCalibration, Verdict]:
+    ) -> tuple[Evaluation, LogCalibration, CandidateAudit | None, Verdict]:
         """Test the log that judges, evaluate both policies on it, and ask the gate."""
         loop, gate = challenger.loop, self.config.gate
         champion = self.generation(loop, self.registry.champion(loop))
@@ -370,8 +374,11 @@ class Nightly(Succession):
                 engine=self.engine,
             )
         calibration = calibrate_log(self.lake, loop, rows, level=gate.calibration_level)
-        verdict = judge_challenger(gate, evaluation, [calibration.section()])
-        return evaluation, calibration, verdict
+        fairness, section = judge_fairness(
+            rows, (champion, challenger), self.loops[loop], limits=gate, engine=self.engine
+        )
+        verdict = judge_challenger(gate, evaluation, [calibration.section(), section])
+        return evaluation, calibration, fairness, verdict
 
     @contextmanager
     def _saying_what_counts(self, challenger: Generation) -> Iterator[None]:

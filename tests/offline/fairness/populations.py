@@ -53,7 +53,7 @@ def interactions(
         Over which they are spread.
     """
     n, count = pmf.shape
-    past = (rng.random(n)[:, None] > np.cumsum(pmf, axis=1)).sum(axis=1)
+    past = (rng.random((n, 1)) > np.cumsum(pmf, axis=1)).sum(axis=1)
     chosen = np.minimum(past, count - 1)
     names = [f"a{each}" for each in range(count)]
     each = np.arange(n)
