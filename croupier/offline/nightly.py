@@ -12,6 +12,7 @@ from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
 from croupier.offline.fairness.fairness_section import judge_fairness
+from croupier.offline.fairness.signals import refresh_fairness
 from croupier.offline.finding import Section
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
@@ -268,7 +269,7 @@ class Nightly(Succession):
         loop, confidence = challenger.loop, self.config.gate.confidence
         champion = self.generation(loop, self.registry.champion(loop))
         unneeded = Section.unmeasured("calibration", "an apprentice is judged without propensities")
-        rows = self._judged(loop, champion, challenger)
+        rows = self.judged(loop, champion, challenger)
         with self._saying_what_counts(challenger):
             imitation, verdict = judge_imitation(
                 rows, champion, challenger, confidence=confidence, progress=progress
@@ -362,7 +363,7 @@ class Nightly(Succession):
         """Test the log that judges, evaluate both policies on it, and ask the gate."""
         loop, gate = challenger.loop, self.config.gate
         champion = self.generation(loop, self.registry.champion(loop))
-        rows = self._judged(loop, champion, challenger)
+        rows = self.judged(loop, champion, challenger)
         with self._saying_what_counts(challenger):
             evaluation = evaluate(
                 rows,
@@ -394,7 +395,7 @@ class Nightly(Succession):
                 f"{error}; after a rollback only decisions since {since:%Y-%m-%d %H:%M:%S} count"
             ) from error
 
-    def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
+    def judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
         """The judge's interactions, which none of the generations learned from.
 
         The last generation is the challenger, for which not all may be evidence.
@@ -416,6 +417,12 @@ class Nightly(Succession):
         self.record_champion(loop, now_us)
         refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
         night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
+        try:
+            risen = refresh_fairness(self.lake, loop, self.loops[loop])
+            night = msgspec.structs.replace(night, disparities=tuple(r.told() for r in risen))
+        except InvalidInputError as error:
+            # An attribute that is none is no reason to train nothing.
+            night = msgspec.structs.replace(night, unaudited=str(error))
         try:
             night = self._challenge(night, now_us, steps, due_only=due_only)
         except NotEnoughDataError as reason:

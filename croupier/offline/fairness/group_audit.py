@@ -123,7 +123,7 @@ class Disparity(msgspec.Struct, frozen=True, kw_only=True):
     gap
         Between the highest and the lowest group.
     contrasts
-        Every group against the rest; of two groups only the first, as the other says the same.
+        Every group against the rest; of two groups only one, as the other says the same.
     """
 
     measure: Measure
@@ -332,7 +332,8 @@ class _Groups:
             return found
         for measure, action in self._measures():
             moments = {name: self._moments(name, action) for name in names}
-            for name in names[:1] if len(names) == 2 else names:
+            # Of two, always the same one, however many decisions each of them has.
+            for name in [min(names)] if len(names) == 2 else names:
                 rest = _sum([each for other, each in moments.items() if other != name])
                 found[measure, action, name] = contrast(
                     moments[name], rest, self._ends(action), 1.0 - self.config.fairness.alpha

@@ -18,10 +18,23 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ("Cell", "Coded", "Shown", "code_rows", "label", "shown_groups", "suppressed")
+__all__ = (
+    "TOGETHER",
+    "Cell",
+    "Coded",
+    "Shown",
+    "code_rows",
+    "label",
+    "require_few",
+    "shown_groups",
+    "suppressed",
+)
 
 Cell: TypeAlias = tuple[str, ...]
 """A group: what it has for each of the attributes that are crossed, one if none are."""
+
+TOGETHER = r"^\(\d+ others\)$"
+"""Labels of groups that are taken together, as a regular expression."""
 
 _BETWEEN = " × "
 
