@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from croupier.offline.learner_log import learnable
@@ -76,6 +76,7 @@ def test_a_shape_that_is_harmless_in_one_place_is_not_in_another() -> None:
     assert guard.has_any({"user": {"age": 4}}, ACTIONS)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.integers(0, 9),

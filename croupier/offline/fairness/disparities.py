@@ -9,20 +9,22 @@ would be sure never to have one.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
 import scipy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from croupier.offline.realised import Moments
 
-__all__ = ("Contrast", "Gap", "Interval", "contrast", "interval_of", "largest_gap", "max_t")
+    FloatArray: TypeAlias = NDArray[np.float64]
+
+__all__ = ("Contrast", "Gap", "Interval", "contrast", "interval_of", "largest_gaps", "max_t")
 
 _DRAWS = 20_000
 
@@ -128,33 +130,52 @@ def contrast(
     )
 
 
-def largest_gap(names: Sequence[str], means: Sequence[float], weights: Sequence[float]) -> Gap:
+def largest_gaps(
+    names: Sequence[str], means: Mapping[str, Sequence[float]], weights: Sequence[float]
+) -> dict[str, Gap]:
     """The largest difference and the smallest ratio of groups' means, by fairlearn.
 
     Parameters
     ----------
-    names, means, weights
-        Of the groups, at least one: what they are called, their means, and how many decisions they
-        stand for.
+    names
+        Of the groups, at least one.
+    means
+        Of the groups, in whatever is measured.
+    weights
+        How many decisions every group stands for.
     """
     # Slow to import, with all that it needs.
-    from fairlearn.metrics import MetricFrame, mean_prediction  # noqa: PLC0415
+    from fairlearn.metrics import MetricFrame  # noqa: PLC0415
 
     frame = MetricFrame(
-        metrics=mean_prediction,
-        y_true=np.zeros(len(means)),
-        y_pred=np.asarray(means),
+        metrics=dict.fromkeys(means, _weighted_mean),
+        y_true=np.zeros(len(names)),
+        y_pred=np.zeros(len(names)),
         sensitive_features=np.asarray(names, dtype=object),
-        sample_params={"sample_weight": np.asarray(weights)},
+        sample_params={
+            measure: {"values": np.asarray(each), "weights": np.asarray(weights)}
+            for measure, each in means.items()
+        },
     )
-    by_group = frame.by_group
-    ratio = float(frame.ratio(method="between_groups"))
-    return Gap(
-        highest=str(by_group.idxmax()),
-        lowest=str(by_group.idxmin()),
-        difference=float(frame.difference(method="between_groups")),
-        ratio=ratio if math.isfinite(ratio) and min(means) * max(means) >= 0.0 else None,
-    )
+    differences = frame.difference(method="between_groups")
+    ratios = frame.ratio(method="between_groups")
+    found = {}
+    for measure, each in means.items():
+        by_group, ratio = frame.by_group[measure], float(ratios[measure])
+        alike = min(each) * max(each) >= 0.0
+        found[measure] = Gap(
+            highest=str(by_group.idxmax()),
+            lowest=str(by_group.idxmin()),
+            difference=float(differences[measure]),
+            ratio=ratio if math.isfinite(ratio) and alike else None,
+        )
+    return found
+
+
+def _weighted_mean(
+    _true: FloatArray, _predicted: FloatArray, values: FloatArray, weights: FloatArray
+) -> float:
+    return float(np.average(values, weights=weights))
 
 
 def max_t(

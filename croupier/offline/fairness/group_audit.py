@@ -19,7 +19,7 @@ from croupier.offline.fairness.disparities import (
     Interval,
     contrast,
     interval_of,
-    largest_gap,
+    largest_gaps,
 )
 from croupier.offline.fairness.groups import label, require_few, shown_groups
 from croupier.offline.fairness.tallies import COLUMNS, tally_groups, together
@@ -345,17 +345,13 @@ class _Groups:
         confidence = 1.0 - self.config.fairness.alpha
         of_reward = bonferroni(confidence, len(self.tallies))
         of_exposure = bonferroni(confidence, len(self.tallies) * len(self.actions))
-        names = list(self.tallies)
         disparities = []
-        for measure, action in self._measures() if len(names) > 1 else ():
-            means = [self._moments(name, action).mean for name in names]
-            weights = [each.weight for each in self.tallies.values()]
+        for (measure, action), gap in self._gaps().items():
             contrasts = tuple(
                 GroupContrast(group=name, against=each, corrected_p_value=p)
                 for (of, what, name), (each, p) in tested.items()
                 if (of, what) == (measure, action)
             )
-            gap = largest_gap(names, means, weights)
             disparities.append(
                 Disparity(measure=measure, action=action, gap=gap, contrasts=contrasts)
             )
@@ -385,6 +381,19 @@ class _Groups:
             ),
             disparities=tuple(disparities),
         )
+
+    def _gaps(self) -> dict[tuple[Measure, str | None], Gap]:
+        """Of everything that is measured; none of fewer than two groups."""
+        names = list(self.tallies)
+        if len(names) < 2:
+            return {}
+        measures = self._measures()
+        means = {
+            f"{measure} {action}": [self._moments(name, action).mean for name in names]
+            for measure, action in measures
+        }
+        gaps = largest_gaps(names, means, [each.weight for each in self.tallies.values()])
+        return dict(zip(measures, gaps.values(), strict=True))
 
     def _measures(self) -> list[tuple[Measure, str | None]]:
         return [("reward", None), *(("exposure", each) for each in self.actions)]
