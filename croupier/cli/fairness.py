@@ -71,7 +71,7 @@ def _show_attribute(
         rows.append(
             [
                 *(group.group, group.decisions, "reward", _shown(group.reward), None, None),
-                None if tested is None else round(tested.against.difference.value, 4),
+                None if tested is None else round(tested.against.difference.value, 4) + 0.0,
                 None if tested is None else f"{tested.corrected_p_value:.2g}",
             ]
         )
@@ -81,7 +81,7 @@ def _show_attribute(
             [
                 *(each.group, None, each.action, _shown(each.exposure)),
                 *(round(each.chosen, 4), each.propensity),
-                None if tested is None else round(tested.against.difference.value, 4),
+                None if tested is None else round(tested.against.difference.value, 4) + 0.0,
                 None if tested is None else f"{tested.corrected_p_value:.2g}",
             ]
         )

@@ -284,6 +284,27 @@ class Nightly(Succession):
         served = served_match_rate(logged.collect(), confidence=confidence)
         return msgspec.structs.replace(imitation, served=served), verdict
 
+    def judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
+        """The judge's interactions, which none of some generations learned from.
+
+        Parameters
+        ----------
+        loop
+            Whose.
+        generations
+            The last one is the challenger, for which not all may be evidence.
+        """
+        found = judged_interactions(
+            self.lake,
+            loop,
+            self.loops[loop],
+            generations,
+            judge_share=self.config.judge_share,
+            judge_window=self.config.judge_window,
+        )
+        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
+        return found if since is None else found.filter(pl.col("ts") > since)
+
     def promote_on_evidence(
         self,
         challenger: Generation,
@@ -394,22 +415,6 @@ class Nightly(Succession):
             raise NotEnoughDataError(
                 f"{error}; after a rollback only decisions since {since:%Y-%m-%d %H:%M:%S} count"
             ) from error
-
-    def judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
-        """The judge's interactions, which none of the generations learned from.
-
-        The last generation is the challenger, for which not all may be evidence.
-        """
-        found = judged_interactions(
-            self.lake,
-            loop,
-            self.loops[loop],
-            generations,
-            judge_share=self.config.judge_share,
-            judge_window=self.config.judge_window,
-        )
-        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
-        return found if since is None else found.filter(pl.col("ts") > since)
 
     def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
