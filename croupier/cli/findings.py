@@ -64,6 +64,10 @@ def _show_night(session: Session, night: LoopNight) -> None:
         f"{joined.late:,} outcomes late, {joined.revised:,} interactions revised, "
         f"{joined.orphans:,} outcomes without a decision"
     )
+    for risen in night.disparities:
+        session.output.warn(f"{night.loop}: a disparity has risen: {risen}")
+    if night.unaudited is not None:
+        session.output.warn(f"{night.loop}: groups were not audited: {night.unaudited}")
     show_fidelity(session, night.loop, night.fidelity)
     trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
     if night.resumed:

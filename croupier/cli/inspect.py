@@ -10,13 +10,19 @@ import msgspec
 import numpy as np
 import typer
 
+from croupier.cli.fairness import show_candidate, show_groups, show_rises
 from croupier.cli.options import ConfigOption, DataDirOption, JsonOption, LoopOption, Session
 from croupier.cli.output import Output
 from croupier.cli.pairs import PairOptions, run_pairs
 from croupier.offline.audit import PropensityAudit, audit_propensities
+from croupier.offline.fairness.candidate_audit import audit_candidate
+from croupier.offline.fairness.fairness_section import fairness_section, gate_confidence
+from croupier.offline.fairness.group_audit import GroupAudit, audit_groups
+from croupier.offline.fairness.signals import Rise, stored_rises
 from croupier.policy.conformance import check_exploration
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.exploration import ENTRY_POINTS, Exploration
+from croupier.policy.loop import LoopConfig
 from croupier.sim2rec.lts import LTSConfig, UserPopulation
 from croupier.sim2rec.study import constant_policy_study
 
@@ -41,6 +47,20 @@ def audit(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     loop: LoopOption = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What groups are made of, instead of the loop's fairness.attributes: an audit "
+            "attribute, context.<path>, or some crossed with *. May be given again."
+        ),
+    ] = None,
+    candidate: Annotated[
+        int | None,
+        typer.Option(help="Audit this generation against the champion, before it is released."),
+    ] = None,
+    generations: Annotated[
+        int, typer.Option(help="How many of the latest generations are shown in tables.")
+    ] = 1,
     json: JsonOption = False,
     pairs: Annotated[
         bool,
@@ -67,26 +87,96 @@ def audit(
         int, typer.Option(min=2, help="With --pairs: how many decisions to look through.")
     ] = 1_000_000,
 ) -> None:
-    """Check that logged propensities are those with which actions were really drawn.
+    """Check logged propensities, and who is treated how: by group, generation by generation.
 
-    With --pairs, check instead whether decisions that are alike were treated alike.
+    With --candidate: what a generation would do to groups, estimated from the log alone. With
+    --pairs: whether decisions that are alike were treated alike.
     """
+    if generations < 1:
+        raise InvalidInputError("generations", f"expected at least 1, got {generations}")
     session = Session.open(config, data_dir, json=json)
     if pairs:
         wish = PairOptions(distance, alpha, gamma, action, propose, worst, most)
         raise typer.Exit(0 if run_pairs(session, loop, wish) else 1)
-    audits: dict[str, PropensityAudit] = {}
+    if candidate is not None:
+        raise typer.Exit(0 if _audit_candidate(session, loop, by, candidate) else 1)
+    audits: dict[str, LoopAudit] = {}
     for name in session.loops(loop):
         decisions = session.lake.scan("decisions", name).sort("offset").collect()
         with session.output.progress(f"{name}: replay draws") as progress:
-            audits[name] = audit_propensities(decisions, progress)
+            found = audit_propensities(decisions, progress)
+        asked = with_attributes(session.config.loop(name), by)
+        groups, rises = None, []
+        if asked.fairness.attributes:
+            groups = audit_groups(session.lake, name, asked)
+            rises = stored_rises(session.lake, name, asked)
+        audits[name] = LoopAudit(propensities=found, groups=groups, rises=rises)
 
     def show() -> None:
         for name, found in audits.items():
-            _show_audit(session.output, name, found)
+            if found.groups is not None:
+                show_groups(session.output, found.groups, latest=generations)
+                show_rises(session.output, name, found.rises)
+            _show_audit(session.output, name, found.propensities)
 
-    session.output.result(audits, show)
-    raise typer.Exit(0 if all(_is_sound(found) for found in audits.values()) else 1)
+    session.output.result({name: found.facts() for name, found in audits.items()}, show)
+    raise typer.Exit(0 if all(_is_sound(found.propensities) for found in audits.values()) else 1)
+
+
+class LoopAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in a loop's log: of draws, and of groups if there are attributes."""
+
+    propensities: PropensityAudit
+    groups: GroupAudit | None
+    rises: list[Rise]
+
+    def facts(self) -> dict[str, Any]:
+        """For programs: the audit of propensities, with the groups beside it."""
+        facts: dict[str, Any] = msgspec.to_builtins(self.propensities)
+        return facts | {"groups": self.groups, "rises": self.rises}
+
+
+def with_attributes(config: LoopConfig, by: list[str] | None) -> LoopConfig:
+    """The loop's configuration with other attributes, if any were asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        If one can't be meant.
+    """
+    if not by:
+        return config
+    try:
+        fairness = msgspec.structs.replace(config.fairness, attributes=tuple(by))
+    except ValueError as error:
+        raise InvalidInputError("by", str(error)) from error
+    return msgspec.structs.replace(config, fairness=fairness)
+
+
+def _audit_candidate(session: Session, loop: str | None, by: list[str] | None, number: int) -> bool:
+    """Audit a generation that isn't released, and say whether the limits let it through."""
+    name = session.one_loop(loop)
+    nightly, config = session.nightly, with_attributes(session.config.loop(name), by)
+    fairness = config.fairness
+    challenger = nightly.generation(name, number)
+    champion = nightly.generation(name, session.registry.champion(name))
+    rows = nightly.judged(name, champion, challenger)
+    with session.output.progress(f"{name}: audit") as progress:
+        found = audit_candidate(
+            rows,
+            {f"generation {each.number}": each for each in (champion, challenger)},
+            config,
+            confidence=gate_confidence(fairness.limits, fairness.alpha),
+            limits=session.config.nightly.gate,
+            progress=progress,
+            engine=session.engine,
+        )
+    section = fairness_section(found, fairness.limits)
+    session.output.result(
+        {"audit": found, "section": section},
+        lambda: show_candidate(session.output, name, found, section),
+    )
+    return all(each.objection is None for each in section.findings)
 
 
 def lts(

@@ -188,7 +188,7 @@ def _rows(section: Section) -> list[list[object]]:
         [
             *(section.title, each.name, each.value, interval(each.lower, each.upper)),
             "–" if each.limit is None else f"{each.bound} {each.limit:g}",
-            None if each.limit is None else each.objection is None,
+            each.holds,
         ]
         for each in section.findings
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
     FloatArray: TypeAlias = NDArray[np.float64]
     BoolArray: TypeAlias = NDArray[np.bool_]
+    Asked: TypeAlias = Generation | Policy | Literal["best"] | None
 
-__all__ = ("Answers", "ask_policies")
+__all__ = ("BEST", "Answers", "ask_policies")
+
+BEST: Literal["best"] = "best"
+"""Stands for a policy that takes what the reward model thinks best."""
 
 # Rows asked about at once; a task of a cluster has to be worth the bringing of the policies.
 _AT_ONCE, _TO_A_TASK = 500, 2000
@@ -52,6 +56,9 @@ class Answers:
         Probability of what could not have been drawn, shape (P, n).
     explored
         Whether several actions could have been drawn, shape (n,).
+    exposure
+        Probability of every one of the A actions that were named, 0 where it isn't among a
+        request's, shape (P, A, n).
     """
 
     usable: BoolArray
@@ -61,9 +68,10 @@ class Answers:
     largest: FloatArray
     unseen: FloatArray
     explored: BoolArray
+    exposure: FloatArray
 
     @classmethod
-    def empty(cls, policies: int, rows: int) -> Answers:
+    def empty(cls, policies: int, rows: int, actions: int = 0) -> Answers:
         """Nothing answered yet."""
         shape = policies, rows
         return cls(
@@ -74,15 +82,17 @@ class Answers:
             largest=np.ones(shape),
             unseen=np.zeros(shape),
             explored=np.zeros(rows, dtype=np.bool_),
+            exposure=np.zeros((policies, actions, rows)),
         )
 
 
 def ask_policies(
     interactions: pl.DataFrame,
-    policies: Sequence[Generation | Policy | None],
+    policies: Sequence[Asked],
     reward_range: tuple[float, float],
     *,
     model: Generation | Sequence[FloatArray] | None = None,
+    actions: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     engine: Engine = LOCAL,
 ) -> Answers:
@@ -94,12 +104,15 @@ def ask_policies(
         Rows of the interactions table, of one loop.
     policies
         None is whatever made the log: its weights are 1, and the reward model's error about it
-        cancels itself.
+        cancels itself. :data:`BEST` takes what the reward model thinks best; it says nothing about
+        places of slates, nor without a model.
     reward_range
         Within which the reward model is believed.
     model
         Whose oracle is the reward model, or predictions of every row's actions, each of shape
         (K_i,).
+    actions
+        Ids of actions whose probabilities are wanted.
     progress
         Called with rows done and in all.
     engine
@@ -113,7 +126,7 @@ def ask_policies(
         (interactions[start : start + size], None if given is None else given[start : start + size])
         for start in range(0, n, size)
     )
-    shared = _Asked(tuple(policies), generation, reward_range)
+    shared = _Asked(tuple(policies), generation, reward_range, tuple(actions))
     found: list[Answers] = []
     done = 0
     for part in engine.map(_ask, parts, shared):
@@ -131,17 +144,19 @@ def ask_policies(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Who is asked, and within which range the reward model is believed."""
+    """Who is asked, within which range the reward model is believed, and what is wanted."""
 
-    policies: tuple[Generation | Policy | None, ...]
+    policies: tuple[Asked, ...]
     model: Generation | None
     reward_range: tuple[float, float]
+    actions: tuple[str, ...] = ()
 
 
 def _ask(asked: _Asked, part: tuple[pl.DataFrame, Sequence[FloatArray] | None]) -> Answers:
     """Ask all policies about some rows."""
     interactions, predictions = part
-    found = Answers.empty(len(asked.policies), len(interactions))
+    found = Answers.empty(len(asked.policies), len(interactions), len(asked.actions))
+    named = {action: place for place, action in enumerate(asked.actions)}
     propensity, logged_pmfs = interactions["propensity"].to_numpy(), interactions["pmf"]
     for row, request in enumerate(logged_requests(interactions)):
         try:
@@ -158,7 +173,14 @@ def _ask(asked: _Asked, part: tuple[pl.DataFrame, Sequence[FloatArray] | None]) 
             np.zeros(len(request.actions)) if predicted is None else predicted, *asked.reward_range
         )
         found.q_logged[row] = model[request.chosen]
-        for place, (policy, pmf) in enumerate(zip(asked.policies, pmfs, strict=True)):
+        wanted = [(a, named[each.id]) for a, each in enumerate(request.actions) if each.id in named]
+        for place, (policy, own) in enumerate(zip(asked.policies, pmfs, strict=True)):
+            pmf = _best(model, request) if policy == BEST and predicted is not None else own
+            if pmf is None and policy is None:
+                pmf = possible
+            if pmf is not None:
+                for a, column in wanted:
+                    found.exposure[place, column, row] = pmf[a]
             if policy is None:
                 found.usable[place, row] = True
                 found.probability[place, row] = propensity[row]
@@ -171,6 +193,16 @@ def _ask(asked: _Asked, part: tuple[pl.DataFrame, Sequence[FloatArray] | None]) 
                 found.q_target[place, row] = pmf @ model
                 found.largest[place, row] = largest_weight(pmf, possible)
     return found
+
+
+def _best(model: FloatArray, request: LoggedRequest) -> FloatArray | None:
+    """All on the eligible action with the highest prediction, the first of several."""
+    if request.slate_size is not None:
+        return None
+    scores = model if request.eligible is None else np.where(request.eligible, model, -np.inf)
+    pmf = np.zeros(len(model))
+    pmf[np.argmax(scores)] = 1.0
+    return pmf
 
 
 def _answers(
@@ -188,7 +220,7 @@ def _answers(
             if policy is asked.model:
                 scores, scored = own, True
             continue
-        answer = None if policy is None else policy(request)
+        answer = None if policy is None or isinstance(policy, str) else policy(request)
         pmfs.append(None if answer is None else of_the_row(answer, request))
     if not scored and asked.model is not None:
         scores = asked.model.pmf(*question)[1]

@@ -13,11 +13,23 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ("SECTIONS", "Finding", "Section", "SectionName", "all_sections", "objections_of")
+__all__ = (
+    "SECTIONS",
+    "Bound",
+    "Finding",
+    "Held",
+    "Section",
+    "SectionName",
+    "all_sections",
+    "objections_of",
+)
 
 SectionName: TypeAlias = Literal[
     "calibration", "guardrails", "stability", "fairness", "individual_fairness", "stress"
 ]
+
+Bound: TypeAlias = Literal["at most", "at least"]
+Held: TypeAlias = Literal["pass", "fail", "not shown"]
 
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
 """All sections, in the order in which they are shown."""
@@ -30,7 +42,7 @@ _UNMEASURED: dict[SectionName, str] = {
     "calibration": "nothing has tested the log that judges",
     "guardrails": "no guardrail reward is configured",
     "stability": "there is no champion's pmf to compare with",
-    "fairness": "nothing measures it yet",
+    "fairness": "no attribute is configured to make groups of",
     "individual_fairness": "no auditor is configured",
     "stress": "nothing measures it yet",
 }
@@ -51,6 +63,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         What it is held to; None if it is only told.
     bound
         On which side of the limit it has to be.
+    verdict
+        Whether the limit is shown to be kept or broken, where both can be; None where what isn't
+        objected to is kept.
     objection
         What speaks against the challenger, in a sentence; None if nothing does.
     """
@@ -60,8 +75,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     lower: float | None = None
     upper: float | None = None
     limit: float | None = None
-    bound: Literal["at most", "at least"] = "at most"
+    bound: Bound = "at most"
+    verdict: Held | None = None
     objection: str | None = None
+
+    @property
+    def holds(self) -> Held | None:
+        """Whether the limit is kept; None if there is none."""
+        if self.limit is None or self.verdict is not None:
+            return self.verdict
+        return "pass" if self.objection is None else "fail"
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):

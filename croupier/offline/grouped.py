@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ("DAY", "GENERATION", "MOST_LEVELS", "Grouping", "group_by")
+__all__ = ("DAY", "GENERATION", "MOST_LEVELS", "NOTHING", "Grouping", "group_by", "words_at")
 
 DAY = "day"
 GENERATION = "generation"
 MOST_LEVELS = 200
 """What has more values than these in a log is an identifier or a measurement, not a category."""
 
+NOTHING = "(none)"
+"""The group of rows that have no value."""
+
 _AUDIT, _CONTEXT = "audit.", "context."
-_NOTHING = "(none)"
 _decoder = msgspec.json.Decoder(Features)
 _MISSING = object()
 
@@ -80,8 +82,8 @@ def group_by(interactions: pl.DataFrame, by: str, *, most: int = 8) -> Grouping:
         column = interactions["date" if by == DAY else GENERATION]
         values = sorted(column.unique().drop_nulls().to_list())
         ordered = [str(each) for each in values]
-        words = [_NOTHING if each is None else str(each) for each in column.to_list()]
-        return _grouped(by, words, ordered + [_NOTHING] * (_NOTHING in words))
+        words = [NOTHING if each is None else str(each) for each in column.to_list()]
+        return _grouped(by, words, ordered + [NOTHING] * (NOTHING in words))
     words = [_word(by, value) for value in _values(interactions, by)]
     levels = Counter(words).most_common()
     if len(levels) > MOST_LEVELS:
@@ -96,6 +98,34 @@ def group_by(interactions: pl.DataFrame, by: str, *, most: int = 8) -> Grouping:
         words = [word if word in known else rest for word in words]
         shown = [*shown[:most], rest]
     return _grouped(by, words, shown)
+
+
+def words_at(interactions: pl.DataFrame, by: str) -> list[str]:
+    """What every row has there, in words; :data:`NOTHING` where it has nothing.
+
+    Parameters
+    ----------
+    interactions
+        Rows of the decisions or the interactions table.
+    by
+        ``context.<path>``; anything else is an audit attribute, ``audit.<name>`` or its name alone.
+
+    Raises
+    ------
+    InvalidInputError
+        If a row has a list or an object there, or the rows have more than 200 values.
+    """
+    in_context = by.startswith(_CONTEXT)
+    column = interactions["context" if in_context else "audit"]
+    path = by.removeprefix(_CONTEXT if in_context else _AUDIT)
+    # Texts repeat, those of audits above all.
+    known = {text: _word(by, _at(text, path)) for text in column.unique().to_list()}
+    levels = len(set(known.values()))
+    if levels > MOST_LEVELS:
+        raise InvalidInputError(
+            "by", f"expected at most {MOST_LEVELS} values of {by!r}, got {levels:,}"
+        )
+    return [known[text] for text in column.to_list()]
 
 
 def _grouped(by: str, words: Sequence[str], keys: Sequence[str]) -> Grouping:
@@ -140,8 +170,8 @@ def _word(by: str, value: Any) -> str:
         case int() | float():
             return f"{value:g}"
         case None:
-            return _NOTHING
+            return NOTHING
     if value is _MISSING:
-        return _NOTHING
+        return NOTHING
     kind = "a list" if isinstance(value, list) else "an object"
     raise InvalidInputError("by", f"expected one value at {by!r}, got {kind}")

@@ -33,7 +33,9 @@ __all__ = (
     "TableName",
 )
 
-TableName: TypeAlias = Literal["decisions", "outcomes", "interactions", "generations", "audits"]
+TableName: TypeAlias = Literal[
+    "decisions", "outcomes", "interactions", "generations", "audits", "fairness"
+]
 
 _TIME = pl.Datetime("us", "UTC")
 _MIX = pl.List(pl.Struct({"source": pl.String, "weight": pl.Float64}))
@@ -186,6 +188,8 @@ _GENERATION: _Columns = {
     "violation_pairs": pl.Float64,
     "violation_p_value": pl.Float64,
     "violations_rise": pl.Boolean,
+    "disparity_p_value": pl.Float64,
+    "disparity_rises": pl.Boolean,
 }
 
 _AUDIT: _Columns = {
@@ -202,12 +206,36 @@ _AUDIT: _Columns = {
     **_PARTITION,
 }
 
+_FAIRNESS: _Columns = {
+    "loop": pl.String,
+    "generation": pl.Int64,
+    "attribute": pl.String,
+    "group": pl.String,
+    "measure": pl.String,
+    "action": pl.String,
+    "hidden": pl.Boolean,
+    "decisions": pl.Int64,
+    "value": pl.Float64,
+    "lower": pl.Float64,
+    "upper": pl.Float64,
+    "chosen": pl.Float64,
+    "propensity": pl.Float64,
+    "difference": pl.Float64,
+    "difference_error": pl.Float64,
+    "p_value": pl.Float64,
+    "gap": pl.Float64,
+    "ratio": pl.Float64,
+    "of_decisions": pl.Int64,
+    "of_mean": pl.Float64,
+}
+
 SCHEMAS: dict[TableName, pl.Schema] = {
     "decisions": pl.Schema(_DECISION | _PARTITION),
     "outcomes": pl.Schema(_OUTCOME),
     "interactions": pl.Schema(_INTERACTION),
     "generations": pl.Schema(_GENERATION),
     "audits": pl.Schema(_AUDIT),
+    "fairness": pl.Schema(_FAIRNESS),
 }
 """Columns of every table. JSON stands in `context`, `actions`, `audit` and the `guardrails` of an
 outcome. Those of an interaction are what its loop had configured when it was joined, in the order
@@ -224,7 +252,11 @@ log is one sequence. An interaction has one row for every `revision`, see
 `oscillates` are of the latest generations that have served, this one being the last, see
 :mod:`croupier.offline.oscillation`; `violation_p_value` and `violations_rise` likewise, see
 :mod:`croupier.offline.fairness.rises`. The other columns of violations are of the generation's own
-decisions, by the auditors as they were in the last night.
+decisions, by the auditors as they were in the last night. The last two say whether a disparity has
+risen up to it. A row of `fairness` is a group's `reward`, or its `exposure` to an action, in a
+generation: with an interval, its difference to all other groups, and the `gap` and `ratio` of the
+attribute's groups; of a hidden group no number is kept. See
+:mod:`croupier.offline.fairness.signals`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 
@@ -234,6 +266,7 @@ _PARTITIONS: dict[TableName, list[str]] = {
     "interactions": ["loop", "date"],
     "generations": ["loop"],
     "audits": ["loop", "date"],
+    "fairness": ["loop"],
 }
 
 # Delta forgets versions after 30 days unless it is told not to. A generation has to stay

@@ -20,6 +20,7 @@ import polars as pl
 from croupier import __version__
 from croupier.offline.interactions import current_interactions, learning_weights
 from croupier.offline.join import FOLDS
+from croupier.offline.learner_log import learnable
 from croupier.offline.retrain import (
     budget_of,
     config_digest,
@@ -196,7 +197,10 @@ class OnlineLearner:
             .collect()
         )
 
-    def _learn(self, rows: pl.DataFrame) -> None:
+    def _learn(self, joined: pl.DataFrame) -> None:
+        rows = learnable(self._loop, self._config, joined)
+        if rows.is_empty():
+            return
         weights = learning_weights(rows, self._kept)
         lessons = lessons_of(self._config, rows, weights)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,9 +11,10 @@ import polars as pl
 
 from croupier.offline.delays import settling
 from croupier.offline.folds import is_judged
-from croupier.offline.interactions import current_interactions
+from croupier.offline.interactions import current_interactions, logged_requests
 from croupier.offline.rewards import KEY
 from croupier.offline.window import Window, window_of
+from croupier.policy.sensitive import SensitiveFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
     from croupier.offline.lake_files import DataFile
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("LearnerLog",)
+__all__ = ("LearnerLog", "learnable")
+
+_log = logging.getLogger(__name__)
 
 
 class LearnerLog:
     """A loop's interactions that are not the judge's, within its training window.
 
-    Nothing is read before it is asked for, and then no file that is older than the window.
+    Nothing is read before it is asked for, and then no file that is older than the window. Rows
+    with features that are sensitive by now are left out.
 
     Parameters
     ----------
@@ -47,6 +52,7 @@ class LearnerLog:
         self._version = version
         self._judged = is_judged(judge_share, config.training)
         self._settle = settling(lake, loop, config, version=version)
+        self._config = config
 
     def rows(self, *which: pl.Expr, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Those rows that something is true of, in the order of the log.
@@ -59,7 +65,10 @@ class LearnerLog:
             That are read; all if None.
         """
         found = self._within(self._window.since).filter(*which).sort("offset", "decision_id")
-        return (found if columns is None else found.select(columns)).collect()
+        if columns is None or self._config.fairness.sensitive:
+            rows = learnable(self._loop, self._config, found.collect())
+            return rows if columns is None else rows.select(columns)
+        return found.select(columns).collect()
 
     def count(self, most: int) -> int:
         """How many rows there are, or `most` if there are more, of which no others are read."""
@@ -93,7 +102,7 @@ class LearnerLog:
         seen = known.filter(fresh).select(KEY)
         found = self._within(first).filter(fresh, *which)
         new = found.join(seen, on=KEY, how="anti", nulls_equal=True)
-        return new.sort("offset", "decision_id").collect()
+        return learnable(self._loop, self._config, new.sort("offset", "decision_id").collect())
 
     @cached_property
     def _window(self) -> Window:
@@ -116,3 +125,27 @@ class LearnerLog:
 
     def _files(self, version: int) -> list[DataFile]:
         return self._lake.snapshot("interactions", self._loop, version).files
+
+
+def learnable(loop: str, config: LoopConfig, interactions: pl.DataFrame) -> pl.DataFrame:
+    """Leave out rows with features that no oracle may see, logged before they were named.
+
+    Parameters
+    ----------
+    loop, config
+        Whose.
+    interactions
+        Rows of the interactions table.
+    """
+    guard = SensitiveFeatures.of(config.fairness)
+    if guard is None:
+        return interactions
+    found = (guard.has_any(each.context, each.actions) for each in logged_requests(interactions))
+    refused = pl.Series(list(found), dtype=pl.Boolean)
+    if refused.any():
+        _log.warning(
+            "loop %s: %d interactions have sensitive features and are not learned from",
+            loop,
+            int(refused.sum()),
+        )
+    return interactions.filter(~refused)

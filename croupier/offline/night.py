@@ -42,6 +42,10 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         other kind.
     resumed
         Whether the challenger was trained by an earlier night, which did not come to judge it.
+    disparities
+        Disparities between groups that have risen up to the latest generation, in sentences.
+    unaudited
+        Why groups were not audited although attributes are configured; None if they were.
     skipped
         Why nothing was trained, or why what was trained was not judged; None if all was done.
     failed
@@ -53,6 +57,8 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     champion: int
     challenger: int | None = None
     resumed: bool = False
+    disparities: tuple[str, ...] = ()
+    unaudited: str | None = None
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
     imitation: Imitation | None = None

@@ -11,8 +11,10 @@ import polars as pl
 from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
+from croupier.offline.fairness.fairness_section import judge_fairness
 from croupier.offline.fairness.individual_gate import individual_section, violation_rows
 from croupier.offline.fairness.individuals import judged_table
+from croupier.offline.fairness.signals import refresh_fairness
 from croupier.offline.finding import Section
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.log import EventLog
     from croupier.offline.engine import Engine
+    from croupier.offline.fairness.candidate_audit import CandidateAudit
     from croupier.offline.lake import Lake
     from croupier.offline.night import Steps
     from croupier.offline.registry import Registry
@@ -253,7 +256,7 @@ class Nightly(Succession):
         NotEnoughDataError
             If there are too few such rows.
         """
-        evaluation, _, verdict = self._judgement(challenger, progress)
+        evaluation, _, _, verdict = self._judgement(challenger, progress)
         return evaluation, verdict
 
     def judge_imitation(
@@ -269,7 +272,7 @@ class Nightly(Succession):
         loop, confidence = challenger.loop, self.config.gate.confidence
         champion = self.generation(loop, self.registry.champion(loop))
         unneeded = Section.unmeasured("calibration", "an apprentice is judged without propensities")
-        rows = self._judged(loop, champion, challenger)
+        rows = self.judged(loop, champion, challenger)
         with self._saying_what_counts(challenger):
             imitation, verdict = judge_imitation(
                 rows, champion, challenger, confidence=confidence, progress=progress
@@ -283,6 +286,27 @@ class Nightly(Succession):
         )
         served = served_match_rate(logged.collect(), confidence=confidence)
         return msgspec.structs.replace(imitation, served=served), verdict
+
+    def judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
+        """The judge's interactions, which none of some generations learned from.
+
+        Parameters
+        ----------
+        loop
+            Whose.
+        generations
+            The last one is the challenger, for which not all may be evidence.
+        """
+        found = judged_interactions(
+            self.lake,
+            loop,
+            self.loops[loop],
+            generations,
+            judge_share=self.config.judge_share,
+            judge_window=self.config.judge_window,
+        )
+        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
+        return found if since is None else found.filter(pl.col("ts") > since)
 
     def promote_on_evidence(
         self,
@@ -310,11 +334,12 @@ class Nightly(Succession):
         champion = self.registry.champion(loop)
         since = evidence_since(generation_rows(self.lake, loop), number)
         calibration: LogCalibration | None = None
+        fairness: CandidateAudit | None = None
         evidence: Evaluation | Imitation
         if self.loops[loop].learning_mode == "apprentice":
             evidence, verdict = self.judge_imitation(challenger, progress)
         else:
-            evidence, calibration, verdict = self._judgement(challenger, progress)
+            evidence, calibration, fairness, verdict = self._judgement(challenger, progress)
         judged = Judged(
             ts=now_us,
             against=champion,
@@ -323,6 +348,7 @@ class Nightly(Succession):
             since=None if since is None else round(since.timestamp() * 1e6),
             evaluation=evidence if isinstance(evidence, Evaluation) else None,
             calibration=calibration,
+            fairness=fairness,
             imitation=evidence if isinstance(evidence, Imitation) else None,
         )
         # First: a verdict that is on record is not worked out again, nor is its report.
@@ -357,11 +383,11 @@ class Nightly(Succession):
 
     def _judgement(
         self, challenger: Generation, progress: Callable[[int, int], None] | None
-    ) -> tuple[Evaluation, LogCalibration, Verdict]:
+    ) -> tuple[Evaluation, LogCalibration, CandidateAudit | None, Verdict]:
         """Test the log that judges, evaluate both policies on it, and ask the gate."""
         loop, gate = challenger.loop, self.config.gate
         champion = self.generation(loop, self.registry.champion(loop))
-        rows = self._judged(loop, champion, challenger)
+        rows = self.judged(loop, champion, challenger)
         with self._saying_what_counts(challenger):
             evaluation = evaluate(
                 rows,
@@ -373,17 +399,20 @@ class Nightly(Succession):
                 engine=self.engine,
             )
         calibration = calibrate_log(self.lake, loop, rows, level=gate.calibration_level)
-        fairness = self.loops[loop].individual_fairness
+        fairness, section = judge_fairness(
+            rows, (champion, challenger), self.loops[loop], limits=gate, engine=self.engine
+        )
+        auditors = self.loops[loop].individual_fairness
         alike = individual_section(
-            fairness,
+            auditors,
             rows,
-            None if fairness is None else judged_table(self.lake, loop),
+            None if auditors is None else judged_table(self.lake, loop),
             champion,
             challenger,
             confidence=gate.confidence,
         )
-        verdict = judge_challenger(gate, evaluation, [calibration.section(), alike])
-        return evaluation, calibration, verdict
+        verdict = judge_challenger(gate, evaluation, [calibration.section(), section, alike])
+        return evaluation, calibration, fairness, verdict
 
     @contextmanager
     def _saying_what_counts(self, challenger: Generation) -> Iterator[None]:
@@ -399,22 +428,6 @@ class Nightly(Succession):
                 f"{error}; after a rollback only decisions since {since:%Y-%m-%d %H:%M:%S} count"
             ) from error
 
-    def _judged(self, loop: str, *generations: Generation) -> pl.DataFrame:
-        """The judge's interactions, which none of the generations learned from.
-
-        The last generation is the challenger, for which not all may be evidence.
-        """
-        found = judged_interactions(
-            self.lake,
-            loop,
-            self.loops[loop],
-            generations,
-            judge_share=self.config.judge_share,
-            judge_window=self.config.judge_window,
-        )
-        since = evidence_since(generation_rows(self.lake, loop), generations[-1].number)
-        return found if since is None else found.filter(pl.col("ts") > since)
-
     def _loop_night(self, loop: str, now_us: int, steps: Steps, *, due_only: bool) -> LoopNight:
         joined = self.join(loop, now_us=now_us)
         finish_published(self.lake, self.registry, loop)
@@ -427,6 +440,12 @@ class Nightly(Succession):
                 violation_rows(self.lake, loop, fairness, confidence=self.config.gate.confidence),
             )
         night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
+        try:
+            risen = refresh_fairness(self.lake, loop, self.loops[loop])
+            night = msgspec.structs.replace(night, disparities=tuple(r.told() for r in risen))
+        except InvalidInputError as error:
+            # An attribute that is none is no reason to train nothing.
+            night = msgspec.structs.replace(night, unaudited=str(error))
         try:
             night = self._challenge(night, now_us, steps, due_only=due_only)
         except NotEnoughDataError as reason:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from croupier.offline.evaluate import Evaluation
+from croupier.offline.fairness.candidate_audit import CandidateAudit
 from croupier.offline.gate import GateConfig, Verdict
 from croupier.offline.imitation import Imitation
 from croupier.offline.log_calibration import LogCalibration
@@ -89,6 +90,8 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         rollback; None if all did.
     evaluation, calibration
         The estimates, and the test of the log that they were made from; None of an apprentice.
+    fairness
+        What the two do to groups; None where no attribute is configured, or nothing could be told.
     imitation
         How an apprentice was judged; None of any other.
     """
@@ -100,6 +103,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     since: int | None = None
     evaluation: Evaluation | None = None
     calibration: LogCalibration | None = None
+    fairness: CandidateAudit | None = None
     imitation: Imitation | None = None
 
 

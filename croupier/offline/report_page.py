@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from croupier.offline.evaluate import Evaluation
+    from croupier.offline.fairness.candidate_audit import CandidateAudit
+    from croupier.offline.fairness.disparities import Interval
     from croupier.offline.finding import Section
     from croupier.offline.imitation import Imitation
     from croupier.offline.log_calibration import LogCalibration
@@ -111,6 +113,8 @@ def _body(report: PromotionReport) -> Iterator[str]:
         yield from _section(section)
         if section.name == "calibration" and judged.calibration is not None:
             yield from _calibration(judged.calibration)
+        if section.name == "fairness" and judged.fairness is not None:
+            yield from _fairness(judged.fairness)
     yield from _asked(judged)
 
 
@@ -296,7 +300,7 @@ def _section(section: Section) -> Iterator[str]:
                 [
                     *(each.name, each.value, interval(each.lower, each.upper)),
                     "–" if each.limit is None else f"{each.bound} {number(each.limit)}",
-                    None if each.limit is None else each.objection is None,
+                    each.holds,
                 ]
                 for each in section.findings
             ],
@@ -304,6 +308,38 @@ def _section(section: Section) -> Iterator[str]:
     for each in section.findings:
         if each.objection is not None:
             yield _paragraph(each.objection, "objection")
+
+
+def _fairness(audit: CandidateAudit) -> Iterator[str]:
+    for found in audit.attributes:
+        yield table(
+            ["group", "judged rows", "champion", "challenger", "change", "challenger's regret"],
+            [
+                [
+                    *(each.group, each.decisions),
+                    *map(_between, (each.champion, each.candidate, each.change)),
+                    _between(each.candidate_regret),
+                ]
+                for each in found.groups
+            ],
+            caption=f"What both are worth, by {found.attribute}",
+        )
+        if found.hidden:
+            yield _paragraph(f"Too small to be shown: {', '.join(found.hidden)}.", "quiet")
+        yield table(
+            ["group", "action", "champion", "challenger"],
+            [
+                [each.group, each.action, _between(each.champion), _between(each.candidate)]
+                for each in found.exposures
+            ],
+            caption=f"How often each group gets an action, by {found.attribute}",
+        )
+
+
+def _between(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    return f"{number(found.value)} {interval(found.lower, found.upper)}"
 
 
 def _calibration(calibration: LogCalibration) -> Iterator[str]:

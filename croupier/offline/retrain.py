@@ -216,11 +216,12 @@ def _mixed(own: Provenance, champion: Provenance) -> Provenance:
 
 
 def config_digest(config: LoopConfig) -> str:
-    """SHA-256 of a loop's configuration in canonical JSON, but for its guardrails.
+    """SHA-256 of a loop's configuration in canonical JSON, but for its guardrails and audits.
 
     Nothing is learned of those: to change them is no reason to train anew.
     """
-    learned = msgspec.structs.replace(config, guardrails={})
+    fairness = config.fairness.for_training
+    learned = msgspec.structs.replace(config, guardrails={}, fairness=fairness)
     return hashlib.sha256(msgspec.json.encode(learned, order="deterministic")).hexdigest()
 
 

@@ -11,6 +11,7 @@ from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Conservative, Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
 from croupier.policy.fairness.config import IndividualFairness
+from croupier.policy.fairness.groups import FairnessConfig
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
@@ -81,6 +82,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     individual_fairness
         Who judges which decisions are alike, and how differently these may be treated; nobody if
         None.
+    fairness
+        Whose treatment is audited, what the gate holds against it, and what is never a feature.
     """
 
     exploration: Exploration = SquareCB()
@@ -101,6 +104,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     training: TrainingConfig = TrainingConfig()
     guardrails: dict[str, Guardrail] = {}
     individual_fairness: IndividualFairness | None = None
+    fairness: FairnessConfig = FairnessConfig()
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)

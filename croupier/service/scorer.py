@@ -18,6 +18,7 @@ from croupier.policy.encoding import MAX_PRODUCTS, EncoderConfig, FeatureEncoder
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.keeping import is_kept
 from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scored_once
+from croupier.policy.sensitive import SensitiveFeatures
 from croupier.policy.slates import check_slate_request, decide_slate
 from croupier.policy.slots import SLOT, check_slots_request, fill_slots, slot_context
 from croupier.policy.traffic import Plan, uniform_share
@@ -74,6 +75,8 @@ class Scorer:
         self._plans: dict[str, Plan] = {}
         self._failed: set[tuple[str, int]] = set()
         self._encoder = FeatureEncoder(EncoderConfig())
+        guards = {name: SensitiveFeatures.of(each.fairness) for name, each in self.loops.items()}
+        self._guards = {name: each for name, each in guards.items() if each is not None}
 
     def now(self) -> int:
         """Now, in microseconds since the Unix epoch, by the scorer's clock."""
@@ -168,6 +171,8 @@ class Scorer:
         config = self.loop(loop)
         if request.audit:
             check_json("audit", request.audit)
+        if loop in self._guards:
+            self._guards[loop].check(request)
         ts = self._clock()
         circumstances = Circumstances(
             request.decision_id if request.decision_id is not None else uuid7(ts),

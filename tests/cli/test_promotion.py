@@ -183,7 +183,7 @@ def test_a_required_section_that_nothing_measures_promotes_nobody(command: Comma
     done = command("promote", "shop", 2, "--json")
     assert done.code == 1
     assert done.facts["reasons"] == [
-        "fairness is required and was not measured: nothing measures it yet"
+        "fairness is required and was not measured: no attribute is configured to make groups of"
     ]
     bad = CONFIG + '[nightly.gate]\nrequired = ["speed"]\n'
     (command.directory / "croupier.toml").write_text(bad)
