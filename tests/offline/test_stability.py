@@ -133,7 +133,14 @@ def test_what_is_required_and_not_measured_is_no_evidence() -> None:
         "simulator stress is required and was not measured: nothing measures it yet",
     ]
     sections = {each.name: each for each in verdict.sections}
-    assert list(sections) == ["calibration", "guardrails", "stability", "fairness", "stress"]
+    assert list(sections) == [
+        "calibration",
+        "guardrails",
+        "stability",
+        "fairness",
+        "individual_fairness",
+        "stress",
+    ]
     assert [name for name, each in sections.items() if each.measured] == ["stability"]
     assert not any(each.findings for each in sections.values() if not each.measured)
     assert stability_section(None) == sections["stability"].unmeasured("stability")
