@@ -203,28 +203,17 @@ def _show(shown: Output, study: OscillationStudy) -> None:
 
 
 def _show_fairness(shown: Output, study: FairnessStudy) -> None:
-    shown.table(
-        f"{study.rounds} rounds of {study.instances}",
-        [
-            "world",
-            "arm",
-            "seeds",
-            "error %",
-            "late %",
-            "regret",
-            "grows as",
-            "violations %",
-            "late %",
-            "grow as",
-            "excess",
-        ],
-        [_fair_row(each) for each in study.arms],
-        note="± one standard error over seeds. Error: share of the instances. Late: in the later "
-        "half of the rounds. Regret: errors above those of the best fair mixture in hindsight, "
-        f"over k. Growth: exponent of T from round {study.fitted_from} on, with its 95 % interval. "
-        "Violations: share of the rounds with a reported pair. Excess: by how much these pairs "
-        "were beyond d + α, summed.",
-    )
+    for world in dict.fromkeys(each.world for each in study.arms):
+        arms = [each for each in study.arms if each.world == world]
+        shown.table(
+            f"{world}: {study.rounds} rounds of {study.instances}, {arms[0].seeds} seeds",
+            ["arm", "error %", "regret", "grows as T^", "violations %", "late %", "grow as T^"],
+            [_fair_row(each) for each in arms],
+            note="± one standard error over seeds. Regret: errors above those of the best fair "
+            "mixture in hindsight, over k. Growth: the exponent from round "
+            f"{study.fitted_from} on, with its 95 % interval. Violations: share of the rounds "
+            "with a reported pair; late: in the later half.",
+        )
     if study.sidedness:
         shown.table(
             "what it costs to see the labels of the approved alone (exp2)",
@@ -238,17 +227,13 @@ def _show_fairness(shown: Output, study: FairnessStudy) -> None:
 
 def _fair_row(arm: FairArmSummary) -> list[object]:
     return [
-        arm.world,
         arm.arm,
-        arm.seeds,
         _shown(arm.error, 100.0),
-        _shown(arm.late_error, 100.0),
         _shown(arm.regret),
         _exponent(arm.regret_growth),
         _shown(arm.violations, 100.0),
         _shown(arm.late_violations, 100.0),
         _exponent(arm.violations_growth),
-        _shown(arm.excess),
     ]
 
 

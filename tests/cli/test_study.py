@@ -142,7 +142,7 @@ def test_a_study_of_fairness_leaves_series_figure_and_summary_and_goes_on(tmp_pa
     arms += ["--arm", "epsilon greedy"]
     more = study(tmp_path / "out", *QUICK, *arms, "--seeds", "2", name="fairness")
     assert more.returncode == 0, more.stderr
-    assert "64 rounds of 20" in more.stdout
+    assert "mortgages: 64 rounds of 20, 2 seeds" in more.stdout
     assert "epsilon greedy" in more.stdout
     grown = pl.read_delta(str(tmp_path / "out" / "series"))
     assert len(grown) * 2 == len(series) * 3

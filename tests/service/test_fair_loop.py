@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # MLflow uses what its own dependencies have deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 FLOOR, ALPHA, SLOPE = 0.1, 0.1, 0.4
 CONFIG = f"""
@@ -49,7 +52,7 @@ type = "distance"
 weights = {{ merit = {SLOPE} }}
 """
 ACTIONS = [{"id": "decline"}, {"id": "approve"}]
-REQUESTS = 1500
+REQUESTS = 600
 PATIENCE_S = 480.0
 
 
@@ -129,8 +132,10 @@ def test_the_log_is_exact(served: Server) -> None:
         assert decision.propensity == decision.pmf[decision.chosen]
         assert min(decision.pmf) >= FLOOR - 1e-12
     assert len({decision.pmf[1] for decision in decisions}) > 10
-    audited = served.run("audit")
-    assert audited["credit"]["replay"]["mismatches"] == 0, audited
+    audited = served.run("audit", patience_s=PATIENCE_S)["credit"]
+    assert audited["decisions"] >= 2 * REQUESTS
+    assert audited["replayed"] == audited["decisions"]
+    assert audited["replay_mismatches"] == 0
 
 
 def test_what_is_served_is_fair_and_not_blind(served: Server) -> None:
@@ -140,7 +145,7 @@ def test_what_is_served_is_fair_and_not_blind(served: Server) -> None:
         abs(chances[one] - chances[two]) - min(1.0, SLOPE * abs(one[0] - two[0])) - ALPHA
         for one, two in itertools.combinations(people, 2)
     ]
-    # 75 rounds of 20 is little to learn from: it is near, and a policy that pays no heed isn't.
+    # Sixty rounds of 20 are little to learn from: it is near, and not within.
     assert max(beyond) < 0.3
     assert chances[2.0, "a"] > chances[-2.0, "a"] + 0.2
 
