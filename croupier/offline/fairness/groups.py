@@ -79,8 +79,8 @@ def code_rows(interactions: pl.DataFrame, attribute: str) -> Coded:
     interactions
         Rows of the decisions or the interactions table.
     attribute
-        As in :class:`~croupier.policy.fairness.groups.FairnessConfig`. A row without it is in a group of
-        its own.
+        As in :class:`~croupier.policy.fairness.groups.FairnessConfig`. A row without it is in a
+        group of its own.
 
     Raises
     ------
