@@ -132,8 +132,9 @@ def test_a_study_of_fairness_leaves_series_figure_and_summary_and_goes_on(tmp_pa
     for each in summary["arms"]:
         assert each["seeds"] == 2
         assert 0.0 < each["error"]["value"] < 1.0
+        # In so few rounds there may be no violation to fit a growth to.
         growth = each["violations_growth"]
-        assert growth["lower"] <= growth["exponent"] <= growth["upper"]
+        assert growth is None or growth["lower"] <= growth["exponent"] <= growth["upper"]
     assert [each["world"] for each in summary["sidedness"]] == ["mortgages"]
     assert (tmp_path / "out" / "fairness.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "fairness.json").read_bytes()) == summary

@@ -135,7 +135,8 @@ def test_the_page_stands_alone_and_tells_everything(shop: Shop) -> None:
         assert reason in shown
     for heading in ("Support", "Calibration", "Guardrails", "Stability", "Fairness", "Simulator"):
         assert heading in shown
-    assert shown.count("Not measured:") == 3
+    assert "Individual fairness" in shown
+    assert shown.count("Not measured:") == 4
     for kind in ("ips", "snips", "dr (decides)"):
         assert kind in outline.text
     # Intervals, values, weights, and calibration of two generations.
