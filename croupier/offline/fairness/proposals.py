@@ -72,11 +72,12 @@ def propose_pairs(
     ``Φ(-|d - (g - α)| / σ)``. What counts is how many pairs would be decided wrongly, and not only
     the one that is judged. So pairs are taken one by one by how much each lessens the variance of
     all distances, those at the boundary before all: with C the covariance of the weights and Δ the
-    squares of a pair, ``P(d_i < 1) Σ_j φ(z_j) / σ_j (Δ_j' C Δ_i)² / (4 d_j² (noise² + Δ_i' C Δ_i))``,
-    where ``z = (d - (g - α)) / σ``; a judgement that two are a distance of 1 apart or more teaches
-    nothing. After each, C is what it will be once it is judged, which doesn't depend on the
-    judgement (Bayesian least squares), so that the next one is another kind of pair. (Variance
-    reduction, after Cohn, Ghahramani and Jordan, "Active Learning with Statistical Models", 1996.)
+    squares of a pair, by ``P(d_i < 1) / (noise² + Δ_i' C Δ_i)`` times
+    ``Σ_j φ(z_j) / σ_j (Δ_j' C Δ_i)² / (4 d_j²)``, where ``z = (d - (g - α)) / σ``; a judgement that
+    two are a distance of 1 apart or more teaches nothing. After each, C is what it will be once it
+    is judged, which doesn't depend on the judgement (Bayesian least squares), so that the next one
+    is another kind of pair. (Variance reduction, after Cohn, Ghahramani and Jordan, "Active
+    Learning with Statistical Models", 1996.)
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ def propose_pairs(
 def _pool(
     n: int, found: Found | None, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random pairs and the worst that were found, each once, the smaller row first; in any order."""
+    """Random pairs and the worst that were found, each once, with the smaller row first."""
     drawn = rng.integers(n, size=(_POOL, 2))
     worst = [] if found is None else [[one, two] for one, two, _ in found.worst(_POOL // 4)]
     pairs = np.concatenate([drawn, np.array(worst, dtype=np.int64).reshape(-1, 2)])

@@ -80,7 +80,7 @@ def taught(seed: int, *, proposed: bool, rounds: int = 3, batch: int = 5) -> Dis
 
 
 def test_they_teach_more_than_random_pairs() -> None:
-    seeds = range(16)
+    seeds = range(24)
     active = [wrong_verdicts(taught(seed, proposed=True), 5000 + seed) for seed in seeds]
     random = [wrong_verdicts(taught(seed, proposed=False), 5000 + seed) for seed in seeds]
 
