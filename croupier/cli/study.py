@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from croupier.cli.output import Output
-from croupier.offline.study.arms import CONTROL, ORACLES, PLAIN, UNIFORM, oscillation_arms
+from croupier.offline.study.arms import CONTROL, ORACLES, PLAIN, oscillation_arms
 from croupier.offline.study.fair_figure import draw_fairness
 from croupier.offline.study.fair_learners import FAIR_ARMS
 from croupier.offline.study.fair_runs import run_fair_arms
@@ -33,7 +33,7 @@ __all__ = ("register",)
 
 _N = TypeVar("_N", bound="_Named")
 
-_SHOWN = (UNIFORM, PLAIN, CONTROL)
+_SHOWN = (PLAIN, CONTROL, f"{PLAIN}, all", f"{PLAIN}, adaptive")
 _studies = typer.Typer(
     help="Studies of many generations, in environments whose truth is known.", no_args_is_help=True
 )

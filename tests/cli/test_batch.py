@@ -291,7 +291,7 @@ def test_a_night_leaves_metrics_of_what_it_found(command: Command) -> None:
     of_shop = {"loop": "shop"}
     assert shown == {
         "croupier_nightly_failed": (of_shop, 0.0),
-        "croupier_nightly_champion": (of_shop, 0.0),
+        "croupier_nightly_champion": (of_shop, 1.0),
         "croupier_oscillates": (of_shop, 1.0),
         "croupier_oscillation_spread_p_value": (of_shop, 0.01),
         "croupier_oscillation_alternation_p_value": (of_shop, 0.02),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ("draw_study",)
 
 _NORMAL_95 = 1.959964
+_POINTS = 100.0
 
 
 def draw_study(runs: pl.DataFrame, study: OscillationStudy, shown: Sequence[str]) -> Figure:
@@ -41,11 +42,12 @@ def draw_study(runs: pl.DataFrame, study: OscillationStudy, shown: Sequence[str]
     spread = figure.add_subplot(grid[1, 1])
     names = [each.arm for each in study.arms]
     _dots(gain, names, [(each.gain.value, each.gain.error) for each in study.arms])
-    gain.set_title("gain over uniform, mean of a generation")
+    gain.set_title("gain over uniform, points")
     _dots(spread, names, [(each.spread.value, each.spread.error) for each in study.arms])
-    spread.set_title("spread of successive differences")
+    spread.set_title("spread of changes, points")
     for axes in (gain, spread):
         axes.axvline(0.0, color="0.7", linewidth=0.8)
+        axes.set_xlabel("mean over seeds, with its 95% interval")
     found = [each.test is not None and each.test.oscillates for each in study.arms]
     for label, oscillates in zip(gain.get_yticklabels(), found, strict=True):
         label.set_color("#b2182b" if oscillates else "black")
@@ -54,20 +56,21 @@ def draw_study(runs: pl.DataFrame, study: OscillationStudy, shown: Sequence[str]
 
 def _generations(axes: Axes, runs: pl.DataFrame, shown: Sequence[str]) -> None:
     seed = int(runs["seed"].to_numpy().min())
-    gain = (pl.col("value") - pl.col("uniform_value")).alias("gain")
+    changed = (pl.col("value") - pl.col("carried_value")).fill_null(0.0)
     for name in shown:
-        rows = runs.filter(arm=name, seed=seed).sort("generation").select("generation", gain)
+        rows = runs.filter(arm=name, seed=seed).sort("generation")
         if len(rows):
-            axes.plot(rows["generation"], rows["gain"], marker="o", markersize=3.5, label=name)
-    axes.set_title(f"true value above uniform's, seed {seed}")
+            sums = rows.select(_POINTS * changed.cum_sum()).to_series()
+            axes.plot(rows["generation"], sums, marker="o", markersize=3.5, label=name)
+    axes.set_title(f"value as it would be in a world that stood still, points, seed {seed}")
     axes.set_xlabel("generation")
-    axes.legend(loc="lower right", fontsize="small", ncols=2)
+    axes.legend(loc="upper left", fontsize="small", ncols=2)
 
 
 def _dots(axes: Axes, names: list[str], points: list[tuple[float, float | None]]) -> None:
     places = np.arange(len(names))
-    errors = [_NORMAL_95 * (error or 0.0) for _, error in points]
-    values = [value for value, _ in points]
+    errors = [_NORMAL_95 * _POINTS * (error or 0.0) for _, error in points]
+    values = [_POINTS * value for value, _ in points]
     axes.errorbar(values, places, xerr=errors, fmt="o", markersize=4, capsize=2, color="#2166ac")
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
