@@ -15,12 +15,20 @@ from croupier.policy.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
     from croupier.offline.lake import Lake
     from croupier.offline.night import NightlyReport
 
 __all__ = ("write_batch_metrics",)
+
+# Columns of the generations table, of which the latest that tells anything is shown.
+_SIGNALS = {
+    "oscillates": "1 if the realised values of the latest generations oscillate.",
+    "spread_p_value": "Of their varying by chance alone.",
+    "alternation_p_value": "Of their going up and down by chance alone.",
+    "disparity_rises": "1 if a disparity between groups has risen.",
+    "violations_rise": "1 if pairs that are alike are treated differently more often.",
+}
 
 
 def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us: int) -> None:
@@ -49,13 +57,14 @@ def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us
     ended.set(now_us / 1e6)
     shown = _by_loop(registry)
     for night in report.loops:
-        shown("nightly_failed", "1 if training or judging broke off.")(
-            night.loop, bool(night.failed)
-        )
-        shown("nightly_champion", "The champion after the night.")(night.loop, night.champion)
-        rows = generation_rows(lake, night.loop)
-        if rows:
-            _show_oscillation(shown, night.loop, rows)
+        loop, failed = night.loop, bool(night.failed)
+        shown("nightly_failed", "1 if training or judging broke off.", loop, failed)
+        shown("nightly_champion", "The champion after the night.", loop, night.champion)
+        rows = generation_rows(lake, loop)
+        for column, says in _SIGNALS.items():
+            told = [number for number, row in rows.items() if row[column] is not None]
+            if told:
+                shown(column, says, loop, rows[max(told)][column])
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:
@@ -64,34 +73,13 @@ def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us
         ) from error
 
 
-def _show_oscillation(
-    shown: Callable[[str, str], Callable[[str, float], None]],
-    loop: str,
-    rows: dict[int, dict[str, Any]],
-) -> None:
-    """What is known of the latest generations that have been tested; nothing if none has."""
-    tested = [number for number, row in rows.items() if row["oscillates"] is not None]
-    if not tested:
-        return
-    last = rows[max(tested)]
-    shown("oscillates", "1 if the realised values of the latest generations oscillate.")(
-        loop, last["oscillates"]
-    )
-    shown("oscillation_spread_p_value", "Of their varying by chance alone.")(
-        loop, last["spread_p_value"]
-    )
-    shown("oscillation_alternation_p_value", "Of their going up and down by chance alone.")(
-        loop, last["alternation_p_value"]
-    )
-
-
-def _by_loop(registry: CollectorRegistry) -> Callable[[str, str], Callable[[str, float], None]]:
-    """Gauges of every loop, made when first they are shown."""
+def _by_loop(registry: CollectorRegistry) -> Callable[[str, str, str, float], None]:
+    """Shows a value of a loop: in a gauge of that name, made when first there is one."""
     gauges: dict[str, Gauge] = {}
 
-    def shown(name: str, says: str) -> Callable[[str, float], None]:
+    def shown(name: str, says: str, loop: str, value: float) -> None:
         if name not in gauges:
             gauges[name] = Gauge(f"croupier_{name}", says, ["loop"], registry=registry)
-        return lambda loop, value: gauges[name].labels(loop).set(value)
+        gauges[name].labels(loop).set(value)
 
     return shown

@@ -276,6 +276,7 @@ def test_a_night_that_is_not_due_joins_and_trains_nothing(command: Command) -> N
 def test_a_night_leaves_metrics_of_what_it_found(command: Command) -> None:
     lake = Lake(command.directory / "data" / "lake")
     swings = {"oscillates": True, "spread_p_value": 0.01, "alternation_p_value": 0.02}
+    swings |= {"disparity_rises": True, "violations_rise": False}
     with lake.lock():
         record_generation(lake, {"loop": "shop", "generation": 1} | swings)
     written = command.directory / "croupier.prom"
@@ -293,8 +294,10 @@ def test_a_night_leaves_metrics_of_what_it_found(command: Command) -> None:
         "croupier_nightly_failed": (of_shop, 0.0),
         "croupier_nightly_champion": (of_shop, 1.0),
         "croupier_oscillates": (of_shop, 1.0),
-        "croupier_oscillation_spread_p_value": (of_shop, 0.01),
-        "croupier_oscillation_alternation_p_value": (of_shop, 0.02),
+        "croupier_spread_p_value": (of_shop, 0.01),
+        "croupier_alternation_p_value": (of_shop, 0.02),
+        "croupier_disparity_rises": (of_shop, 1.0),
+        "croupier_violations_rise": (of_shop, 0.0),
     }
 
 
