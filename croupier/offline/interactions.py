@@ -39,7 +39,6 @@ __all__ = (
 )
 
 _context_decoder = msgspec.json.Decoder(Features)
-_actions_decoder = msgspec.json.Decoder(list[Action])
 _kept_decoder = msgspec.json.Decoder(list[KeptAction])
 _AT_ONCE = 10_000
 _MET, _KEPT = 100_000, 1_000
@@ -247,7 +246,7 @@ class _Catalogue:
             if len(self._met) >= _MET:
                 self._met.clear()
             self._met.add(digest)
-            return _actions_decoder.decode(text)
+            return list(_kept_decoder.decode(text))
         if len(self._kept) >= _KEPT:
             self._kept.clear()
         kept: list[Action] = list(_kept_decoder.decode(text))
