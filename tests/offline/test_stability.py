@@ -129,7 +129,7 @@ def test_what_is_required_and_not_measured_is_no_evidence() -> None:
     assert judge_challenger(GateConfig(required=("stability",)), evaluation).promote
     verdict = judge_challenger(GateConfig(required=("fairness", "stress")), evaluation)
     assert verdict.reasons == [
-        "fairness is required and was not measured: nothing measures it yet",
+        "fairness is required and was not measured: no attribute is configured to make groups of",
         "simulator stress is required and was not measured: nothing measures it yet",
     ]
     sections = {each.name: each for each in verdict.sections}
