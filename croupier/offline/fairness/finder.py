@@ -1,4 +1,4 @@
-"""Pairs that violate, among millions of decisions, without comparing all of them.
+"""Pairs that violate, among many decisions, without comparing all of them.
 
 A pair can only violate if the two are nearer to each other than they are treated differently, less
 α. So decisions are put into cells by their treatment, every auditor's metric has a k-d tree of each
