@@ -16,9 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
 
-# TESTS narrows it down: make test TESTS=tests/policy
+# TESTS narrows it down, JOBS runs files side by side: make test TESTS=tests/policy JOBS=2
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow and not faults" $(TESTS)
+	$(BIN)/pytest -m "not slow and not faults" \
+		$(if $(JOBS),--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder) $(TESTS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 7200

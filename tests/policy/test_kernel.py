@@ -89,7 +89,7 @@ def test_depth_is_limited_alike(levels: int, leaf: Any) -> None:
         {1: 2.0},
         {"x": (1.0, 2.0)},
         {"x": np.float64(2.0)},
-        {"x": object()},
+        {"x": 1j},
         {"x": {"y": b"bytes"}},
         ["not", "an", "object"],
     ],

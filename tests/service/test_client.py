@@ -153,7 +153,7 @@ def test_a_loops_name_is_not_a_path(shared: Server, kind: str, loop: str) -> Non
         ([{"features": {}}], {}),
         ([{"id": 5}], {}),
         (["red"], {}),
-        ([{"id": "a"}], {"when": object()}),
+        ([{"id": "a"}], {"when": 1j}),
         ([{"id": "a"}], {"text": "\ud800"}),
         ([{"id": "\udfff"}], {}),
         ([{"id": "a"}], {"far": float("inf")}),
