@@ -26,6 +26,8 @@ from croupier.offline.ope.many_loggers import Weighted, balance
 from croupier.offline.ope.marginal import embedding_chances, marginalise
 from croupier.offline.ope.selection import DealtPolicies, PolicyLog, Trial, deal, select
 from croupier.offline.ope.sequences import ConfidenceSequence
+from croupier.offline.ope.session_models import Critic, SessionLog, fit_critic, fit_state_weights
+from croupier.offline.ope.sessions import SESSION_ESTIMATORS, SessionBatch, SessionEstimator
 from croupier.offline.ope.shrinkage import (
     DM,
     ClippedDR,
@@ -44,6 +46,7 @@ __all__ = (
     "DM",
     "DR",
     "IPS",
+    "SESSION_ESTIMATORS",
     "SNDR",
     "SNIPS",
     "AdjustedDR",
@@ -52,6 +55,7 @@ __all__ = (
     "ClippedDR",
     "ClippedIPS",
     "ConfidenceSequence",
+    "Critic",
     "CrossFitted",
     "DRos",
     "DealtPolicies",
@@ -63,6 +67,9 @@ __all__ = (
     "LoggedBatch",
     "PairedBatch",
     "PolicyLog",
+    "SessionBatch",
+    "SessionEstimator",
+    "SessionLog",
     "ShrunkIPS",
     "SlateBatch",
     "SlateEstimate",
@@ -79,6 +86,8 @@ __all__ = (
     "cross_fit_oracle",
     "deal",
     "embedding_chances",
+    "fit_critic",
+    "fit_state_weights",
     "folds_of",
     "marginalise",
     "mrdr_weights",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from croupier.offline.ope.intervals import (
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ("LARGE_SAMPLE", "Accumulator", "BatchT", "Doubt", "Estimate", "Linear", "Tally")
 
@@ -97,6 +97,17 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     doubts: tuple[Doubt, ...] = ()
 
 
+class Batch(Protocol):
+    """Rows that can be counted some at a time."""
+
+    def __len__(self) -> int: ...
+
+    def parts(self) -> Iterator[Self]:
+        """The rows, some at a time."""
+        ...
+
+
+AnyBatchT = TypeVar("AnyBatchT", bound=Batch)
 BatchT = TypeVar("BatchT", LoggedBatch, PairedBatch)
 
 
@@ -160,7 +171,7 @@ class Linear:
         return clopper_pearson_interval(self.moments, self.unseen, confidence, self.value_range)
 
 
-class Accumulator(ABC, Generic[BatchT]):
+class Accumulator(ABC, Generic[AnyBatchT]):
     """What estimators and differences share: sums that can be added to, merged and read.
 
     A subclass says which columns a batch gives and what smooth function of their means its value
@@ -187,7 +198,7 @@ class Accumulator(ABC, Generic[BatchT]):
         """The constructor's parameters; only accumulators with equal ones can be merged."""
 
     @abstractmethod
-    def columns(self, batch: BatchT) -> FloatArray:
+    def columns(self, batch: AnyBatchT) -> FloatArray:
         """Per row, what the value is a function of the means of, shape (n, k); keep weight first.
 
         Raises
@@ -210,14 +221,14 @@ class Accumulator(ABC, Generic[BatchT]):
         """What the intervals for the value itself are made of."""
 
     @abstractmethod
-    def _count(self, batch: BatchT) -> Tally:
+    def _count(self, batch: AnyBatchT) -> Tally:
         """What `batch` contributes; raises InvalidInputError if it lacks something."""
 
     @abstractmethod
     def _weight_columns(self) -> tuple[tuple[int, int], ...]:
         """Of every evaluated policy: where c w stands in the columns, and w in the tracked."""
 
-    def add(self, batch: BatchT) -> Self:
+    def add(self, batch: AnyBatchT) -> Self:
         """Count the rows of `batch`.
 
         Raises
