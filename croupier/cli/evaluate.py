@@ -22,6 +22,8 @@ from croupier.cli.options import (
     Session,
 )
 from croupier.cli.output import interval as shown_interval
+from croupier.cli.output import write_json
+from croupier.cli.session_values import evaluate_sessions
 from croupier.offline.compare import DEFAULT_ESTIMATORS, Comparison, compare
 from croupier.offline.comparison_plot import plot_format, write_plot
 from croupier.offline.delays import settled_interactions
@@ -106,6 +108,14 @@ def evaluate_command(
     output: Annotated[
         Path | None, typer.Option(help="With --policy: a file for what --json prints.")
     ] = None,
+    sessions: Annotated[
+        bool,
+        typer.Option(
+            "--sessions",
+            help="With --policy: what whole sessions are worth, where the loop has some; "
+            "estimators are pdis, wpdis, sdr, wdr, mis, wmis, mdr and wmdr, all of them else.",
+        ),
+    ] = False,
     anyway: Annotated[
         bool, typer.Option(help="Give figures even of a log that can't tell what they should be.")
     ] = False,
@@ -133,12 +143,43 @@ def evaluate_command(
     if policy:
         if generation is not None:
             raise InvalidInputError("generation", "expected it as a --policy, beside the others")
+        if sessions:
+            _over_sessions(session, policy, loop, asked)
+            return
         wish = _Wish.of(session, policy, **asked)
         _compare(session, wish, loop, anyway=anyway)
-    for name, value in asked.items():
+    for name, value in (*asked.items(), ("sessions", sessions)):
         if value:
             raise InvalidInputError(name, "expected at least one --policy with it")
     _evaluate(session, loop, generation, anyway=anyway)
+
+
+def _over_sessions(
+    session: Session, policies: Sequence[str], loop: str | None, asked: Mapping[str, Any]
+) -> None:
+    """Compare policies over sessions, for which some of the options have no meaning."""
+    for name in ("interval", "by", "correction", "plot"):
+        if asked[name]:
+            raise InvalidInputError(name, "expected it without --sessions")
+    confidence, output = asked["confidence"], asked["output"]
+    _require_options(confidence, {"output": output})
+    evaluate_sessions(
+        session,
+        policies,
+        loop,
+        estimators=tuple(dict.fromkeys(asked["estimator"] or ())),
+        confidence=confidence or session.config.nightly.gate.confidence,
+        output=output,
+    )
+
+
+def _require_options(confidence: float | None, files: Mapping[str, Path | None]) -> None:
+    """Raise InvalidInputError if a level or a file can't be."""
+    if confidence is not None and not 0.0 < confidence < 1.0:
+        raise InvalidInputError("confidence", f"expected a number in (0, 1), got {confidence}")
+    for name, path in files.items():
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidInputError(name, f"expected a file in a directory that is, got {path}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +211,9 @@ class _Wish:
     ) -> _Wish:
         """Read options; raises InvalidInputError, which names one."""
         kinds = tuple(dict.fromkeys(estimator_kind(each) for each in estimator or ()))
-        if confidence is not None and not 0.0 < confidence < 1.0:
-            raise InvalidInputError("confidence", f"expected a number in (0, 1), got {confidence}")
         if plot is not None:
             plot_format(plot)
-        for name, path in (("plot", plot), ("output", output)):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise InvalidInputError(name, f"expected a file in a directory that is, got {path}")
+        _require_options(confidence, {"plot": plot, "output": output})
         return cls(
             policies=policies,
             estimators=kinds or DEFAULT_ESTIMATORS,
@@ -197,7 +234,7 @@ def _compare(session: Session, wish: _Wish, loop: str | None, *, anyway: bool) -
     found = {name: _compare_in(session, wish, name) for name in names}
     facts = {name: _facts(each, anyway=anyway) for name, each in found.items()}
     if wish.output is not None:
-        _write(wish.output, facts)
+        write_json(wish.output, facts)
     for each in found.values():
         if wish.plot is not None and (anyway or not each.refusals):
             write_plot(each, wish.plot)
@@ -279,15 +316,6 @@ def _facts(comparison: Comparison, *, anyway: bool) -> dict[str, Any]:
             each.name: msgspec.to_builtins(each.support) for each in comparison.total.policies
         }
     return told
-
-
-def _write(path: Path, facts: Any) -> None:
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
-    except OSError as error:
-        raise InvalidInputError(
-            "output", f"expected a file that can be written, got {path}: {error.strerror}"
-        ) from error
 
 
 def _evaluate(session: Session, loop: str | None, generation: int | None, *, anyway: bool) -> None:

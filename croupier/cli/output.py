@@ -20,10 +20,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from croupier.policy.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-__all__ = ("Output", "cell", "interval", "with_interval")
+__all__ = ("Output", "cell", "interval", "with_interval", "write_json")
 
 _PLAIN_WIDTH = 140
 
@@ -148,3 +151,19 @@ def interval(lower: float | None, upper: float | None, *, digits: int = 4) -> st
     if lower is None or upper is None:
         return "–"
     return f"[{lower:.{digits}f}, {upper:.{digits}f}]"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write what ``--json`` prints into a file.
+
+    Raises
+    ------
+    InvalidInputError
+        If it can't be written; the error names ``output``.
+    """
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+    except OSError as error:
+        raise InvalidInputError(
+            "output", f"expected a file that can be written, got {path}: {error.strerror}"
+        ) from error

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ("DAY", "GENERATION", "MOST_LEVELS", "NOTHING", "Grouping", "group_by", "words_at")
+__all__ = (
+    "DAY",
+    "GENERATION",
+    "MISSING",
+    "MOST_LEVELS",
+    "NOTHING",
+    "Grouping",
+    "group_by",
+    "value_at",
+    "words_at",
+)
 
 DAY = "day"
 GENERATION = "generation"
@@ -30,7 +40,9 @@ NOTHING = "(none)"
 
 _AUDIT, _CONTEXT = "audit.", "context."
 _decoder = msgspec.json.Decoder(Features)
-_MISSING = object()
+
+MISSING = object()
+"""What stands at a path where there is nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +131,33 @@ def words_at(interactions: pl.DataFrame, by: str) -> list[str]:
     column = interactions["context" if in_context else "audit"]
     path = by.removeprefix(_CONTEXT if in_context else _AUDIT)
     # Texts repeat, those of audits above all.
-    known = {text: _word(by, _at(text, path)) for text in column.unique().to_list()}
+    known = {text: _word(by, value_at(_decoded(text), path)) for text in column.unique().to_list()}
     levels = len(set(known.values()))
     if levels > MOST_LEVELS:
         raise InvalidInputError(
             "by", f"expected at most {MOST_LEVELS} values of {by!r}, got {levels:,}"
         )
     return [known[text] for text in column.to_list()]
+
+
+def value_at(features: Features, path: str) -> Any:
+    """What stands there: under the path as one name, or step by step; else :data:`MISSING`.
+
+    Parameters
+    ----------
+    features
+        A context, or audit attributes.
+    path
+        Names with dots between them.
+    """
+    if path in features:
+        return features[path]
+    value: Any = features
+    for name in path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            return MISSING
+        value = value[name]
+    return value
 
 
 def _grouped(by: str, words: Sequence[str], keys: Sequence[str]) -> Grouping:
@@ -142,23 +174,16 @@ def _values(interactions: pl.DataFrame, by: str) -> list[Any]:
         path = by.removeprefix(_CONTEXT)
         places = [("context", path), ("audit", path)]
     for column, path in places:
-        found = [_at(text, path) for text in interactions[column].to_list()]
-        if any(value is not _MISSING for value in found):
+        found = [value_at(_decoded(text), path) for text in interactions[column].to_list()]
+        if any(value is not MISSING for value in found):
             return found
     raise InvalidInputError(
         "by", f"expected {DAY}, {GENERATION}, or what some context or audit has, got {by!r}"
     )
 
 
-def _at(text: str | None, path: str) -> Any:
-    value: Any = {} if text is None else _decoder.decode(text)
-    if path in value:
-        return value[path]
-    for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            return _MISSING
-        value = value[name]
-    return value
+def _decoded(text: str | None) -> Features:
+    return {} if text is None else _decoder.decode(text)
 
 
 def _word(by: str, value: Any) -> str:
@@ -171,7 +196,7 @@ def _word(by: str, value: Any) -> str:
             return f"{value:g}"
         case None:
             return NOTHING
-    if value is _MISSING:
+    if value is MISSING:
         return NOTHING
     kind = "a list" if isinstance(value, list) else "an object"
     raise InvalidInputError("by", f"expected one value at {by!r}, got {kind}")

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import Conservative
 from croupier.policy.generation import Generation, Provenance
+from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import EncodedOracle, LinearOracle, make_oracle
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from croupier.offline.lake import Lake
     from croupier.offline.merged_training import Spread
     from croupier.policy.generation import Memory
-    from croupier.policy.loop import LoopConfig
     from croupier.policy.oracle import OnlineOracle, Oracle, TrainingRow
     from croupier.policy.training import TrainingConfig
 
@@ -66,6 +66,8 @@ __all__ = (
 )
 
 _log = logging.getLogger(__name__)
+
+_UNSET = object()
 
 MIN_TRAINING_ROWS = 20
 
@@ -216,13 +218,31 @@ def _mixed(own: Provenance, champion: Provenance) -> Provenance:
 
 
 def config_digest(config: LoopConfig) -> str:
-    """SHA-256 of a loop's configuration in canonical JSON, but for its guardrails and audits.
+    """SHA-256 of what was set of a loop's configuration, in canonical JSON.
 
-    Nothing is learned of those: to change them is no reason to train anew.
+    Without guardrails, audits and sessions, of which nothing is learned: to change them is no
+    reason to train anew. Nor is a setting that is what it is by default, so that one which a later
+    version has besides changes nothing.
     """
+    replace = msgspec.structs.replace
     fairness = config.fairness.for_training
-    learned = msgspec.structs.replace(config, guardrails={}, fairness=fairness)
-    return hashlib.sha256(msgspec.json.encode(learned, order="deterministic")).hexdigest()
+    learned = replace(config, guardrails={}, fairness=fairness, sessions=None)
+    chosen = _chosen(msgspec.to_builtins(learned), msgspec.to_builtins(LoopConfig()))
+    return hashlib.sha256(msgspec.json.encode(chosen, order="deterministic")).hexdigest()
+
+
+def _chosen(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The settings that aren't the defaults, at any depth."""
+    found = {}
+    for name, value in settings.items():
+        default = defaults.get(name, _UNSET)
+        if isinstance(value, dict) and isinstance(default, dict):
+            within = _chosen(value, default)
+            if within or value.keys() != default.keys():
+                found[name] = within
+        elif value != default:
+            found[name] = value
+    return found
 
 
 def lessons_of(

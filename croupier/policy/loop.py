@@ -14,6 +14,7 @@ from croupier.policy.fairness.config import IndividualFairness
 from croupier.policy.fairness.groups import FairnessConfig
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
+from croupier.policy.sessions import SessionsConfig
 from croupier.policy.traffic import UniformSlice
 from croupier.policy.training import TrainingConfig
 
@@ -84,6 +85,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         None.
     fairness
         Whose treatment is audited, what the gate holds against it, and what is never a feature.
+    sessions
+        Which decisions follow each other; none do if None.
     """
 
     exploration: Exploration = SquareCB()
@@ -105,6 +108,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     guardrails: dict[str, Guardrail] = {}
     individual_fairness: IndividualFairness | None = None
     fairness: FairnessConfig = FairnessConfig()
+    sessions: SessionsConfig | None = None
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)
@@ -139,6 +143,13 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"[{self.reward_min:g}, {self.reward_max:g}], got {self.default_reward}"
             )
         self._check_training()
+        if self.sessions is not None:
+            _require_positive("pause", self.sessions.pause)
+            if self.keep_prob < 1.0:
+                raise ValueError(
+                    f"keep_prob must be 1 with sessions, whose steps would be missing, "
+                    f"got {self.keep_prob}"
+                )
         if not 0.0 < self.keep_prob <= 1.0:
             raise ValueError(f"keep_prob must be in (0, 1], got {self.keep_prob}")
         for name in self.guardrails:

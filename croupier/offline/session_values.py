@@ -1,0 +1,266 @@
+"""What policies are worth over whole sessions, by the log of other ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from croupier.offline.evaluate import UNSEEN
+from croupier.offline.interactions import logged_requests
+from croupier.offline.ope import (
+    SESSION_ESTIMATORS,
+    Estimate,
+    SessionBatch,
+    SessionEstimator,
+    SessionLog,
+    fit_critic,
+    fit_state_weights,
+    folds_of,
+)
+from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.policy.generation import Generation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from croupier.offline.counterfactual import Policy
+    from croupier.offline.interactions import LoggedRequest
+    from croupier.offline.sessions import LoggedSessions
+
+    FloatArray = NDArray[np.float64]
+
+__all__ = ("SessionComparison", "SessionValue", "compare_over_sessions", "history_features")
+
+_FOLDS = 3
+_LEAST_SESSIONS = 10
+_LEAST_LEAF = 20
+
+
+class SessionValue(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy would have earned in a session.
+
+    Attributes
+    ----------
+    name
+        Of the policy.
+    left_out
+        Sessions that say nothing about it: it may take something there that could not have been
+        drawn, or a request can't be encoded.
+    estimates
+        Sums of discounted rewards, an estimate for each estimator.
+    """
+
+    name: str
+    left_out: int
+    estimates: list[Estimate]
+
+
+class SessionComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Policies on the same sessions.
+
+    Attributes
+    ----------
+    sessions, decisions
+        How many there are.
+    horizon, discount
+        How many steps of a session count, and what a reward one step later is worth.
+    policies
+        In the order asked for.
+    """
+
+    sessions: int
+    decisions: int
+    horizon: int
+    discount: float
+    policies: list[SessionValue]
+
+
+def compare_over_sessions(
+    sessions: LoggedSessions,
+    policies: Mapping[str, Generation | Policy | None],
+    *,
+    discount: float = 1.0,
+    estimators: Sequence[str] = tuple(SESSION_ESTIMATORS),
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> SessionComparison:
+    """Estimate what policies would have earned over sessions.
+
+    Critics and state weights are histograms of gradient-boosted trees on :func:`history_features`,
+    fitted in three folds of sessions.
+
+    Parameters
+    ----------
+    sessions
+        That none of the policies has learned from.
+    policies
+        By name; None is whatever made the log, whose estimate is its sessions' mean return.
+    discount
+        In (0, 1].
+    estimators
+        Names of :data:`~croupier.offline.ope.SESSION_ESTIMATORS`.
+    confidence
+        Of the intervals, in (0, 1).
+    seed
+        Of the folds and the trees.
+    progress
+        Called with the policies that are done and that there are.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such estimator.
+    NotEnoughDataError
+        If fewer than 10 sessions say something about a policy.
+    """
+    unknown = [each for each in estimators if each not in SESSION_ESTIMATORS]
+    if unknown:
+        expected = ", ".join(SESSION_ESTIMATORS)
+        raise InvalidInputError("estimator", f"expected one of {expected}, got {unknown[0]!r}")
+    horizon = sessions.row.shape[1]
+    found = []
+    for done, (name, policy) in enumerate(policies.items()):
+        if progress is not None:
+            progress(done, len(policies))
+        counters = [
+            SessionEstimator.named(each, horizon=horizon, discount=discount) for each in estimators
+        ]
+        if policy is None:
+            plain = SessionEstimator.named("pdis", horizon=horizon, discount=discount)
+            logged = plain.add(_as_it_was(sessions)).result(confidence)
+            found.append(SessionValue(name=name, left_out=0, estimates=[logged]))
+            continue
+        batch = _asked(name, policy, sessions, counters, seed)
+        found.append(
+            SessionValue(
+                name=name,
+                left_out=len(sessions) - len(batch),
+                estimates=[each.add(batch).result(confidence) for each in counters],
+            )
+        )
+    if progress is not None:
+        progress(len(policies), len(policies))
+    return SessionComparison(
+        sessions=len(sessions),
+        decisions=int(sessions.steps.sum()),
+        horizon=horizon,
+        discount=discount,
+        policies=found,
+    )
+
+
+def history_features(sessions: LoggedSessions) -> FloatArray:
+    """What is known of a session before each of its decisions, shape (n, T, d + K + 3).
+
+    The step's own state, the action before as one indicator for each, the reward before, the mean
+    of all rewards so far and the number of steps so far. Whether that tells all that the future
+    depends on is for whoever chooses the state to say.
+    """
+    n, length = sessions.row.shape
+    before = np.zeros((n, length, len(sessions.actions)))
+    rewards = np.zeros((n, length, 3))
+    taken = np.eye(len(sessions.actions))[sessions.action]
+    before[:, 1:] = taken[:, :-1]
+    rewards[:, 1:, 0] = sessions.reward[:, :-1]
+    so_far = np.arange(1, length)
+    rewards[:, 1:, 1] = sessions.reward.cumsum(axis=1)[:, :-1] / so_far
+    rewards[:, 1:, 2] = so_far
+    whole = np.concatenate((sessions.state, before, rewards), axis=2)
+    return np.where(sessions.live[:, :, None], whole, 0.0)
+
+
+def _as_it_was(sessions: LoggedSessions) -> SessionBatch:
+    ones = np.ones_like(sessions.reward)
+    return SessionBatch(
+        reward=sessions.reward, propensity=ones, target_probability=ones, steps=sessions.steps
+    )
+
+
+def _asked(
+    name: str,
+    policy: Generation | Policy,
+    sessions: LoggedSessions,
+    counters: Sequence[SessionEstimator],
+    seed: int,
+) -> SessionBatch:
+    """The sessions that tell of a policy, as estimators take them, with what those need."""
+    pmfs, usable = _pmfs(sessions, policy)
+    tells = usable[sessions.row] | ~sessions.live
+    told: NDArray[np.bool_] = np.logical_and.reduce(tells, axis=1)
+    if told.sum() < _LEAST_SESSIONS:
+        raise NotEnoughDataError(
+            f"{name}: expected {_LEAST_SESSIONS} sessions of which every step tells of it, "
+            f"got {int(told.sum())} of {len(sessions)}"
+        )
+    targets = sessions.of_rows(pmfs)[told]
+    kept = sessions.only(told)
+    log = SessionLog(
+        state=history_features(kept),
+        action=kept.action,
+        target=targets,
+        reward=kept.reward,
+        propensity=kept.propensity,
+        steps=kept.steps,
+    )
+    fold = folds_of(len(kept), _FOLDS, np.random.default_rng(seed))
+    critic = weight = None
+    # Made before threads are limited: what is loaded later isn't.
+    of_values, of_weights = _trees("squared_error", seed), _trees("poisson", seed)
+    # Many small fits, for which threads are more work than help.
+    with threadpool_limits(limits=1):
+        if any(each.control for each in counters):
+            critic = fit_critic(log, of_values, fold=fold, discount=counters[0].discount)
+        if any(each.weights == "marginal" for each in counters):
+            weight = fit_state_weights(log, of_weights, fold=fold)
+    return log.batch(critic, weight)
+
+
+def _trees(loss: str, seed: int) -> object:
+    from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415 - slow to import
+
+    return HistGradientBoostingRegressor(
+        loss=loss,
+        max_iter=60,
+        max_leaf_nodes=15,
+        min_samples_leaf=_LEAST_LEAF,
+        early_stopping=False,
+        random_state=seed,
+    )
+
+
+def _pmfs(
+    sessions: LoggedSessions, policy: Generation | Policy
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Of every row the policy's pmf, (rows, K), and whether it tells what the policy is worth."""
+    rows = sessions.interactions
+    place = {action: k for k, action in enumerate(sessions.actions)}
+    pmfs = np.zeros((len(rows), len(place)))
+    usable = np.zeros(len(rows), dtype=np.bool_)
+    logged = rows["pmf"]
+    for i, request in enumerate(logged_requests(rows)):
+        try:
+            pmf = _answer(policy, request)
+        except InvalidInputError:
+            # No oracle can encode it; scorers refuse such a request as soon as they serve one.
+            pmf = None
+        if pmf is None:
+            continue
+        for k, action in enumerate(request.actions):
+            pmfs[i, place[action.id]] += pmf[k]
+        possible = logged[i]
+        unseen = 0.0 if possible is None else float(pmf[possible.to_numpy() <= 0.0].sum())
+        usable[i] = unseen <= UNSEEN
+    return pmfs, usable
+
+
+def _answer(policy: Generation | Policy, request: LoggedRequest) -> FloatArray | None:
+    if isinstance(policy, Generation):
+        question = (request.context, request.actions, request.eligible, request.baseline)
+        return policy.pmf(*question)[0]
+    return policy(request)
