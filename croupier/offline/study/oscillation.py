@@ -212,7 +212,7 @@ class _Settled:
             regret=mean_of(missed.sum(axis=1) / room.sum(axis=1)),
             spread=mean_of(np.array([each.spread for each in swings])),
             autocorrelation=mean_of(np.array([each.autocorrelation for each in swings])),
-            **{name: mean_of(np.nanmean(columns[name], axis=1)) for name in _MEANS},
+            **{name: mean_of(_of_seeds(columns[name])) for name in _MEANS},
             test=test,
             bootstrap_test=bootstrap_test,
         )
@@ -237,6 +237,12 @@ def _noise(values: FloatArray) -> FloatArray:
     line = values.mean(axis=1, keepdims=True) + np.outer(values @ time / (time @ time), time)
     residuals: FloatArray = (values - line) * math.sqrt(generations / (generations - 2.0))
     return residuals.ravel()
+
+
+def _of_seeds(values: FloatArray) -> FloatArray:
+    """Means over the generations that have a value, of the seeds with any, shape (<= seeds,)."""
+    some = ~np.isnan(values).all(axis=1)
+    return np.asarray(np.nanmean(values[some], axis=1)) if some.any() else np.array([np.nan])
 
 
 def mean_of(values: FloatArray) -> Mean:
