@@ -131,7 +131,7 @@ def _groups(n: int, seed: int) -> None:
 
 
 def _people(n: int, seed: int) -> pl.DataFrame:
-    """Interactions in which women get the first action less often; all else is alike."""
+    """Interactions in which women get the first action less often, and so the others more often."""
     rng = np.random.default_rng(seed)
     gender = rng.choice(["f", "m"], size=n)
     age = rng.choice(["18-30", "30-45", "45-60", "60+"], size=n)
