@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # MLflow uses what its own dependencies have deprecated.
 pytestmark = [
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
@@ -67,7 +67,7 @@ def day(server: Server, number: int) -> dict[str, dict[str, Any]]:
         for start in range(0, REQUESTS, 50):
             outcomes = []
             for place in range(start, start + 50):
-                context = {
+                context: dict[str, Any] = {
                     "income": float(rng.normal()),
                     "city": ["north", "south"][int(rng.integers(2))],
                 }
