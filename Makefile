@@ -63,7 +63,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 # The runtime lock is part of the development lock, so installing one after the other changes nothing.
-$(VENV)/.runtime: locks/runtime.txt pyproject.toml hatch_build.py croupier/policy/_kernel.c | $(VENV)/bin/python
+$(VENV)/.runtime: locks/runtime.txt pyproject.toml hatch_build.py croupier/policy/_kernel.c \
+    croupier/offline/fairness/_partners.c | $(VENV)/bin/python
 	@echo "Installing what Croupier runs on (once; some minutes) ..."
 	$(PIP) install --require-hashes -r locks/runtime.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .

@@ -12,14 +12,17 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_FOLDER = Path("croupier") / "policy"
+_SOURCES = (
+    Path("croupier") / "policy" / "_kernel.c",
+    Path("croupier") / "offline" / "fairness" / "_partners.c",
+)
 _BROKER = Path("docker") / "kafka"
 _BROKER_IN_WHEEL = "croupier/eventlog/kafka/broker/files"
 _FLAGS = ["-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra"]
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Compiles ``_kernel.c`` into the tree, and puts it and the broker's files into the wheel."""
+    """Compiles the sources into the tree, and puts them and the broker's files into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build before everything else."""
@@ -28,16 +31,17 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
             for path in (Path(self.root) / _BROKER).iterdir():
                 if path.suffix != ".md":
                     build_data["force_include"][str(path)] = f"{_BROKER_IN_WHEEL}/{path.name}"
-        name = f"_kernel{sysconfig.get_config_var('EXT_SUFFIX')}"
-        try:
-            _compile(Path(self.root) / _FOLDER / "_kernel.c", Path(self.root) / _FOLDER / name)
-        except (OSError, ImportError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", None) or error
-            self.app.display_warning(f"the compiled kernel was not built: {said}")
-            return
-        build_data["artifacts"].append(f"/{_FOLDER.as_posix()}/{name}")
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        for source in _SOURCES:
+            target = source.with_name(f"{source.stem}{sysconfig.get_config_var('EXT_SUFFIX')}")
+            try:
+                _compile(Path(self.root) / source, Path(self.root) / target)
+            except (OSError, ImportError, subprocess.CalledProcessError) as error:
+                said = getattr(error, "stderr", None) or error
+                self.app.display_warning(f"{source} was not compiled: {said}")
+                continue
+            build_data["artifacts"].append(f"/{target.as_posix()}")
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
 
 
 def _compile(source: Path, target: Path) -> None:

@@ -19,6 +19,8 @@ from croupier.cli.plan import describe_plan
 from croupier.cli.traffic import TrafficConfig
 from croupier.control.job import ControlJob
 from croupier.eventlog.spilling import SpillState, spill_state, spilling_since
+from croupier.offline.generations import generation_rows
+from croupier.offline.latest_signals import Signal, latest_signals
 from croupier.offline.sink import partition_states
 from croupier.policy.errors import ConfigError, InvalidInputError, LogUnavailableError
 from croupier.service.control import ControlSetup
@@ -54,6 +56,9 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         What users of its exploration should know of.
     settings
         What was set over Personalizer's API, by which key and when; None if nothing was.
+    signals
+        Whether generations oscillate, and whether disparities or violations rise, as the nights
+        have last said.
     """
 
     loop: str
@@ -67,6 +72,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     traffic: str | None
     caution: str | None
     settings: str | None
+    signals: list[Signal]
 
 
 def register(app: typer.Typer) -> None:
@@ -170,7 +176,7 @@ def status(
         )
         if loops:
             # A caution is a sentence, and has a line of its own on stderr.
-            aside = {"caution", "guardrails", "settings"}
+            aside = {"caution", "guardrails", "settings", "signals"}
             columns = [name for name in LoopState.__struct_fields__ if name not in aside]
             rows = [[getattr(loop, name) for name in columns] for loop in loops]
             session.output.table("Loops", columns, rows)
@@ -180,6 +186,8 @@ def status(
                 session.output.remark(f"{loop.loop}: guardrails of the champion: {means}")
             if loop.settings is not None:
                 session.output.remark(f"{loop.loop}: {loop.settings}")
+            for signal in loop.signals:
+                session.output.remark(f"{loop.loop}: {_signal_line(signal)}")
 
     facts = {
         "data_dir": str(session.paths.root),
@@ -273,6 +281,7 @@ def _loop_states(session: Session) -> list[LoopState]:
             traffic=_traffic(serving, row["loop"]),
             caution=cautions.get(row["loop"]),
             settings=_settings(session, row["loop"]),
+            signals=latest_signals(generation_rows(session.lake, row["loop"])),
         )
         for row in table.to_dicts()
     ]
@@ -304,6 +313,12 @@ def _traffic(serving: ServingDirectory, loop: str) -> str | None:
     if plan is None:
         return None if killed is None else f"killed: {killed}"
     return describe_plan(plan if killed is None else msgspec.structs.replace(plan, killed=killed))
+
+
+def _signal_line(signal: Signal) -> str:
+    p_value = "" if signal.p_value is None else f", p-value {signal.p_value:.2g}"
+    said = f"signal: {signal.says}" if signal.raised else f"no signal that {signal.says}"
+    return f"{said} (generation {signal.generation}{p_value})"
 
 
 def _service_line(service: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from croupier.offline.generations import generation_rows
+from croupier.offline.latest_signals import latest_told
 from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us
         shown("nightly_champion", "The champion after the night.", loop, night.champion)
         rows = generation_rows(lake, loop)
         for column, says in _SIGNALS.items():
-            told = [number for number, row in rows.items() if row[column] is not None]
-            if told:
-                shown(column, says, loop, rows[max(told)][column])
+            told = latest_told(rows, column)
+            if told is not None:
+                shown(column, says, loop, rows[told][column])
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from croupier.cli.config import load_config
+from croupier.offline.generations import record_generation
 from croupier.offline.registry import Registry
 from croupier.policy.traffic import Split
 from croupier.service.serving import ServingDirectory
@@ -181,3 +182,31 @@ def test_a_bad_secret_is_named_and_not_shown(command: Command, secret: str) -> N
     said = command.refused("status")
     assert said.startswith("service.draw_secret: draw_secret: expected 16 to 64 bytes")
     assert secret not in said
+
+
+def test_the_latest_signals_are_shown(registered: Command) -> None:
+    assert loop_state(registered)["signals"] == []
+    lake = registered.lake
+    with lake.lock():
+        for number, rises in ((1, True), (2, False), (3, None)):
+            record_generation(
+                lake,
+                {
+                    "loop": "shop",
+                    "generation": number,
+                    "violations_rise": rises,
+                    "violation_p_value": None if rises is None else 0.5 - 0.499 * rises,
+                    "oscillates": True if number == 2 else None,
+                },
+            )
+    told = {each["name"]: each for each in loop_state(registered)["signals"]}
+    assert {name: (each["generation"], each["raised"]) for name, each in told.items()} == {
+        "oscillates": (2, True),
+        "violations_rise": (2, False),
+    }
+    shown = " ".join(registered("status").out.split())
+    assert "shop: signal: what the latest generations earned goes up and down more" in shown
+    assert (
+        "no signal that pairs that are alike are treated differently more often (generation 2, "
+        "p-value 0.5)"
+    ) in shown

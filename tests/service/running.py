@@ -160,8 +160,10 @@ class Server:
         pids = [int(pid) for file in files for pid in file.read_text().split()]
         return [pid for pid in pids if module in _command_line(pid)]
 
-    def run(self, command: str, *arguments: str, patience_s: float = PATIENCE_S) -> Any:
-        """Run another command on its data, and give its JSON."""
+    def run(
+        self, command: str, *arguments: str, patience_s: float = PATIENCE_S, code: int = 0
+    ) -> Any:
+        """Run another command on its data, which has to end with a code, and give its JSON."""
         done = subprocess.run(
             self._command(command, "--json", *arguments),
             capture_output=True,
@@ -169,7 +171,7 @@ class Server:
             check=False,
             timeout=patience_s,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
     def resident_bytes(self) -> int:

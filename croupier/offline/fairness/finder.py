@@ -1,23 +1,26 @@
 """Pairs that violate, among many decisions, without comparing all of them.
 
-A pair can only violate if the two are nearer to each other than they are treated differently, less
-α. So decisions are put into cells by their treatment, every auditor's metric has a k-d tree of each
-cell, and a decision only asks the cells that are treated differently enough, for neighbours that
-are near enough. What is found was compared exactly: no pair is reported that doesn't violate.
-Whether one was missed is known too, by the triangle inequality: all of a cell's decisions that
-weren't compared are at least as far away as the farthest that was.
+A decision searches a tree of boxes (:class:`~croupier.offline.fairness.box_tree.BoxTree`) for a
+partner, by branch and bound: boxes that can't hold one are left out, and the most promising are
+looked into first. What is found was compared exactly: no pair is reported that doesn't violate. A
+decision whose search ends without a partner has none. One that has looked into very many boxes is
+given up, and it is told that it isn't settled.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
+from croupier.offline.fairness.box_tree import BoxTree
+from croupier.offline.fairness.partner_search import PartnerSearch
 from croupier.offline.fairness.violation_rate import pair_blocks
 from croupier.policy.fairness.auditors import (
     FloatArray,
@@ -28,21 +31,19 @@ from croupier.policy.fairness.auditors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from croupier.policy.fairness.auditors import NamedGap, Panel
-
-    _Tree: TypeAlias = scipy.spatial.cKDTree[Any, Any]
 
 __all__ = ("EXACT_UP_TO", "Found", "all_partners", "indexed_partners", "worst_partners")
 
 EXACT_UP_TO = 20_000
 """So many decisions and fewer are compared pair by pair."""
 
-_NEIGHBOURS = (1, 4, 16, 64)
-_CELLS = 24
-_AT_ONCE = 50_000
-_REFINED = 2000
+_MOST_VISITS = 10_000
+_AT_ONCE = 32_768
+_PARTS = 8
+_WORST = 2000
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         Pairs whose distance was looked at.
     exact
         Whether all pairs were compared, so that all partners are those of the largest excess. With
-        an index, those of the worst 2,000 are looked for once more.
+        an index, those of the worst 2,000 are.
     """
 
     partner: NDArray[np.int64]
@@ -156,178 +157,124 @@ def indexed_partners(
     alpha: float,
     gap: NamedGap = "any",
     progress: Callable[[int, int], None] | None = None,
+    most_visits: int = _MOST_VISITS,
+    compiled: bool = True,
 ) -> Found:
     """The same with an index, see the module; parameters as of :func:`worst_partners`.
 
-    A panel's distance is the k-th smallest of its auditors', which is at least the smallest of any
-    m - k + 1 of them, since one of these is among the k. So the trees are those of the m - k + 1
-    metrics first named, and what none of them has near is far for the panel.
+    With people in the panel of a pair, the pair was judged, and all such pairs are compared. The
+    panel of all others are the metrics.
 
-    With people in the panel of a pair, the pair was judged, and all such pairs are compared.
+    Parameters
+    ----------
+    most_visits
+        Boxes that a decision looks into before it is given up.
+    compiled
+        Whether to use what is compiled, if it is there.
     """
     metrics = [each for each in panel.auditors if isinstance(each, Metric)]
     judged = _judged_partners(panel, treatments, alpha, gap)
     if not metrics:
         # People have judged what they have judged, and all of that is known.
         return judged
-    votes = required_votes(panel.gamma, len(metrics))
-    search = _Search(
-        panel=panel,
-        metrics=metrics[: len(metrics) - votes + 1],
-        treatments=treatments,
-        cells=_cells(treatments, gap),
+    people = [each.keys for each in panel.auditors if isinstance(each, JudgedPairs)]
+    search = PartnerSearch.of(
+        BoxTree.of(metrics, required_votes(panel.gamma, len(metrics)), treatments, gap),
+        len(treatments),
+        np.concatenate([*people, np.zeros(0, dtype=np.int64)]),
         alpha=alpha,
-        gap=gap,
+        most_visits=most_visits,
+        compiled=compiled,
     )
-    found = search.run(progress)
-    better = judged.excess > found.excess
+    finding = _Finding(panel, treatments, gap, search, judged.partner.copy(), judged.excess.copy())
+    finding.find_any(progress)
+    finding.find_worst()
     return Found(
-        partner=np.where(better, judged.partner, found.partner),
-        excess=np.where(better, judged.excess, found.excess),
-        settled=found.settled | better,
-        compared=found.compared + judged.compared,
+        partner=finding.partner,
+        excess=finding.excess,
+        settled=~finding.given_up | (finding.partner >= 0),
+        compared=finding.compared + judged.compared,
         exact=False,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """Decisions by their treatment: k-centre clusters (Gonzalez, 1985)."""
-
-    of: NDArray[np.int64]
-    centres: FloatArray
-    radii: FloatArray
-    members: list[NDArray[np.int64]]
-
-
 @dataclass(slots=True)
-class _Search:
-    """Asks every cell for near neighbours of the decisions that it may hold a partner of."""
+class _Finding:
+    """Partners of all decisions, as they are found."""
 
     panel: Panel
-    metrics: list[Metric]
     treatments: FloatArray
-    cells: _Cells
-    alpha: float
     gap: NamedGap
-    partner: NDArray[np.int64] = field(init=False)
-    excess: FloatArray = field(init=False)
+    search: PartnerSearch
+    partner: NDArray[np.int64]
+    excess: FloatArray
+    given_up: NDArray[np.bool_] = field(init=False)
     compared: int = 0
 
-    def run(self, progress: Callable[[int, int], None] | None) -> Found:
-        n = len(self.treatments)
-        self.partner = np.full(n, -1, dtype=np.int64)
-        self.excess = np.full(n, -np.inf)
-        open_ = np.arange(n)
-        trees = [
-            [scipy.spatial.cKDTree(metric.places[members]) for members in self.cells.members]
-            for metric in self.metrics
-        ]
-        cells = range(len(self.cells.members))
-        steps = len(_NEIGHBOURS) * len(cells)
-        for number, neighbours in enumerate(_NEIGHBOURS):
-            unsure = np.zeros(n, dtype=np.bool_)
-            for cell in cells:
-                # What has a partner is settled; a nearer neighbour could only make it worse.
-                still = open_[self.partner[open_] < 0]
-                self._ask(still, cell, [each[cell] for each in trees], neighbours, unsure)
-                if progress is not None:
-                    progress(number * len(cells) + cell + 1, steps)
-            open_ = np.flatnonzero(unsure & (self.partner < 0))
-            if not len(open_):
-                break
-        worst = np.argsort(-self.excess, kind="stable")[:_REFINED]
-        worst = worst[self.partner[worst] >= 0]
-        for cell in cells:
-            trees_of = [each[cell] for each in trees]
-            self._ask(worst, cell, trees_of, _NEIGHBOURS[1], np.zeros(n, dtype=np.bool_))
-        if progress is not None:
-            progress(steps, steps)
-        settled = np.ones(n, dtype=np.bool_)
-        settled[open_] = False
-        return Found(
-            partner=self.partner,
-            excess=self.excess,
-            settled=settled,
-            compared=self.compared,
-            exact=False,
-        )
+    def __post_init__(self) -> None:
+        self.given_up = np.zeros(len(self.treatments), dtype=np.bool_)
+
+    def find_any(self, progress: Callable[[int, int], None] | None) -> None:
+        """A partner for every decision that has one.
+
+        One decision of each leaf is asked first, since what violates with it is likely to violate
+        with the others of its leaf too, and is tried before they are asked.
+        """
+        first, size = self.search.tree.rows[:, 0], self.search.tree.rows.shape[1]
+        # Those side by side look into the same boxes.
+        everybody = np.argsort(self.search.places, kind="stable")
+        asked = np.zeros(len(everybody), dtype=np.bool_)
+        asked[first] = True
+        one_each, others = everybody[asked[everybody]], everybody[~asked[everybody]]
+        self._ask(one_each, any_=True)
+        guess = self.partner[first[self.search.places[others] // size]]
+        self._note(others[guess >= 0], guess[guess >= 0])
+        self._ask(others, any_=True, progress=progress)
+
+    def find_worst(self) -> None:
+        """The worst partners: with τ the 2,000th largest excess found, all that are above it."""
+        last = max(len(self.excess) - _WORST, 0)
+        least = max(float(np.partition(self.excess, last)[last]), 0.0)
+        everybody = np.argsort(self.search.places, kind="stable")
+        self._ask(everybody[self.partner[everybody] >= 0], any_=False, least=least)
 
     def _ask(
         self,
         rows: NDArray[np.int64],
-        cell: int,
-        trees: Sequence[_Tree],
-        neighbours: int,
-        unsure: NDArray[np.bool_],
+        *,
+        any_: bool,
+        least: float = 0.0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Compare decisions with their nearest neighbours in a cell."""
-        for start in range(0, len(rows), _AT_ONCE):
-            some = rows[start : start + _AT_ONCE]
-            most = self._largest_gap(some, cell) - self.alpha
-            # Nothing in the cell is treated differently enough, or worse than what is known.
-            asking = (most > 0.0) & (most > self.excess[some])
-            some, most = some[asking], most[asking]
-            if len(some):
-                unsure[some] |= self._compare(some, most, cell, trees, neighbours)
-
-    def _compare(
-        self,
-        rows: NDArray[np.int64],
-        most: FloatArray,
-        cell: int,
-        trees: Sequence[_Tree],
-        neighbours: int,
-    ) -> NDArray[np.bool_]:
-        """Whether the cell may still hold a partner that wasn't compared; of every row."""
-        members = self.cells.members[cell]
-        k = min(neighbours, len(members))
-        nearest = np.full(len(rows), np.inf)
-        for metric, tree in zip(self.metrics, trees, strict=True):
-            answer = tree.query(
-                metric.places[rows], k=k, distance_upper_bound=float(most.max()), workers=-1
-            )
-            away, at = (np.asarray(each).reshape(len(rows), k) for each in answer)
-            for place in range(k):
-                there = np.isfinite(away[:, place]) & (away[:, place] < most)
-                if there.any():
-                    self._note(rows[there], members[at[there, place]])
-            # Those that weren't compared are no nearer than the last that was.
-            beyond = np.where(np.isfinite(away[:, -1]), away[:, -1], np.inf)
-            nearest = np.minimum(nearest, beyond)
-        if k == len(members):
-            return np.zeros(len(rows), dtype=np.bool_)
-        return np.asarray(nearest < most)
+        """Search for partners of some decisions; what is found doesn't depend on the threads."""
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for start in range(0, len(rows), _AT_ONCE):
+                some = rows[start : start + _AT_ONCE]
+                if any_:
+                    # The others are somebody's partner by now.
+                    some = some[self.partner[some] < 0]
+                parts = np.array_split(some, _PARTS)
+                floors = [np.maximum(self.excess[part], least) for part in parts]
+                answers = threads.map(partial(self.search.find, any_=any_), parts, floors)
+                for part, found in zip(parts, answers, strict=True):
+                    there = found.partner >= 0
+                    self._note(part[there], found.partner[there])
+                    self.given_up[part] |= found.given_up
+                    self.compared += found.compared
+                if progress is not None:
+                    progress(min(start + _AT_ONCE, len(rows)), len(rows))
 
     def _note(self, rows: NDArray[np.int64], partners: NDArray[np.int64]) -> None:
-        gaps = gap_of(self.gap)(self.treatments[rows], self.treatments[partners])
-        over = gaps - self.panel.distances(rows, partners) - self.alpha
-        self.compared += len(rows)
-        better = (over > 0.0) & (over > self.excess[rows]) & (rows != partners)
-        self.excess[rows[better]] = over[better]
-        self.partner[rows[better]] = partners[better]
-
-    def _largest_gap(self, rows: NDArray[np.int64], cell: int) -> FloatArray:
-        centre = self.cells.centres[cell][None, :]
-        away = gap_of(self.gap)(self.treatments[rows], centre)
-        return np.asarray(np.minimum(away + self.cells.radii[cell], 1.0))
-
-
-def _cells(treatments: FloatArray, gap: NamedGap) -> _Cells:
-    """Farthest-first clusters, whose radii are at most twice the smallest possible."""
-    measure = gap_of(gap)
-    centres = [treatments[0]]
-    of = np.zeros(len(treatments), dtype=np.int64)
-    away = measure(treatments, treatments[0])
-    while len(centres) < _CELLS and away.max() > 0.0:
-        centres.append(treatments[int(away.argmax())])
-        nearer = measure(treatments, centres[-1])
-        closer = nearer < away
-        of[closer] = len(centres) - 1
-        away = np.minimum(away, nearer)
-    members = [np.flatnonzero(of == cell) for cell in range(len(centres))]
-    radii = np.array([away[rows].max() if len(rows) else 0.0 for rows in members])
-    return _Cells(of, np.array(centres), radii, members)
+        """Keep pairs that violate, for both, where they are worse than what is known."""
+        over = gap_of(self.gap)(self.treatments[rows], self.treatments[partners])
+        over = over - self.panel.distances(rows, partners)
+        over -= self.search.alpha
+        worst_last = np.argsort(over, kind="stable")
+        for one, two in ((rows, partners), (partners, rows)):
+            mine, other, most = one[worst_last], two[worst_last], over[worst_last]
+            better = (most > 0.0) & (most > self.excess[mine]) & (mine != other)
+            self.excess[mine[better]] = most[better]
+            self.partner[mine[better]] = other[better]
 
 
 def _judged_partners(panel: Panel, treatments: FloatArray, alpha: float, gap: NamedGap) -> Found:

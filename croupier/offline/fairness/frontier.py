@@ -276,6 +276,8 @@ def mixed(
 ) -> dict[str, FloatArray]:
     """Every policy mixed with the uniform one, ``(1 - λ) π + λ u``, by name.
 
+    With λ = 1 all are the uniform policy, which is there once.
+
     Parameters
     ----------
     treatments
@@ -288,5 +290,9 @@ def mixed(
     found = dict(treatments)
     for name, given in treatments.items():
         for share in shares:
+            if share == 1.0:
+                continue
             found[f"{name}, {100 * share:g} % uniform"] = (1.0 - share) * given + share * uniform
+    if 1.0 in shares:
+        found["uniform"] = uniform
     return found

@@ -131,6 +131,11 @@ class JudgedPairs:
         self._judged = np.array([last[key] for key in self._known.tolist()], dtype=np.float64)
 
     @property
+    def keys(self) -> NDArray[np.int64]:
+        """``min(i, j) n + max(i, j)`` of the pairs that were judged, in order, shape (m,)."""
+        return self._known
+
+    @property
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the pairs that were judged, each once, shape (m,)."""
         return self._known // self.size, self._known % self.size

@@ -187,6 +187,7 @@ def test_simultaneous_intervals_cover(scale: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.02])
 @pytest.mark.parametrize("rows", [300, 1500])
 def test_simultaneous_intervals_cover_in_many_runs(scale: float, rows: int) -> None:

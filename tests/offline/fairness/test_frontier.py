@@ -81,7 +81,14 @@ def test_mixing_with_the_uniform_policy_makes_fairer() -> None:
 
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[-1] == 0.0
-    assert list(family) == ["p", "p, 25 % uniform", "p, 50 % uniform", "p, 100 % uniform"]
+    assert list(family) == ["p", "p, 25 % uniform", "p, 50 % uniform", "uniform"]
+
+
+def test_the_uniform_policy_is_there_once() -> None:
+    uniform = np.full((4, 2), 0.5)
+    family = mixed({"p": uniform + 0.1, "q": uniform - 0.1}, uniform, [1.0, 0.5])
+    assert list(family) == ["p", "q", "p, 50 % uniform", "q, 50 % uniform", "uniform"]
+    np.testing.assert_array_equal(family["uniform"], uniform)
 
 
 def test_a_stricter_meaning_finds_more() -> None:

@@ -138,6 +138,7 @@ def test_equal_treatment_is_called_different_at_most_as_often_as_said() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("rate", [0.005, 0.05, 0.5])
 @pytest.mark.parametrize("n", [400, 4000])
 def test_false_alarms_in_many_runs(rate: float, n: int) -> None:

@@ -105,6 +105,7 @@ def test_intervals_cover(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", ["smooth", "step", "rare"])
 @pytest.mark.parametrize("n", [50, 200, 800])
 def test_intervals_cover_at_all_sizes(kind: str, n: int) -> None:

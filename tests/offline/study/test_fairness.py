@@ -181,6 +181,7 @@ def test_a_series_says_what_the_arms_did_and_the_summary_what_it_means() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", ["exp2", "ftpl", "ftpl, least squares"])
 def test_regret_and_violations_grow_sublinearly(name: str) -> None:
     """Six seeds of 4,000 rounds of 100; growth is fitted from round 125 on."""
