@@ -79,7 +79,7 @@ class PPOConfig(msgspec.Struct, frozen=True, kw_only=True):
         Units of the critic's two layers.
     """
 
-    iterations: int = 60
+    iterations: int = 240
     users: int = 128
     epochs: int = 3
     minibatches: int = 4
