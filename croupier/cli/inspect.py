@@ -1,4 +1,4 @@
-"""Commands that look closer: audit, check-policy, simulate."""
+"""Commands that look closer: audit, check-policy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from croupier.policy.conformance import check_exploration
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.exploration import ENTRY_POINTS, Exploration
 from croupier.policy.loop import LoopConfig
-from croupier.sim2rec.lts import LTSConfig, UserPopulation
-from croupier.sim2rec.study import constant_policy_study
 
 __all__ = ("register",)
 
@@ -36,11 +34,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(audit)
     app.command("check-policy")(check_policy)
-    simulate = typer.Typer(
-        help="Simulators and what policies are worth in them.", no_args_is_help=True
-    )
-    simulate.command()(lts)
-    app.add_typer(simulate, name="simulate")
 
 
 def audit(
@@ -177,31 +170,6 @@ def _audit_candidate(session: Session, loop: str | None, by: list[str] | None, n
         lambda: show_candidate(session.output, name, found, section),
     )
     return all(each.objection is None for each in section.findings)
-
-
-def lts(
-    mu_c: Annotated[float, typer.Option(help="Mean engagement with clickbait.")] = 14.0,
-    users: Annotated[int, typer.Option(help="Users to draw, at least 2.")] = 750,
-    seed: Annotated[int, typer.Option(help="Of users and noise.")] = 0,
-    json: JsonOption = False,
-) -> None:
-    """Value of constant policies, and the optimum, in the Long-Term-Satisfaction environment."""
-    if users < 2:
-        raise InvalidInputError("users", f"expected at least 2, got {users}")
-    output = Output(json=json)
-    environment = LTSConfig(mu_c=mu_c)
-    rng = np.random.default_rng(seed)
-    population = UserPopulation.draw(users, rng, log_sample=environment.log_sample)
-    with output.progress("simulate") as progress:
-        study = constant_policy_study(environment, population, rng, progress)
-    output.result(
-        study.to_dicts(),
-        lambda: output.table(
-            f"Return over {environment.horizon} steps, mu_c = {mu_c:g}, {users:,} users",
-            study.columns,
-            study.rows(),
-        ),
-    )
 
 
 def check_policy(

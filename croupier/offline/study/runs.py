@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.study.environment import StudyEnvironment
 
-__all__ = ("RUNS_SCHEMA", "EnvironmentChoice", "run_arms", "run_missing")
+__all__ = ("RUNS_SCHEMA", "EnvironmentChoice", "run_arms", "run_missing", "stop_if_orphaned")
 
 RUNS_SCHEMA = pl.Schema(
     {"environment": pl.String(), "arm": pl.String(), "digest": pl.String(), "seed": pl.Int64()}
@@ -215,7 +215,7 @@ def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl
                 generations=generations,
                 seed=seed,
                 directory=folder / "lake",
-                progress=_stop_if_orphaned,
+                progress=stop_if_orphaned,
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +229,7 @@ def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl
     ).select(RUNS_SCHEMA.names())
 
 
-def _stop_if_orphaned() -> None:
+def stop_if_orphaned() -> None:
     """Break a series off if whoever wanted it is gone, however it went."""
     if _is_orphan():
         raise SystemExit(1)
