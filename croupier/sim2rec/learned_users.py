@@ -1,0 +1,341 @@
+"""An ensemble of learned user models as an environment to train policies in.
+
+Every member is a simulator. What the members don't agree on, what the log doesn't support and who
+is modelled against all sense is where a policy could learn to exploit the models instead of serving
+the users; each of these has a switch of its own (Chen et al., 2023, arXiv 2305.04832):
+
+- the *penalty* takes off each reward what the members' expectations of it differ by;
+- *truncated* roll-outs begin anywhere in a logged session and take a few steps;
+- the *trend* filter drops users whose expected reward goes the wrong way as the action grows;
+- the *execution* filter ends a roll-out at an action that the log hardly has, with a pessimistic
+  reward for each step that is left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from croupier.policy.errors import InvalidInputError, NotEnoughDataError
+from croupier.sim2rec.environment import Environment, Key
+from croupier.sim2rec.user_model import Prediction, UserModel, told_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from croupier.offline.sessions import LoggedSessions
+    from croupier.sim2rec.user_model_config import SimulatorsConfig
+
+__all__ = ("LearnedUsers", "UsersState", "learned_users", "wrong_trends")
+
+
+class UsersState(NamedTuple):
+    """Where the users of the roll-outs stand.
+
+    Attributes
+    ----------
+    memory
+        What each of the M members knows of each user, shape (S, U, M, H).
+    observation
+        Shape (S, U, F).
+    inside
+        Whether all actions so far were ones that the log supports, shape (S, U).
+    """
+
+    memory: jax.Array
+    observation: jax.Array
+    inside: jax.Array
+
+
+class LearnedUsers(Environment):
+    """S members with U users each, who start where logged users have been.
+
+    Attributes
+    ----------
+    models
+        All M members.
+    member
+        Which of them each simulator is, shape (S,).
+    start
+        Where the users start.
+    supported
+        Which actions the log supports for each user, shape (S, U, D).
+    lowest, highest
+        Of each column of the observation in the log, shape (F,); none goes beyond.
+    penalty
+        Weight of the members' disagreement, in rewards, at least 0.
+    exit_reward
+        Of each step from an action on that isn't supported.
+    """
+
+    models: UserModel
+    member: jax.Array
+    start: UsersState
+    supported: jax.Array
+    lowest: jax.Array
+    highest: jax.Array
+    penalty: float = eqx.field(static=True)
+    exit_reward: float = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of simulators S and of users U."""
+        simulators, users = self.start.inside.shape
+        return simulators, users
+
+    @property
+    def horizon(self) -> int:
+        """Steps of a roll-out."""
+        return self.steps
+
+    @property
+    def actions(self) -> int:
+        """Number of actions D."""
+        return self.models.actions
+
+    @property
+    def observations(self) -> int:
+        """Columns of the sessions' state."""
+        return int(self.lowest.shape[0])
+
+    @property
+    def secrets(self) -> int:
+        """The own member's memory, the observation, and whether the log supports it all."""
+        return int(self.start.memory.shape[-1]) + self.observations + 1
+
+    def take_users(self, key: Key, users: int) -> LearnedUsers:
+        """The same simulators with `users` of the users, drawn without replacement."""
+        # Users stand in random order, so a block from a random place on will do.
+        first = jax.random.randint(key, (), 0, self.shape[1])
+        chosen = (first + jnp.arange(users)) % self.shape[1]
+        return self._some(lambda each: jnp.take(each, chosen, axis=1), self.member)
+
+    def take_simulators(self, simulators: list[int]) -> LearnedUsers:
+        """The members at these places, with their users; all still say where they disagree."""
+        chosen = np.asarray(simulators)
+        return self._some(lambda each: each[chosen], self.member[chosen])
+
+    def reset(self, key: Key) -> tuple[UsersState, jax.Array]:
+        """Start where the log was; there is nothing random in it."""
+        del key
+        return self.start, self.start.observation
+
+    def step(
+        self, key: Key, state: UsersState, action: jax.Array
+    ) -> tuple[UsersState, jax.Array, jax.Array]:
+        """Act on every user; rewards are those to learn from, with penalty and filters."""
+        draws = jax.random.normal(key, (*self.shape, 1 + self.observations))
+        return self.respond(state, action, draws)
+
+    def respond(
+        self, state: UsersState, action: jax.Array, draws: jax.Array
+    ) -> tuple[UsersState, jax.Array, jax.Array]:
+        """Act on every user, with these standard normal draws, shape (S, U, 1 + F)."""
+        found = self.expect(state, action)
+        own = Prediction(self._own(found.mean), self._own(found.deviation))
+        ends = own.mean + own.deviation * draws
+        reward = ends[..., 0]
+        if self.models.binary:
+            chance = jax.scipy.stats.norm.cdf(draws[..., 0])
+            reward = (chance < own.mean[..., 0]).astype(reward.dtype)
+        following = jnp.clip(ends[..., 1:], self.lowest, self.highest)
+        memory = self._remembered(state, action, reward)
+        allowed = jnp.take_along_axis(self.supported, action[..., None], axis=-1)[..., 0]
+        inside = state.inside & allowed
+        disagreement = found.mean[..., 0].std(axis=-1)
+        earned = jnp.where(inside, reward - self.penalty * disagreement, self.exit_reward)
+        return UsersState(memory, following, inside), following, earned
+
+    def expect(self, state: UsersState, action: jax.Array) -> Prediction:
+        """What every member expects, shape (S, U, M, 1 + F)."""
+
+        def of_one(model: UserModel, memory: jax.Array) -> Prediction:
+            return model.predict(memory, state.observation, action)
+
+        found: Prediction = eqx.filter_vmap(of_one, in_axes=(eqx.if_array(0), 2), out_axes=2)(
+            self.models, state.memory
+        )
+        return found
+
+    def secret(self, state: UsersState) -> jax.Array:
+        """What the own member knows of each user, shape (S, U, P)."""
+        own = self._own(state.memory)
+        inside = state.inside[..., None].astype(own.dtype)
+        return jnp.concatenate([own, state.observation, inside], axis=-1)
+
+    def group_items(self, observation: jax.Array) -> jax.Array:
+        """The first observation itself."""
+        return observation
+
+    def _own(self, values: jax.Array) -> jax.Array:
+        """Of what members have, (S, U, M, ...), each simulator's own, (S, U, ...)."""
+        place = self.member.reshape(-1, *(1,) * (values.ndim - 1))
+        return jnp.take_along_axis(values, place, axis=2)[:, :, 0]
+
+    def _remembered(self, state: UsersState, action: jax.Array, reward: jax.Array) -> jax.Array:
+        def of_one(model: UserModel, memory: jax.Array) -> jax.Array:
+            return model.remember(memory, state.observation, action, reward)
+
+        remembered: jax.Array = eqx.filter_vmap(of_one, in_axes=(eqx.if_array(0), 2), out_axes=2)(
+            self.models, state.memory
+        )
+        return remembered
+
+    def _some(self, take, member: jax.Array) -> LearnedUsers:  # type: ignore[no-untyped-def]
+        return LearnedUsers(
+            models=self.models,
+            member=member,
+            start=UsersState(*map(take, self.start)),
+            supported=take(self.supported),
+            lowest=self.lowest,
+            highest=self.highest,
+            penalty=self.penalty,
+            exit_reward=self.exit_reward,
+            steps=self.steps,
+        )
+
+
+def learned_users(
+    models: UserModel, sessions: LoggedSessions, config: SimulatorsConfig, *, seed: int
+) -> LearnedUsers:
+    """Put fitted models and the users of a log together.
+
+    Parameters
+    ----------
+    models
+        Of :func:`~croupier.sim2rec.user_model.fit_users`.
+    sessions
+        Whose users the roll-outs start with; they may be others than those of the fit.
+    config
+        Switches.
+    seed
+        Of which users there are, at least 0.
+
+    Raises
+    ------
+    InvalidInputError
+        If the sessions have other actions or columns than the models, or the trend's scores aren't
+        one for each action.
+    NotEnoughDataError
+        If a filter leaves no user.
+    """
+    if len(sessions.actions) != models.actions:
+        raise InvalidInputError(
+            "sessions", f"expected {models.actions} actions, got {len(sessions.actions)}"
+        )
+    live = sessions.live.copy()
+    if config.starts == "first":
+        live[:, 1:] = False
+    place, step = np.nonzero(live)
+    memory = np.asarray(_memories(models, sessions))[:, step, place]
+    observation = jnp.asarray(sessions.state[place, step], jnp.float32)
+    fine = np.ones((memory.shape[0], len(place)), dtype=np.bool_)
+    if config.trend is not None:
+        fine = ~wrong_trends(models, jnp.asarray(memory), observation, config.trend)
+    rng = np.random.default_rng(seed)
+    chosen = np.array([_draw(rng, np.flatnonzero(each), config.users) for each in fine])
+    support = _support(sessions, config.support)[sessions.group[place]]
+    start = UsersState(
+        memory=jnp.asarray(np.moveaxis(memory, 0, 1)[chosen]),
+        observation=observation[chosen],
+        inside=jnp.ones(chosen.shape, jnp.bool_),
+    )
+    rewards = sessions.reward[sessions.live]
+    states = sessions.state[sessions.live]
+    return LearnedUsers(
+        models=models,
+        member=jnp.arange(len(chosen)),
+        start=start,
+        supported=jnp.asarray(support[chosen]),
+        lowest=jnp.asarray(states.min(axis=0), jnp.float32),
+        highest=jnp.asarray(states.max(axis=0), jnp.float32),
+        penalty=config.penalty,
+        exit_reward=float(np.quantile(rewards, config.pessimism)),
+        steps=config.horizon,
+    )
+
+
+@eqx.filter_jit
+def _told_memories(models: UserModel, told) -> jax.Array:  # type: ignore[no-untyped-def]
+    memories: jax.Array = eqx.filter_vmap(
+        lambda model, told: model.states(told), in_axes=(eqx.if_array(0), None)
+    )(models, told)
+    return memories
+
+
+def _memories(models: UserModel, sessions: LoggedSessions) -> jax.Array:
+    """What members know before each logged step, shape (M, T, n, H)."""
+    return _told_memories(models, told_of(sessions))
+
+
+@eqx.filter_jit
+def _expected_rewards(models: UserModel, memory: jax.Array, observation: jax.Array) -> jax.Array:
+    """Of every action, by each member, shape (M, N, D)."""
+
+    def of_one(model: UserModel, memory: jax.Array) -> jax.Array:
+        def of_action(action: jax.Array) -> jax.Array:
+            taken = jnp.full(observation.shape[:1], action)
+            return model.predict(memory, observation, taken).mean[..., 0]
+
+        return jax.vmap(of_action, out_axes=-1)(jnp.arange(model.actions))
+
+    expected: jax.Array = eqx.filter_vmap(of_one)(models, memory)
+    return expected
+
+
+def wrong_trends(
+    models: UserModel, memory: jax.Array, observation: jax.Array, scores: tuple[float, ...]
+) -> NDArray[np.bool_]:
+    """Whom a member expects to reward less the more there is of what should be rewarded.
+
+    An intervention on the action alone: the slope of the expected reward on the scores, by least
+    squares over all actions, is negative.
+
+    Parameters
+    ----------
+    models
+        M members.
+    memory, observation
+        Of N users, shape (M, N, H) and (N, F).
+    scores
+        How much of it each action has; in the opposite order if more of it should be rewarded less.
+
+    Returns
+    -------
+    wrong
+        Shape (M, N).
+
+    Raises
+    ------
+    InvalidInputError
+        If there isn't one score for each action, or all are equal.
+    """
+    if len(scores) != models.actions or len(set(scores)) == 1:
+        raise InvalidInputError(
+            "trend", f"expected {models.actions} scores that differ, got {list(scores)}"
+        )
+    centred = np.asarray(scores, dtype=np.float64)
+    centred = centred - centred.mean()
+    expected = np.asarray(_expected_rewards(models, memory, observation), dtype=np.float64)
+    return np.asarray(expected @ centred < 0.0)
+
+
+def _support(sessions: LoggedSessions, least: float) -> NDArray[np.bool_]:
+    """Which actions at least that share of a group's logged steps has, shape (G, D)."""
+    shape = len(sessions.groups), len(sessions.actions)
+    counts = np.zeros(shape)
+    group = np.broadcast_to(sessions.group[:, None], sessions.row.shape)[sessions.live]
+    np.add.at(counts, (group, sessions.action[sessions.live]), 1.0)
+    supported: NDArray[np.bool_] = counts >= least * counts.sum(axis=1, keepdims=True)
+    return supported
+
+
+def _draw(rng: np.random.Generator, possible: NDArray[np.int64], users: int) -> NDArray[np.int64]:
+    if len(possible) == 0:
+        raise NotEnoughDataError("expected users whose trend is right, a member has none")
+    return rng.choice(possible, users, replace=len(possible) < users)
