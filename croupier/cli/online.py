@@ -148,12 +148,40 @@ def dashboard(
     data_dir: DataDirOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
+    service: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the scorer that judgements go to; that of this data directory unless "
+            "given."
+        ),
+    ] = None,
 ) -> None:
-    """Open the dashboards."""
+    """Open the dashboards.
+
+    What a person judges there is sent to the scorer, with the API key in CROUPIER_JUDGE_KEY.
+    """
     from croupier.dashboards.launch import run_dashboard  # noqa: PLC0415 - Streamlit is slow to load
+    from croupier.dashboards.settings import DashboardSettings  # noqa: PLC0415 - as above
 
     session = Session.open(config, data_dir, json=False)
-    raise typer.Exit(run_dashboard(session.paths.root, host=host, port=port))
+    if service is not None and not service.startswith(("http://", "https://")):
+        raise InvalidInputError("service", f"expected an address with http://, got {service!r}")
+    told = DashboardSettings(
+        service=service or _scorer_address(session),
+        judged={
+            name: each.individual_fairness
+            for name, each in session.config.loops.items()
+            if each.individual_fairness is not None
+        },
+    )
+    raise typer.Exit(run_dashboard(session.paths.root, host=host, port=port, settings=told))
+
+
+def _scorer_address(session: Session) -> str:
+    """Where the data directory's scorer listens, or would by the configuration."""
+    found = read_address(session.paths.address)
+    configured = session.config.service
+    return found.url if found is not None else f"http://{configured.host}:{configured.port}"
 
 
 def status(

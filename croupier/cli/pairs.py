@@ -27,6 +27,7 @@ from croupier.offline.fairness.pair_audit import (
     audit_pairs,
     pair_sides,
     proposed_pairs,
+    rows_beside,
 )
 from croupier.policy.errors import ConfigError, InvalidInputError
 from croupier.policy.fairness.config import IndividualFairness, WeightedDistance
@@ -34,8 +35,6 @@ from croupier.policy.fairness.judging import ALIKE, NOT_ALIKE, judgement_of
 from croupier.service.ids import now_us, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from croupier.offline.fairness.pair_audit import AuditedPair
 
 __all__ = ("PairOptions", "register", "run_pairs")
@@ -286,28 +285,13 @@ def _sides(session: Session, loop: str, config: IndividualFairness | None, *ids:
 
 
 def _show_pair(session: Session, one: Side, two: Side) -> None:
-    rows: list[list[object]] = [["generation", one.generation, two.generation]]
-    rows += [[path, *values] for path, *values in _beside(one.context, two.context)]
-    rows += [[f"audit.{path}", *values] for path, *values in _beside(one.audit, two.audit)]
-    rows += [
-        [f"probability of {action}", round(left, 4), round(right, 4)]
-        for action, left, right in _beside(one.treatment, two.treatment, 0.0)
+    rows = [
+        [name, *(round(each, 4) if isinstance(each, float) else each for each in values)]
+        for name, *values in rows_beside(one, two)
     ]
     session.output.table(
         "How differently may these two be treated?", ["", one.decision_id, two.decision_id], rows
     )
-
-
-def _beside(
-    one: dict[str, Any], two: dict[str, Any], missing: Any = None
-) -> Iterator[tuple[str, Any, Any]]:
-    for key in dict.fromkeys([*one, *two]):
-        left, right = one.get(key, missing), two.get(key, missing)
-        if isinstance(left, dict) and isinstance(right, dict):
-            for below, *values in _beside(left, right):
-                yield f"{key}.{below}", *values
-        else:
-            yield key, left, right
 
 
 def _show(session: Session, found: PairAudit) -> None:

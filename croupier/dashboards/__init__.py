@@ -1,1 +1,1 @@
-"""Streamlit pages that read the lake; they never write, and never ask the service."""
+"""Streamlit pages that read the lake; a person's judgements go through the service."""

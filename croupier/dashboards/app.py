@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from croupier.dashboards import delays, generations
+from croupier.dashboards import delays, generations, pairs
 from croupier.dashboards.data import LakeUnreadableError
 from croupier.dashboards.layout import show_unreadable, warn_of_spill
 
@@ -22,6 +22,7 @@ def main() -> None:
         [
             st.Page(generations.show, title="Generations", url_path="generations", default=True),
             st.Page(delays.show, title="Delays", url_path="delays"),
+            st.Page(pairs.show, title="Judge pairs", url_path="judge-pairs"),
         ]
     )
     warn_of_spill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import polars as pl
 import streamlit as st
 from deltalake.exceptions import DeltaError
@@ -12,8 +13,11 @@ from polars.exceptions import PanicException, PolarsError
 
 from croupier.dashboards.settings import data_dir
 from croupier.offline.delays import DelayCurve, delay_curve
+from croupier.offline.fairness.individuals import judged_table
+from croupier.offline.fairness.pair_audit import AuditedPair, proposed_pairs
 from croupier.offline.lake import Lake
 from croupier.policy.errors import CroupierError
+from croupier.policy.fairness.config import IndividualFairness
 from croupier.policy.loop import LoopConfig
 
 if TYPE_CHECKING:
@@ -28,8 +32,10 @@ __all__ = (
     "generations",
     "generations_version",
     "interactions_version",
+    "judgements",
     "loops_with_generations",
     "loops_with_interactions",
+    "proposed",
 )
 
 INTERVAL_LEVEL: Final = "95 %"
@@ -37,6 +43,9 @@ INTERVAL_LEVEL: Final = "95 %"
 
 _GENERATIONS: TableName = "generations"
 _INTERACTIONS: TableName = "interactions"
+
+_PROPOSED: Final = 10
+"""Pairs that are proposed at once."""
 
 R = TypeVar("R")
 
@@ -126,6 +135,35 @@ def generations(version: int, loop: str) -> pl.DataFrame:
     return _reading(lambda lake: _generations(str(lake.root), version, loop))
 
 
+def proposed(loop: str, config: IndividualFairness, seed: int) -> list[AuditedPair]:
+    """Pairs whose judgement would tell most, as ``croupier judge`` proposes them.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the tables can't be read.
+    NotEnoughDataError, InvalidInputError
+        If there are no decisions to make pairs of.
+    """
+
+    def read(lake: Lake) -> list[AuditedPair]:
+        versions = lake.version("decisions"), lake.version("audits")
+        return _proposed(str(lake.root), versions, loop, config, seed)
+
+    return _reading(read)
+
+
+def judgements(loop: str) -> pl.DataFrame:
+    """How many pairs everybody has judged in a loop, of columns ``Who`` and ``Pairs``.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _judgements(str(lake.root), lake.version("audits"), loop))
+
+
 def _reading(read: Callable[[Lake], R]) -> R:
     root = data_dir() / "lake"
     try:
@@ -156,3 +194,25 @@ def _generations(root: str, version: int, loop: str) -> pl.DataFrame:
 def _delays(root: str, version: int, loop: str) -> DelayCurve:
     # The dashboard knows no loop's configuration; of it, only the late horizon counts here.
     return delay_curve(Lake(Path(root)), loop, LoopConfig(), version=version)
+
+
+@st.cache_data(
+    max_entries=16,
+    show_spinner="Looking for pairs …",
+    hash_funcs={IndividualFairness: msgspec.json.encode},
+)
+def _proposed(
+    root: str,
+    versions: tuple[int, int],  # noqa: ARG001 - a key
+    loop: str,
+    config: IndividualFairness,
+    seed: int,
+) -> list[AuditedPair]:
+    return proposed_pairs(Lake(Path(root)), loop, config, count=_PROPOSED, seed=seed)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _judgements(root: str, version: int, loop: str) -> pl.DataFrame:  # noqa: ARG001 - a key
+    judged = judged_table(Lake(Path(root)), loop).judgements
+    counts = judged.group_by(Who="auditor").agg(Pairs=pl.len().cast(pl.Int64))
+    return counts.sort("Pairs", "Who", descending=[True, False])

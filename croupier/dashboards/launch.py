@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from croupier.dashboards.settings import DATA_DIR_VARIABLE
+import msgspec
+
+from croupier.dashboards.settings import (
+    DATA_DIR_VARIABLE,
+    SETTINGS_VARIABLE,
+    DashboardSettings,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -24,7 +30,9 @@ _GRACE_S: Final = 5.0
 """How long Streamlit has to end after it was asked; then it is killed."""
 
 
-def run_dashboard(data_dir: Path, *, host: str, port: int) -> int:
+def run_dashboard(
+    data_dir: Path, *, host: str, port: int, settings: DashboardSettings | None = None
+) -> int:
     """Serve the dashboard until it is stopped by ctrl-C or SIGTERM.
 
     Call it from the main thread: it handles SIGINT and SIGTERM while it runs.
@@ -35,6 +43,8 @@ def run_dashboard(data_dir: Path, *, host: str, port: int) -> int:
         The data directory; the lake is in ``lake`` below it. Need not exist yet.
     host, port
         Where to listen.
+    settings
+        What pages can't read from the lake; those without need none.
 
     Returns
     -------
@@ -49,7 +59,11 @@ def run_dashboard(data_dir: Path, *, host: str, port: int) -> int:
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        environment = os.environ | {DATA_DIR_VARIABLE: str(data_dir.absolute())}
+        told = msgspec.json.encode(settings or DashboardSettings()).decode()
+        environment = os.environ | {
+            DATA_DIR_VARIABLE: str(data_dir.absolute()),
+            SETTINGS_VARIABLE: told,
+        }
         with subprocess.Popen(_command(host, port), env=environment) as child:  # noqa: S603
             while not asked:
                 try:

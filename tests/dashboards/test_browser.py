@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 import urllib3
 from playwright.sync_api import expect, sync_playwright
 
+from croupier.dashboards.settings import DashboardSettings
 from croupier.offline.evaluate import evaluate
 from croupier.offline.gate import GateConfig, judge_challenger
 from croupier.offline.lake import Lake
@@ -47,13 +49,16 @@ if TYPE_CHECKING:
 _SERVE = """
 import sys
 from pathlib import Path
+import msgspec
 from croupier.dashboards.launch import run_dashboard
-sys.exit(run_dashboard(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2])))
+from croupier.dashboards.settings import DashboardSettings
+told = msgspec.json.decode(sys.argv[3], type=DashboardSettings)
+sys.exit(run_dashboard(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), settings=told))
 """
 
 # Where a page that is not the first is opened by its address, Streamlit looks for its server below
 # the page, before it looks where it is.
-_LOOKING = re.compile(r"/delays/_stcore/(health|host-config)$")
+_LOOKING = re.compile(r"/(delays|judge-pairs)/_stcore/(health|host-config)$")
 
 _CHROMIUM_FLAGS = [
     "--headless",
@@ -68,11 +73,14 @@ _CHROMIUM_FLAGS = [
 
 
 @contextmanager
-def running_dashboard(data_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def running_dashboard(
+    data_dir: Path, settings: DashboardSettings | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serve a data directory until the block ends; gives the URL once it answers."""
     port = free_port()
+    told = msgspec.json.encode(settings or DashboardSettings()).decode()
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(data_dir), str(port)], start_new_session=True
+        [sys.executable, "-c", _SERVE, str(data_dir), str(port), told], start_new_session=True
     )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -309,6 +317,6 @@ def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
         holder.listen()
         port = holder.getsockname()[1]
         process = subprocess.run(
-            [sys.executable, "-c", _SERVE, str(tmp_path), str(port)], check=False, timeout=60
+            [sys.executable, "-c", _SERVE, str(tmp_path), str(port), "{}"], check=False, timeout=60
         )
     assert process.returncode == 1

@@ -21,7 +21,7 @@ from croupier.policy.fairness.config import LearnedDistance
 from croupier.policy.fairness.features import FeatureTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import polars as pl
 
@@ -39,6 +39,7 @@ __all__ = (
     "audit_pairs",
     "pair_sides",
     "proposed_pairs",
+    "rows_beside",
 )
 
 
@@ -282,6 +283,34 @@ def proposed_pairs(
     individuals = Individuals.of(rows, config)
     panel = _panel(config, individuals, judged)
     return _proposed(config, individuals, panel, judged, found=None, count=count, seed=seed)
+
+
+def rows_beside(one: Side, two: Side) -> list[tuple[str, Any, Any]]:
+    """What a person looks at to judge a pair: name, and what each of the two has; None for nothing.
+
+    The generation, context and audit attributes path by path, and the treatment.
+    """
+    return [
+        ("generation", one.generation, two.generation),
+        *_beside(one.context, two.context),
+        *((f"audit.{path}", *values) for path, *values in _beside(one.audit, two.audit)),
+        *(
+            (f"probability of {action}", *values)
+            for action, *values in _beside(one.treatment, two.treatment, 0.0)
+        ),
+    ]
+
+
+def _beside(
+    one: dict[str, Any], two: dict[str, Any], missing: Any = None
+) -> Iterator[tuple[str, Any, Any]]:
+    for key in dict.fromkeys([*one, *two]):
+        left, right = one.get(key, missing), two.get(key, missing)
+        if isinstance(left, dict) and isinstance(right, dict):
+            for below, *values in _beside(left, right):
+                yield f"{key}.{below}", values[0], values[1]
+        else:
+            yield key, left, right
 
 
 def pair_sides(decisions: pl.DataFrame, config: IndividualFairness) -> list[Side]:
