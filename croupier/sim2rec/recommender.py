@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingRegressor
 
 from croupier.sim2rec.lts import LTSEnvironment, UserPopulation, clickbait_scores
 
@@ -44,6 +43,8 @@ def myopic_returns(
     returns
         Engagement summed over the horizon, not discounted, shape (n,).
     """
+    from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415 - slow to import
+
     each = max(2, _LOGGED_ROWS // (len(groups) * test.horizon))
     logs = [_log(group, each, rng) for group in groups]
     model = HistGradientBoostingRegressor(random_state=0)

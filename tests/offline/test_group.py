@@ -163,7 +163,7 @@ def test_members_share_and_take_over(
     check(log, lake, tmp_path)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_that_are_added_stopped_and_killed_at_random(
     log: KafkaLog, kafka_config: KafkaConfig, tmp_path: Path, seed: int
 ) -> None:

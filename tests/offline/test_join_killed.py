@@ -49,7 +49,7 @@ def everything(lake: Lake) -> pl.DataFrame:
     return lake.scan("interactions").sort("offset", "revision").collect()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_join_that_is_killed_and_made_again_is_one_that_was_not(
     tmp_path: Path, seed: int
 ) -> None:

@@ -338,7 +338,7 @@ def test_a_crash_between_the_commits_of_two_tables_changes_nothing(
             assert table(root, name).equals(table(tmp_path / "whole", name)), (name, commit)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_sink_that_is_killed_over_and_over_gets_there(
     log: SqliteEventLog, tmp_path: Path, seed: int
 ) -> None:

@@ -113,7 +113,9 @@ def by_definition(lake: Lake, loop: LoopConfig, judge_share: float) -> pl.DataFr
     return rows.sort("offset", "decision_id").collect()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(each, marks=pytest.mark.slow) for each in range(2, 6))]
+)
 def test_the_window_is_that_of_its_definition(
     lake: Lake, history: list[pl.DataFrame], seed: int
 ) -> None:

@@ -131,8 +131,15 @@ def test_a_decision_is_in_its_topic_when_it_is_answered(
     assert not (server.data_dir / "log").exists()
 
 
-@pytest.mark.parametrize("away", ["killed", "suspended"])
-@pytest.mark.parametrize("durability", ["commit", "buffered"])
+@pytest.mark.parametrize(
+    ("away", "durability"),
+    [
+        ("killed", "commit"),
+        ("suspended", "buffered"),
+        pytest.param("suspended", "commit", marks=pytest.mark.slow),
+        pytest.param("killed", "buffered", marks=pytest.mark.slow),
+    ],
+)
 def test_decisions_go_on_while_the_broker_is_away(
     serve: Serve, fragile: Cluster, fragile_config: KafkaConfig, away: str, durability: str
 ) -> None:

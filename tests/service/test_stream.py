@@ -262,7 +262,7 @@ def test_requests_wait_while_the_brokers_are_away(
                 assert by_key(asker.replies(2)).keys() == {"before", "after"}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_request_once_whatever_becomes_of_the_scorers(
     tmp_path: Path, kafka_config: KafkaConfig, asker: Asker, seed: int
 ) -> None:
