@@ -14,7 +14,7 @@ from croupier.sim2rec.transfer_config import ARMS, TransferConfig
 
 CONFIG = TransferConfig(
     environment=LTSConfig(horizon=6, documents=5),
-    users=16,
+    users=32,
     memory=4,
     hidden=4,
     ppo=PPOConfig(iterations=6, users=28, epochs=1, minibatches=2, critic=4),

@@ -128,6 +128,7 @@ def test_results_equal_their_formulas() -> None:
     assert [text.get_text() for text in legend.get_texts()] == NAMES
 
 
+@pytest.mark.slow  # ``croupier simulate`` does the same in tests/cli, for every run
 def test_runs_are_kept_and_not_run_again(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
 
