@@ -31,7 +31,6 @@ _PLACE: Final = "pairs_place"
 _DONE: Final = "pairs_done"
 _SAID: Final = "pairs_said"
 _WRONG: Final = "pairs_wrong"
-_ID: Final = "pairs_judgement_id"
 _AUDITOR: Final = "pairs_auditor"
 _DISTANCE: Final = "pairs_distance"
 
@@ -68,20 +67,16 @@ def _next_pair(loop: str, config: IndividualFairness) -> AuditedPair | None:
     state.setdefault(_PLACE, 0)
     done: set[tuple[str, ...]] = state.setdefault(_DONE, set())
     try:
-        pairs = data.proposed(loop, config, state[_SEED] + state[_PLACE])
+        for _ in range(2):
+            pairs = data.proposed(loop, config, state[_SEED] + state[_PLACE])
+            left = [pair for pair in pairs if _key(loop, pair) not in done]
+            if left:
+                return left[0]
+            # All of these are dealt with: others come from another sample of the decisions.
+            state[_PLACE] += 1
     except (NotEnoughDataError, InvalidInputError) as error:
         st.info(f"There are no pairs to judge yet: {error}.")
         return None
-    left = [pair for pair in pairs if _key(loop, pair) not in done]
-    if left:
-        return left[0]
-    if pairs:
-        # All of these are dealt with: others come from another sample of the decisions.
-        state[_PLACE] += 1
-        fresh = data.proposed(loop, config, state[_SEED] + state[_PLACE])
-        for pair in fresh:
-            if _key(loop, pair) not in done:
-                return pair
     st.success("No other pair is treated differently enough to be judged.")
     _tell_standing(loop)
     return None
@@ -142,13 +137,15 @@ def _ask(loop: str, pair: AuditedPair) -> None:
 def _record(loop: str, pair: AuditedPair, distance: float | None) -> None:
     state = st.session_state
     said = float(state[_DISTANCE]) if distance is None else distance
+    auditor = state[_AUDITOR].strip()
+    # To give the same answer again, when it may not have been recorded, can't count twice.
+    answer = repr((state[_SEED], _key(loop, pair), auditor, said))
     verdict = Verdict(
         decision_id=pair.first.decision_id,
         other_decision_id=pair.second.decision_id,
-        auditor=state[_AUDITOR].strip(),
+        auditor=auditor,
         distance=said,
-        # Kept until it has been recorded, so that trying again can't count twice.
-        judgement_id=state.setdefault(_ID, str(uuid.uuid4())),
+        judgement_id=str(uuid.uuid5(uuid.NAMESPACE_OID, answer)),
     )
     try:
         send_verdict(settings(), loop, verdict)
@@ -171,7 +168,6 @@ def _leave(loop: str, pair: AuditedPair) -> None:
     state = st.session_state
     state[_DONE] = state[_DONE] | {_key(loop, pair)}
     state[_WRONG] = None
-    state.pop(_ID, None)
 
 
 def _key(loop: str, pair: AuditedPair) -> tuple[str, ...]:

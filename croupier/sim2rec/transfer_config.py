@@ -127,7 +127,7 @@ BUDGETS: Final = {
         every=50,
     ),
 }
-"""By name: one for half an hour on two cores for each level, one for a GPU or a night."""
+"""By name: one that is meant for half an hour on two cores a level, one for a GPU or a night."""
 
 
 def training_groups(config: TransferConfig, arm: Arm, level: int) -> tuple[LTSConfig, ...]:
