@@ -61,7 +61,7 @@ class Actor(eqx.Module):
     ) -> None:
         self.config, self.actions = config, actions
         self.scaling = scaling
-        inputs = len(config.sees) + 1 + config.code + (2 if config.memory else 0)
+        inputs = len(config.sees) + 1 + config.code + 2
         self.before = Perceptron((inputs, config.hidden, config.hidden), rng)
         self.recurrent = Recurrent(config.hidden, config.memory, rng) if config.memory else None
         outputs = 2 if config.head == "ordered" else actions
@@ -97,10 +97,9 @@ class Actor(eqx.Module):
         parts = [columns, jnp.broadcast_to(2.0 * seen.left - 1.0, shape)[..., None]]
         if self.config.code:
             parts.append(jnp.broadcast_to(seen.code, (*shape, self.config.code)))
-        if self.config.memory:
-            place = 2.0 * seen.previous / (self.actions - 1) - 1.0
-            first = seen.previous < 0
-            parts.append(jnp.stack([jnp.where(first, 0.0, place), first.astype(place.dtype)], -1))
+        place = 2.0 * seen.previous / (self.actions - 1) - 1.0
+        first = seen.previous < 0
+        parts.append(jnp.stack([jnp.where(first, 0.0, place), first.astype(place.dtype)], -1))
         return jnp.concatenate(parts, axis=-1)
 
     def _before(self, inputs: jax.Array) -> jax.Array:

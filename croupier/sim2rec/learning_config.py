@@ -19,8 +19,8 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     memory
-        Numbers in the recurrent state; 0 for a policy without memory, which sees no previous
-        action either.
+        Numbers in the recurrent state; 0 for a policy without memory, which sees the previous
+        action and nothing of what was before.
     hidden
         Units of the layer before the state and of the one after it, at least 1.
     sees
