@@ -118,7 +118,7 @@ def test_what_is_wrong_is_refused(desk: Desk) -> None:
 
 def test_a_fault_of_ours_is_told_and_no_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "decide", lambda *_: 1 / 0)
+        patch.setattr(Scorer, "step", lambda *_: 1 / 0)
         assert error(ask(desk, "k")) == (500, None)
     assert ask(desk, "k").status == 200
 
