@@ -45,6 +45,7 @@ NEVER: Final = -1e9
 """Preference for an action that the policy doesn't know: its exponential is 0."""
 
 _CONFIG_FILE, _ARRAYS_FILE = "policy.json", "arrays.npz"
+# Nothing in training was ever so many deviations away; products with it must be finite.
 _FARTHEST: Final = 1e6
 _MEMORY = np.dtype("<f4")
 
@@ -227,10 +228,10 @@ class RecurrentPolicy:
         self.arrays = dict(arrays)
         self.places = {action: place for place, action in enumerate(config.actions)}
         self._at = {name: each.astype(np.float64) for name, each in arrays.items()}
-        self._sees = np.array(config.sees, dtype=np.intp)
-        codes = {group: np.array(code) for group, code in config.codes.items()}
-        self._codes = codes
-        self._code = np.mean(list(codes.values()), axis=0) if codes else np.empty(0)
+        means, deviations = self._at["mean"].tolist(), self._at["deviation"].tolist()
+        self._columns = [(place, means[place], deviations[place]) for place in config.sees]
+        self._codes = config.codes
+        self._code = tuple(np.mean(list(config.codes.values()), axis=0)) if config.codes else ()
         self._numbers = np.arange(len(config.actions), dtype=np.float64)
 
     def at_step(
@@ -276,20 +277,21 @@ class RecurrentPolicy:
         )
 
     def _inputs(self, context: Features, previous: str | None, steps: int) -> NDArray[np.float64]:
+        # A few numbers, for which a call of NumPy each would cost more.
         config = self.config
-        columns = np.array(numbers_at(context, config.observation))
-        scaled = (columns - self._at["mean"]) / self._at["deviation"]
-        # Nothing in training was ever so far away; products with it must be finite.
-        seen = np.clip(scaled[self._sees], -_FARTHEST, _FARTHEST)
-        left = max(config.horizon - steps, 1) / config.horizon
-        parts = [seen, np.array([2.0 * left - 1.0])]
+        values = numbers_at(context, config.observation)
+        seen = [
+            min(max((values[place] - mean) / deviation, -_FARTHEST), _FARTHEST)
+            for place, mean, deviation in self._columns
+        ]
+        seen.append(2.0 * max(config.horizon - steps, 1) / config.horizon - 1.0)
         if config.code:
-            parts.append(self._codes.get(group_at(context, config.group), self._code))
+            seen += self._codes.get(group_at(context, config.group), self._code)
         if config.memory:
             place = None if previous is None else self.places.get(previous)
-            told = 0.0 if place is None else 2.0 * place / (len(config.actions) - 1) - 1.0
-            parts.append(np.array([told, float(place is None)]))
-        return np.concatenate(parts)
+            seen.append(0.0 if place is None else 2.0 * place / (len(config.actions) - 1) - 1.0)
+            seen.append(float(place is None))
+        return np.array(seen)
 
     def _perceptron(self, name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
         at = self._at

@@ -47,11 +47,13 @@ def request(step: int, actions: tuple[str, ...] = ACTIONS, user: int = 0) -> Dec
     )
 
 
-def session_of(plan: Plan, steps: int, user: int = 0, name: str = "d") -> list[Decision]:
+def session_of(
+    plan: Plan, steps: int, user: int = 0, name: str = "d", *, uniform: float = 0.0
+) -> list[Decision]:
     """The decisions of a user's session."""
     decisions, state = [], None
     for step in range(steps):
-        at = Circumstances(f"{name}-{user}-{step}", step * 1_000_000)
+        at = Circumstances(f"{name}-{user}-{step}", step * 1_000_000, uniform=uniform)
         stepped = decide_step(request(step, user=user), plan, at, step_of(at.decision_id, state))
         state = stepped.state
         decisions.append(stepped.decision)
@@ -159,9 +161,10 @@ class TestSteps:
         champion, canary, shadow = (recurrent_generation("feed", each) for each in (1, 2, 3))
         plan = Plan(champion, canary=canary, canary_share=0.25, shadow=shadow)
         walks = [Walk(each) for each in (champion, canary, shadow)]
-        for each in session_of(plan, 5):
+        for each in session_of(plan, 5, uniform=0.1):
             pmfs = [walk.at(each.context).pmf({}, each.actions)[0] for walk in walks]
-            np.testing.assert_allclose(each.pmf, 0.75 * pmfs[0] + 0.25 * pmfs[1], rtol=1e-12)
+            drawn_from = 0.9 * (0.75 * pmfs[0] + 0.25 * pmfs[1]) + 0.1 / len(ACTIONS)
+            np.testing.assert_allclose(each.pmf, drawn_from, rtol=1e-12)
             assert each.shadow is not None
             assert each.shadow.pmf == pmfs[2].tolist()
             for walk in walks:
