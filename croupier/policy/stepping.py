@@ -80,7 +80,9 @@ def decide_step(
 
 def begun(plan: Plan, context: Features, on_failure: OnFailure | None = None) -> Plan:
     """A plan for a decision of no session: one that remembers takes it for a first step."""
-    return _plan_at(plan, context, _NOWHERE, on_failure)[0] if plan.remembers else plan
+    if plan.killed is not None or not plan.remembers:
+        return plan
+    return _plan_at(plan, context, _NOWHERE, on_failure)[0]
 
 
 def as_logged(generation: Generation, context: Features, session: SessionStep | None) -> Generation:
