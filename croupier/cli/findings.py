@@ -79,7 +79,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
         return
     if not session.output.to_terminal:
         session.output.remark(
-            f"{night.loop}: {trained} trained, judged on {_judged_rows(night):,} interactions; "
+            f"{night.loop}: {trained} trained, judged on {_judged_rows(night)}; "
             f"the gate {_gate(night.verdict)}: {'; '.join(night.verdict.reasons)}"
         )
     elif night.imitation is not None:
@@ -91,10 +91,15 @@ def _show_night(session: Session, night: LoopNight) -> None:
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
 
 
-def _judged_rows(night: LoopNight) -> int:
+def _rows_of(evaluation: Evaluation) -> str:
+    kind = "sessions" if evaluation.unit == "session" else "interactions"
+    return f"{evaluation.rows:,} {kind}"
+
+
+def _judged_rows(night: LoopNight) -> str:
     if night.imitation is not None:
-        return night.imitation.challenger.rows
-    return 0 if night.evaluation is None else night.evaluation.rows
+        return f"{night.imitation.challenger.rows:,} interactions"
+    return "0 interactions" if night.evaluation is None else _rows_of(night.evaluation)
 
 
 def _gate(verdict: Verdict) -> str:
@@ -129,7 +134,7 @@ def show_evaluation(session: Session, evaluation: Evaluation, verdict: Verdict) 
     rows.extend(_row("difference", estimate) for estimate in evaluation.differences.values())
     confidence = evaluation.differences["dr"].confidence
     session.output.table(
-        f"{evaluation.loop}: {evaluation.rows:,} judged interactions, "
+        f"{evaluation.loop}: judged on {_rows_of(evaluation)}, "
         f"{evaluation.nonzero_rewards:,} with a reward",
         ["policy", "estimator", "value", f"{100 * confidence:g} % interval", "ESS", "max weight"],
         rows,

@@ -5,23 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-
 from croupier.cli.options import Session
 from croupier.cli.output import interval, write_json
 from croupier.offline.delays import settled_interactions
 from croupier.offline.ope import SESSION_ESTIMATORS
 from croupier.offline.policies import named_policies
+from croupier.offline.session_gate import sessions_since
 from croupier.offline.session_values import SessionComparison, compare_over_sessions
-from croupier.offline.sessions import LoggedSessions, logged_sessions
-from croupier.policy.errors import InvalidInputError, NotEnoughDataError
-from croupier.policy.generation import Generation
+from croupier.offline.sessions import logged_sessions
+from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from croupier.policy.sessions import SessionsConfig
+    import polars as pl
+
 
 __all__ = ("evaluate_sessions",)
 
@@ -71,7 +69,7 @@ def _compare_in(
         raise InvalidInputError("policy", "expected no best-fixed with --sessions")
 
     asked = named_policies(policies, session.registry, name, config, learner_rows)
-    sessions = _since(rows, config.sessions, asked.values())
+    sessions = sessions_since(logged_sessions(rows, config.sessions), asked.values())
     with session.output.progress(f"{name}: evaluate sessions") as progress:
         return compare_over_sessions(
             sessions,
@@ -82,27 +80,6 @@ def _compare_in(
             seed=session.config.nightly.seed,
             progress=progress,
         )
-
-
-def _since(
-    rows: pl.DataFrame, config: SessionsConfig, policies: Iterable[object]
-) -> LoggedSessions:
-    """Sessions that began after every one of the policies was made, so that none has seen them."""
-    made = [
-        each.provenance.created_us
-        for each in policies
-        if isinstance(each, Generation) and each.provenance is not None
-    ]
-    sessions = logged_sessions(rows, config)
-    if not made:
-        return sessions
-    begun = sessions.interactions["ts"].cast(pl.Int64).to_numpy()[sessions.row[:, 0]]
-    try:
-        return sessions.only(np.asarray(begun > max(made)))
-    except NotEnoughDataError as error:
-        raise NotEnoughDataError(
-            "expected sessions that began after the latest generation was made, got none"
-        ) from error
 
 
 def _show(session: Session, name: str, found: SessionComparison) -> None:

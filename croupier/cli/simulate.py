@@ -10,9 +10,18 @@ import msgspec
 import numpy as np
 import typer
 
-from croupier.cli.options import JsonOption
+from croupier.cli.options import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    LoopOption,
+    Session,
+)
 from croupier.cli.output import Output
+from croupier.offline.sequential import sequential_generation
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.recurrent import load_recurrent
+from croupier.service.ids import now_us
 from croupier.sim2rec.lts import TEST_GROUP_MEAN, TRANSFER_LEVELS, LTSConfig
 from croupier.sim2rec.study import constant_policy_study
 from croupier.sim2rec.transfer_config import BUDGETS
@@ -37,6 +46,7 @@ def register(app: typer.Typer) -> None:
         help="Simulators and what policies are worth in them.", no_args_is_help=True
     )
     simulate.command()(lts)
+    simulate.command(name="register")(register_policy)
     app.add_typer(simulate, name="simulate")
 
 
@@ -106,6 +116,42 @@ def lts(
 
     shown.result(study, show)
     shown.remark(f"learning curves are in {output / 'runs'}, the figure is {figure}")
+
+
+def register_policy(
+    policy: Annotated[Path, typer.Argument(help="Folder of an exported policy.")],
+    loop: LoopOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Register a policy that was trained in simulators as a loop's next generation.
+
+    It is a challenger like any other: croupier split tries it, croupier promote asks the gate.
+    """
+    session = Session.open(config, data_dir, json=json)
+    name = session.one_loop(loop)
+    found = load_recurrent(policy)
+    nightly = session.nightly
+    with session.lake.lock():
+        generation = sequential_generation(
+            found,
+            name,
+            session.config.loop(name),
+            number=nightly.next_number(name),
+            parent=session.registry.champion(name),
+            created_us=now_us(),
+        )
+        nightly.publish(generation)
+    published = session.registry.published(name, generation.number)
+    facts = {"loop": name, "generation": generation.number, "run_id": published.run_id}
+    session.output.result(
+        facts,
+        lambda: session.output.remark(
+            f"{name}: generation {generation.number} is a challenger now "
+            f"({len(found.config.actions)} actions, run {published.run_id})"
+        ),
+    )
 
 
 def _levels(text: str) -> list[int]:

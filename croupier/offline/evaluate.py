@@ -109,8 +109,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     loop
         Whose log.
+    unit
+        What a row is and a value is of: a ``decision``, or a ``session`` of a loop with a
+        generation that decides from what came before.
     rows, nonzero_rewards
-        Interactions judged on, and how many of them had a reward other than 0.
+        Interactions or sessions judged on, and how many of them had a reward other than 0.
     left_out
         Interactions that say nothing about the two policies: one of them may take an action that
         could not have been drawn (the application's own choice was played, or an exploration
@@ -134,6 +137,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     differences: dict[EstimatorName, Estimate]
     stability: Stability | None = None
     guardrails: tuple[GuardrailValue, ...] = ()
+    unit: Literal["decision", "session"] = "decision"
 
 
 def evaluate(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from croupier.policy.generation import Generation
 
 __all__ = (
+    "RECURRENT",
     "evaluation_row",
     "generation_rows",
     "imitation_row",
@@ -42,6 +43,9 @@ __all__ = (
     "rollback_of",
     "rollback_row",
 )
+
+RECURRENT = "recurrent"
+"""What stands in the column `oracle` of generations that have a recurrent policy in its place."""
 
 # Of fewer decisions, a mean is too far from normal.
 _SERVED = 30

@@ -11,6 +11,7 @@ import numpy as np
 
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Features
+from croupier.policy.paths import MISSING, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
 __all__ = (
     "DAY",
     "GENERATION",
-    "MISSING",
     "MOST_LEVELS",
     "NOTHING",
     "Grouping",
     "group_by",
-    "value_at",
     "words_at",
 )
 
@@ -40,9 +39,6 @@ NOTHING = "(none)"
 
 _AUDIT, _CONTEXT = "audit.", "context."
 _decoder = msgspec.json.Decoder(Features)
-
-MISSING = object()
-"""What stands at a path where there is nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,26 +134,6 @@ def words_at(interactions: pl.DataFrame, by: str) -> list[str]:
             "by", f"expected at most {MOST_LEVELS} values of {by!r}, got {levels:,}"
         )
     return [known[text] for text in column.to_list()]
-
-
-def value_at(features: Features, path: str) -> Any:
-    """What stands there: under the path as one name, or step by step; else :data:`MISSING`.
-
-    Parameters
-    ----------
-    features
-        A context, or audit attributes.
-    path
-        Names with dots between them.
-    """
-    if path in features:
-        return features[path]
-    value: Any = features
-    for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            return MISSING
-        value = value[name]
-    return value
 
 
 def _grouped(by: str, words: Sequence[str], keys: Sequence[str]) -> Grouping:

@@ -40,6 +40,16 @@ TableName: TypeAlias = Literal[
 _TIME = pl.Datetime("us", "UTC")
 _MIX = pl.List(pl.Struct({"source": pl.String, "weight": pl.Float64}))
 _SHADOW = pl.Struct({"generation": pl.Int64, "pmf": pl.List(pl.Float64)})
+_SESSION = pl.Struct(
+    {
+        "id": pl.String,
+        "step": pl.Int64,
+        "previous": pl.String,
+        "recalls": pl.List(
+            pl.Struct({"generation": pl.Int64, "since": pl.Int64, "memory": pl.Binary})
+        ),
+    }
+)
 _GUARDRAILS = pl.List(pl.Struct({"name": pl.String, "reward": pl.Float64}))
 _HARM = pl.List(
     pl.Struct(
@@ -99,6 +109,9 @@ _DECISION: _Columns = {
 # Where in a log with several partitions a row comes from; null if its log is one sequence.
 _PARTITION: _Columns = {"partition": pl.Int64}
 
+# Which step of a session a decision was; null where no session was followed.
+_STEP: _Columns = {"session": _SESSION}
+
 _OUTCOME: _Columns = {
     "loop": pl.String,
     "date": pl.Date,
@@ -123,6 +136,7 @@ _INTERACTION: _Columns = {
     **_PARTITION,
     "revision": pl.Int64,
     "guardrails": _GUARDRAILS,
+    **_STEP,
 }
 
 _GENERATION: _Columns = {
@@ -230,7 +244,7 @@ _FAIRNESS: _Columns = {
 }
 
 SCHEMAS: dict[TableName, pl.Schema] = {
-    "decisions": pl.Schema(_DECISION | _PARTITION),
+    "decisions": pl.Schema(_DECISION | _PARTITION | _STEP),
     "outcomes": pl.Schema(_OUTCOME),
     "interactions": pl.Schema(_INTERACTION),
     "generations": pl.Schema(_GENERATION),
@@ -243,10 +257,10 @@ of their names, and null if there was nothing; those of a generation are what th
 `realised_guardrails` what they came to. `pmf` and `scores` are null where an imported log doesn't
 have them; `fold` is the decision's place, in [0, 1000), in the division of rows between learner and
 judge. `slot` is null for a decision that has none, `slate_size` for all but slates, `shadow` where
-none was asked. `offset` is a row's position in its `partition` of the log, which is null where the
-log is one sequence. An interaction has one row for every `revision`, see
-:func:`~croupier.offline.interactions.current_interactions`; null stands for 0. Of a generation,
-`decisions` are those that were logged, and `decisions_made` estimates all of them by
+none was asked, `session` where none was followed. `offset` is a row's position in its `partition`
+of the log, which is null where the log is one sequence. An interaction has one row for every
+`revision`, see :func:`~croupier.offline.interactions.current_interactions`; null stands for 0. Of a
+generation, `decisions` are those that were logged, and `decisions_made` estimates all of them by
 `Σ 1 / keep_prob`; `rolled_back` is when it last stopped being champion by a rollback, and
 `restored` when it last became champion by one. `spread_p_value`, `alternation_p_value` and
 `oscillates` are of the latest generations that have served, this one being the last, see

@@ -18,6 +18,7 @@ from croupier.offline.fairness.signals import refresh_fairness
 from croupier.offline.finding import Section
 from croupier.offline.gate import GateConfig, Verdict, judge_challenger, with_sections
 from croupier.offline.generations import (
+    RECURRENT,
     generation_rows,
     judged_row,
     published_row,
@@ -37,6 +38,7 @@ from croupier.offline.promotion_report import Judged, keep_judgement
 from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import retain
 from croupier.offline.retrain import retrain
+from croupier.offline.session_gate import judge_over_sessions
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
 from croupier.offline.succession import PASSED, Succession
@@ -220,14 +222,15 @@ class Nightly(Succession):
         loop = self.loops[generation.loop]
         described = {
             "exploration": generation.exploration.describe(),
-            # One that was put over the API need not be of the loop's present kind.
-            "oracle": str(getattr(generation.oracle, "config", loop.oracle).__struct_config__.tag),
+            "oracle": _kind_of(generation, loop),
         }
         origin = {
             name: value
             for name, value in msgspec.structs.asdict(provenance).items()
             if value is not None
         }
+        if generation.recurrent is not None:
+            origin["training"] = generation.recurrent.config.training.settings
         share = self.config.judge_share
         run_id = self.registry.publish(
             generation,
@@ -387,6 +390,18 @@ class Nightly(Succession):
         """Test the log that judges, evaluate both policies on it, and ask the gate."""
         loop, gate = challenger.loop, self.config.gate
         champion = self.generation(loop, self.registry.champion(loop))
+        if champion.recurrent is not None or challenger.recurrent is not None:
+            with self._saying_what_counts(challenger):
+                judged = judge_over_sessions(
+                    self.lake,
+                    self.loops[loop],
+                    gate,
+                    (champion, challenger),
+                    since=evidence_since(generation_rows(self.lake, loop), challenger.number),
+                    seed=self.config.seed,
+                    progress=progress,
+                )
+            return judged.evaluation, judged.calibration, None, judged.verdict
         rows = self.judged(loop, champion, challenger)
         with self._saying_what_counts(challenger):
             evaluation = evaluate(
@@ -505,6 +520,14 @@ class Nightly(Succession):
         if last is None or anything_since(self.lake, loop, self.loops[loop], last.lake_version):
             return None
         return f"nothing has come since generation {last.generation} was trained"
+
+
+def _kind_of(generation: Generation, loop: LoopConfig) -> str:
+    """What decides in a generation, in a word."""
+    if generation.recurrent is not None:
+        return RECURRENT
+    # One that was put over the API need not be of the loop's present kind.
+    return str(getattr(generation.oracle, "config", loop.oracle).__struct_config__.tag)
 
 
 def fidelity_of(generation: Generation) -> Fidelity | None:

@@ -143,6 +143,7 @@ def read_open_bandit(
             delay_s=pl.lit(None),
             revision=pl.lit(0),
             guardrails=pl.lit(None),
+            session=pl.lit(None),
         )
         .select(pl.col(name).cast(kind) for name, kind in SCHEMAS["interactions"].items())
     )

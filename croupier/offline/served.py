@@ -21,6 +21,7 @@ from croupier.policy.decision import (
 )
 from croupier.policy.events import Action, Features
 from croupier.policy.generation import Generation
+from croupier.policy.stepping import as_logged
 
 __all__ = ("ServedGeneration", "signature")
 
@@ -69,7 +70,9 @@ class ServedGeneration:
             baseline=row["baseline"] if _given(row.get("baseline")) else None,
         )
         check_request(request)
-        pmf, scores = self.generation.pmf(
+        # A row stands for itself: a generation that remembers takes it for a first step.
+        generation = as_logged(self.generation, request.context, None)
+        pmf, scores = generation.pmf(
             request.context, request.actions, eligibility(request), baseline_index(request)
         )
         return pmf.tolist(), None if scores is None else scores.tolist()

@@ -22,6 +22,7 @@ from croupier.offline.ope import (
 )
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.generation import Generation
+from croupier.policy.stepping import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,14 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-__all__ = ("SessionComparison", "SessionValue", "compare_over_sessions", "history_features")
+__all__ = (
+    "SessionComparison",
+    "SessionValue",
+    "compare_over_sessions",
+    "history_features",
+    "pmfs_along",
+    "session_batch",
+)
 
 _FOLDS = 3
 _LEAST_SESSIONS = 10
@@ -190,25 +198,43 @@ def _asked(
     seed: int,
 ) -> SessionBatch:
     """The sessions that tell of a policy, as estimators take them, with what those need."""
-    pmfs, usable = _pmfs(sessions, policy)
-    tells = usable[sessions.row] | ~sessions.live
-    told: NDArray[np.bool_] = np.logical_and.reduce(tells, axis=1)
+    pmfs, told = pmfs_along(sessions, policy)
     if told.sum() < _LEAST_SESSIONS:
         raise NotEnoughDataError(
             f"{name}: expected {_LEAST_SESSIONS} sessions of which every step tells of it, "
             f"got {int(told.sum())} of {len(sessions)}"
         )
-    targets = sessions.of_rows(pmfs)[told]
-    kept = sessions.only(told)
+    return session_batch(sessions.only(told), sessions.of_rows(pmfs)[told], counters, seed)
+
+
+def session_batch(
+    sessions: LoggedSessions,
+    targets: FloatArray,
+    counters: Sequence[SessionEstimator],
+    seed: int = 0,
+) -> SessionBatch:
+    """Sessions as estimators take them, with what those need that is learned from the log.
+
+    Parameters
+    ----------
+    sessions
+        That tell of the policy.
+    targets
+        Its pmf at every step, shape (n, T, K).
+    counters
+        The estimators.
+    seed
+        Of the folds and the trees.
+    """
     log = SessionLog(
-        state=history_features(kept),
-        action=kept.action,
+        state=history_features(sessions),
+        action=sessions.action,
         target=targets,
-        reward=kept.reward,
-        propensity=kept.propensity,
-        steps=kept.steps,
+        reward=sessions.reward,
+        propensity=sessions.propensity,
+        steps=sessions.steps,
     )
-    fold = folds_of(len(kept), _FOLDS, np.random.default_rng(seed))
+    fold = folds_of(len(sessions), _FOLDS, np.random.default_rng(seed))
     critic = weight = None
     # Made before threads are limited: what is loaded later isn't.
     of_values, of_weights = _trees("squared_error", seed), _trees("poisson", seed)
@@ -234,18 +260,38 @@ def _trees(loss: str, seed: int) -> object:
     )
 
 
-def _pmfs(
+def pmfs_along(
     sessions: LoggedSessions, policy: Generation | Policy
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Of every row the policy's pmf, (rows, K), and whether it tells what the policy is worth."""
+    """What a policy would have done at every step of logged sessions.
+
+    A generation that remembers follows each session from its first step, seeing what the log's
+    policy did.
+
+    Returns
+    -------
+    pmfs
+        Of every row of the sessions' interactions, (rows, K).
+    told
+        Which sessions tell what the policy is worth: at no step it may take what could not have
+        been drawn, shape (n,).
+    """
     rows = sessions.interactions
     place = {action: k for k, action in enumerate(sessions.actions)}
     pmfs = np.zeros((len(rows), len(place)))
     usable = np.zeros(len(rows), dtype=np.bool_)
     logged = rows["pmf"]
+    first = set(sessions.row[:, 0].tolist())
+    walk: Walk | None = None
+    pmf: FloatArray | None
+    # Rows stand session by session, step by step.
     for i, request in enumerate(logged_requests(rows)):
         try:
-            pmf = _answer(policy, request)
+            if not isinstance(policy, Generation):
+                pmf = policy(request)
+            else:
+                walk = Walk(policy) if i in first else walk
+                pmf = _step(walk, request)
         except InvalidInputError:
             # No oracle can encode it; scorers refuse such a request as soon as they serve one.
             pmf = None
@@ -256,11 +302,13 @@ def _pmfs(
         possible = logged[i]
         unseen = 0.0 if possible is None else float(pmf[possible.to_numpy() <= 0.0].sum())
         usable[i] = unseen <= UNSEEN
-    return pmfs, usable
+    told: NDArray[np.bool_] = np.logical_and.reduce(usable[sessions.row] | ~sessions.live, axis=1)
+    return pmfs, told
 
 
-def _answer(policy: Generation | Policy, request: LoggedRequest) -> FloatArray | None:
-    if isinstance(policy, Generation):
-        question = (request.context, request.actions, request.eligible, request.baseline)
-        return policy.pmf(*question)[0]
-    return policy(request)
+def _step(walk: Walk | None, request: LoggedRequest) -> FloatArray:
+    assert walk is not None, "every session has a first row"
+    question = (request.context, request.actions, request.eligible, request.baseline)
+    pmf, _ = walk.at(request.context).pmf(*question)
+    walk.take(request.actions[request.chosen].id)
+    return pmf

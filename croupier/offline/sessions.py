@@ -9,25 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from croupier.offline.grouped import MISSING, value_at
 from croupier.offline.interactions import logged_requests
-from croupier.policy.errors import InvalidInputError, NotEnoughDataError
-from croupier.policy.loop import parse_duration
+from croupier.policy.errors import NotEnoughDataError
+from croupier.policy.sessions import group_at, numbers_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from croupier.policy.events import Features
     from croupier.policy.sessions import SessionsConfig
 
     FloatArray = NDArray[np.float64]
     IntArray = NDArray[np.int64]
 
 __all__ = ("LoggedSessions", "logged_sessions")
-
-_ONLY_GROUP = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,7 +131,7 @@ def logged_sessions(interactions: pl.DataFrame, config: SessionsConfig) -> Logge
     """
     single = interactions.filter(pl.col("slot").is_null(), pl.col("slate_size").is_null())
     requests = list(logged_requests(single))
-    users = [_user(request.context, config.user) for request in requests]
+    users = [config.user_of(request.context) for request in requests]
     known = np.array([each is not None for each in users], dtype=np.bool_)
     if not known.any():
         raise NotEnoughDataError(
@@ -157,10 +153,10 @@ def logged_sessions(interactions: pl.DataFrame, config: SessionsConfig) -> Logge
             if request.eligible is None or request.eligible[k]:
                 eligible[i, place[action.id]] = True
     state = np.array(
-        [[_number(request.context, path) for path in config.state] for request in asked],
+        [numbers_at(request.context, config.state) for request in asked],
         dtype=np.float64,
     ).reshape(len(rows), len(config.state))
-    named = [_group(asked[start].context, config.group) for start in starts]
+    named = [group_at(asked[start].context, config.group) for start in starts]
     groups = tuple(sorted(set(named)))
 
     chosen = np.array([place[each] for each in rows["action_id"]], dtype=np.int64)
@@ -199,37 +195,11 @@ def _order(
 
 def _starts(names: NDArray[np.str_], ts: IntArray, config: SessionsConfig) -> IntArray:
     """Where sessions begin: another user, a long pause, or more steps than a session has."""
-    pause = parse_duration(config.pause)
     fresh = np.ones(len(names), dtype=np.bool_)
-    fresh[1:] = (names[1:] != names[:-1]) | (np.diff(ts) > pause)
+    fresh[1:] = (names[1:] != names[:-1]) | (np.diff(ts) > config.pause_us)
     begun = np.flatnonzero(fresh)
     ends = pairwise([*begun.tolist(), len(names)])
     return np.array(
         [start for first, end in ends for start in range(first, end, config.horizon)],
         dtype=np.int64,
     )
-
-
-def _user(context: Features, path: str) -> str | None:
-    value = value_at(context, path)
-    if value is MISSING or value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidInputError(path, f"expected a text or a whole number, got {value!r}")
-    return str(value)
-
-
-def _number(context: Features, path: str) -> float:
-    value = value_at(context, path)
-    if value is MISSING or value is None:
-        return 0.0
-    if not isinstance(value, bool | int | float):
-        raise InvalidInputError(path, f"expected a number, got {value!r}")
-    return float(value)
-
-
-def _group(context: Features, path: str | None) -> str:
-    if path is None:
-        return _ONLY_GROUP
-    value = value_at(context, path)
-    return _ONLY_GROUP if value is MISSING or value is None else str(value)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 import polars as pl
 import pyarrow as pa
+from msgspec import UNSET
 
 from croupier.offline.engine import LOCAL
 from croupier.offline.known_keys import KnownKeys
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.log import EventLog, LogEntry, LogPartition
     from croupier.offline.engine import Engine
-    from croupier.policy.events import Event
+    from croupier.policy.events import Event, SessionStep
 
     Progress: TypeAlias = Callable[[int, int], None]
 
@@ -512,6 +513,13 @@ def decision_row(decision: Decision, offset: int, partition: int | None = None) 
         "slate_size": decision.slate_size,
         "shadow": None if decision.shadow is None else msgspec.structs.asdict(decision.shadow),
         "partition": partition,
+        "session": None if decision.session is UNSET else _session(decision.session),
+    }
+
+
+def _session(step: SessionStep) -> dict[str, Any]:
+    return msgspec.structs.asdict(step) | {
+        "recalls": [msgspec.structs.asdict(recall) for recall in step.recalls]
     }
 
 

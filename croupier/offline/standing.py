@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from croupier import __version__
-from croupier.offline.generations import published_row, record_generation
+from croupier.offline.generations import RECURRENT, published_row, record_generation
 from croupier.offline.join import joined_until
 from croupier.offline.retrain import config_digest
 
@@ -59,7 +59,9 @@ def last_trained(
         Of a training now.
     """
     at_once = pl.col("lake_version").is_not_null() & pl.col("base_version").is_null()
-    rows = lake.scan("generations", loop).filter(at_once).sort("generation").collect()
+    # Others come from simulators, and no training would make them.
+    nightly = pl.col("oracle").ne_missing(RECURRENT)
+    rows = lake.scan("generations", loop).filter(at_once, nightly).sort("generation").collect()
     if rows.is_empty():
         return None
     last = rows.row(-1, named=True)

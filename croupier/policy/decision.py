@@ -42,6 +42,7 @@ __all__ = (
     "baseline_index",
     "check_actions",
     "check_id",
+    "check_no_session",
     "check_places",
     "check_request",
     "check_reward",
@@ -75,6 +76,18 @@ def check_request(request: DecisionRequest) -> None:
     check_rules("", request.excluded, request.baseline, ids)
     if request.excluded and len(ids) == len(set(request.excluded)):
         raise InvalidInputError("excluded", "expected at least one action to remain eligible")
+
+
+def check_no_session(request: DecisionRequest) -> None:
+    """Check that a request for several actions at once names no session, of which they are no step.
+
+    Raises
+    ------
+    InvalidInputError
+        If it does.
+    """
+    if request.session is not None:
+        raise InvalidInputError("session", "expected it with a request for one decision alone")
 
 
 def check_actions(actions: Sequence[Action]) -> set[str]:

@@ -32,12 +32,16 @@ __all__ = (
     "LearningMode",
     "MixComponent",
     "Outcome",
+    "Recall",
+    "SessionStep",
     "Shadow",
     "decode_event",
     "encode_event",
 )
 
-EVENT_VERSION = 1
+EVENT_VERSION = 2
+_PLAIN_VERSION = 1
+# What has none of a later layout's fields is written as before, for readers of any version.
 _TEXT = "_text"
 MAX_ID_LENGTH = 256
 
@@ -109,6 +113,48 @@ class Shadow(msgspec.Struct, frozen=True):
     pmf: list[float]
 
 
+class Recall(msgspec.Struct, frozen=True):
+    """What a generation that has a memory knew of a session before one of its steps.
+
+    Attributes
+    ----------
+    generation
+        Its number.
+    since
+        The session's step at which it began to follow.
+    memory
+        Its recurrent state: little-endian numbers of 32 bits.
+    """
+
+    generation: int
+    since: int
+    memory: bytes
+
+
+class SessionStep(msgspec.Struct, frozen=True):
+    """Which step of a session a decision is, and what was known before it.
+
+    With the request it is all that a recurrent generation's pmf is made of.
+
+    Attributes
+    ----------
+    id
+        Of the session: that of its first decision.
+    step
+        How many decisions of the session came before, at least 0.
+    previous
+        Id of the action that the latest of them took; None at the first one.
+    recalls
+        Of the generations that were asked and have a memory; one that isn't here began with this
+        step.
+    """
+
+    id: str
+    step: int
+    previous: str | None = None
+    recalls: list[Recall] = []
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_field="type"):
     """What was asked, what was answered, and with which probability.
 
@@ -155,6 +201,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_fi
         What another generation would have done; None if none was asked.
     version
         Layout of this event.
+    session
+        Which step of a session it is; unset where no session is followed. Since version 2.
     """
 
     decision_id: str
@@ -178,7 +226,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_fi
     audit: Features = {}
     shadow: Shadow | None = None
     slate_size: int | None = None
-    version: int = EVENT_VERSION
+    version: int = _PLAIN_VERSION
+    session: SessionStep | msgspec.UnsetType = msgspec.UNSET
+
+    def as_step(self, session: SessionStep) -> Decision:
+        """The same as a step of a session."""
+        return msgspec.structs.replace(self, session=session, version=EVENT_VERSION)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome", tag_field="type"):
@@ -207,7 +260,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome", tag_fiel
     ts: int
     slot: str | None = None
     guardrails: dict[str, float] = {}
-    version: int = EVENT_VERSION
+    version: int = _PLAIN_VERSION
 
 
 class Activation(msgspec.Struct, frozen=True, kw_only=True, tag="activation", tag_field="type"):
@@ -226,7 +279,7 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True, tag="activation", ta
     decision_id: str
     loop: str
     ts: int
-    version: int = EVENT_VERSION
+    version: int = _PLAIN_VERSION
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, tag="judgement", tag_field="type"):
@@ -255,7 +308,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, tag="judgement", tag_
     auditor: str
     distance: float
     ts: int
-    version: int = EVENT_VERSION
+    version: int = _PLAIN_VERSION
 
 
 Event: TypeAlias = Decision | Outcome | Activation | Judgement
@@ -273,7 +326,7 @@ _decoder = msgspec.json.Decoder(Event)
 
 
 class _Versioned(msgspec.Struct):
-    version: int = EVENT_VERSION
+    version: int = _PLAIN_VERSION
 
 
 _version_decoder = msgspec.json.Decoder(_Versioned)
@@ -349,7 +402,7 @@ def _version_of(payload: bytes) -> int:
     try:
         return _version_decoder.decode(payload).version
     except _CODEC_ERRORS:
-        return EVENT_VERSION
+        return _PLAIN_VERSION
 
 
 def _check_version(version: int) -> None:

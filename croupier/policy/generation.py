@@ -17,6 +17,7 @@ from croupier.policy.estimates import all_finite
 from croupier.policy.exploration import Conservative, Exploration, Uniform
 from croupier.policy.oracle import load_oracle
 from croupier.policy.oracle.tables import LinearOracle
+from croupier.policy.recurrent import load_recurrent
 from croupier.policy.tilt import Tilt
 
 if TYPE_CHECKING:
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates, Uncertainty
     from croupier.policy.events import Action, Features
     from croupier.policy.kernel import Chosen
+    from croupier.policy.recurrent import AtStep, RecurrentPolicy
 
 __all__ = ("Generation", "Memory", "Provenance", "cold_start", "registered_model_name")
 
-FORMAT_VERSION = 2
-# The first format that has tilts. What has none is written as before, for scorers of any version.
-_WITH_TILT = 2
+FORMAT_VERSION = 3
+# The first formats that have tilts and recurrent policies. What has neither is written as before,
+# for scorers of any version.
+_WITH_TILT, _WITH_RECURRENT = 2, 3
 _MANIFEST = "manifest.json"
 _CHECKSUM = "manifest.sha256"
-_ORACLE = "oracle"
+_ORACLE, _RECURRENT = "oracle", "recurrent"
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +141,9 @@ class _Scores(Protocol):
 class Generation:
     """An immutable policy: an oracle, an exploration and where they come from.
 
+    Some have a recurrent policy in the place of an oracle, which decides from what came before in a
+    session. They have a pmf at a step, see :mod:`croupier.policy.stepping`, and none by themselves.
+
     Attributes
     ----------
     loop
@@ -153,6 +159,10 @@ class Generation:
     tilt
         Moves what exploration says towards actions of which there is too little in the log; None
         to play it as it is.
+    recurrent
+        Prefers actions by what came before; None of any other generation.
+    step
+        Where in a session it is; None if it isn't in one, as it is saved.
     """
 
     loop: str
@@ -161,6 +171,8 @@ class Generation:
     oracle: _Scores | None
     provenance: Provenance | None
     tilt: Tilt | None = None
+    recurrent: RecurrentPolicy | None = None
+    step: AtStep | None = None
 
     def pmf(
         self,
@@ -183,7 +195,8 @@ class Generation:
         Raises
         ------
         ScoringError
-            If the oracle gives scores of the wrong number or not finite, or no action is eligible.
+            If the oracle gives scores of the wrong number or not finite, no action is eligible, or
+            it decides step by step and isn't at a step.
         """
         pmf, scores = self.untilted_pmf(context, actions, eligible, baseline)
         if self.tilt is None:
@@ -198,6 +211,8 @@ class Generation:
         baseline: int | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """What :meth:`pmf` would say without a tilt: what a tilt is learned from."""
+        if self.recurrent is not None:
+            return self.exploration.pmf(self._preferences(actions), eligible), None
         if self.oracle is None:
             nothing = np.zeros(len(actions))
             return self.exploration.pmf(nothing, eligible, baseline=baseline), None
@@ -218,6 +233,14 @@ class Generation:
             budget=0.0 if origin is None else origin.budget,
         )
         return pmf, scores
+
+    def _preferences(self, actions: Sequence[Action]) -> NDArray[np.float64]:
+        if self.step is None:
+            raise ScoringError(
+                f"generation {self.number} decides step by step, and can be asked within a "
+                f"session alone"
+            )
+        return self.step.for_actions(actions)
 
     def choose(self, context: Features, actions: Sequence[Action], number: float) -> Chosen | None:
         """Draw from :meth:`pmf`, with all actions eligible, in one call of the kernel.
@@ -264,8 +287,10 @@ class Generation:
             if self.oracle is not None:
                 (staging / _ORACLE).mkdir()
                 self.oracle.save(staging / _ORACLE)
+            if self.recurrent is not None:
+                self.recurrent.save(staging / _RECURRENT)
             manifest = _Manifest(
-                format_version=1 if self.tilt is None else _WITH_TILT,
+                format_version=self._format,
                 loop=self.loop,
                 number=self.number,
                 exploration=self.exploration,
@@ -281,6 +306,12 @@ class Generation:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+    @property
+    def _format(self) -> int:
+        if self.recurrent is not None:
+            return _WITH_RECURRENT
+        return 1 if self.tilt is None else _WITH_TILT
 
     @classmethod
     def load(cls, directory: Path, *, to_learn: bool = False) -> Generation:
@@ -308,7 +339,9 @@ class Generation:
         if altered:
             names = ", ".join(sorted({name for name, _ in altered}))
             raise GenerationError(f"{directory} was altered after it was saved: {names}")
-        oracle = load_oracle(directory / _ORACLE, to_learn=to_learn) if manifest.files else None
+        parts = {name.partition("/")[0] for name in manifest.files}
+        oracle = load_oracle(directory / _ORACLE, to_learn=to_learn) if _ORACLE in parts else None
+        recurrent = load_recurrent(directory / _RECURRENT) if _RECURRENT in parts else None
         return cls(
             manifest.loop,
             manifest.number,
@@ -316,6 +349,7 @@ class Generation:
             oracle,
             manifest.provenance,
             manifest.tilt,
+            recurrent,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from croupier.policy.durations import DAY_US, duration_text, parse_duration
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Conservative, Exploration, SquareCB
 from croupier.policy.exploration.base import require_range
@@ -21,16 +22,6 @@ from croupier.policy.training import TrainingConfig
 __all__ = ("Aggregation", "LoopConfig", "duration_text", "parse_duration", "valid_loop_name")
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)", re.ASCII)
-_MICROSECONDS = {
-    "ms": 1_000,
-    "s": 1_000_000,
-    "min": 60_000_000,
-    "h": 3_600_000_000,
-    "d": 86_400_000_000,
-}
-# Sums of a timestamp and a duration must fit into 64 bits.
-_LONGEST = 365_000 * _MICROSECONDS["d"]
 _DEFAULT_HORIZON = "90 d"
 
 
@@ -116,7 +107,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _require_positive("model_export_frequency", self.model_export_frequency)
         if self.log_retention is not None:
             _require_positive("log_retention", self.log_retention)
-            shortest = self.attribution_window_us + _MICROSECONDS["d"]
+            shortest = self.attribution_window_us + DAY_US
             if parse_duration(self.log_retention) < shortest:
                 raise ValueError(
                     f"log_retention must be at least a day longer than attribution_window "
@@ -232,39 +223,6 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def log_retention_us(self) -> int | None:
         """The retention in microseconds; None if everything is kept."""
         return None if self.log_retention is None else parse_duration(self.log_retention)
-
-
-def duration_text(microseconds: int) -> str:
-    """A duration as :func:`parse_duration` reads it, in the largest unit that gives whole numbers.
-
-    Parameters
-    ----------
-    microseconds
-        At least 0; whole milliseconds.
-    """
-    units = reversed(_MICROSECONDS.items())
-    unit, size = next(
-        ((unit, size) for unit, size in units if microseconds % size == 0), ("ms", 1000)
-    )
-    return f"{microseconds // size} {unit}"
-
-
-def parse_duration(text: str) -> int:
-    """Microseconds in a duration such as ``10 min``.
-
-    Raises
-    ------
-    ValueError
-        If the text is not a number and a unit, or longer than a thousand years.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        units = ", ".join(_MICROSECONDS)
-        raise ValueError(f"a duration is a number and one of {units}, got {text!r}")
-    duration = float(match[1]) * _MICROSECONDS[match[2]]
-    if duration > _LONGEST:
-        raise ValueError(f"a duration is at most {_LONGEST / _MICROSECONDS['d']:g} d, got {text!r}")
-    return round(duration)
 
 
 def _require_positive(field: str, text: str) -> None:

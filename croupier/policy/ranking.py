@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from croupier.policy.decision import check_places, check_request
+from croupier.policy.decision import check_no_session, check_places, check_request
 from croupier.policy.requests import RankRequest
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def check_rank_request(request: RankRequest) -> None:
         Naming the field and what was expected.
     """
     check_request(request)
+    check_no_session(request)
     count = len(request.actions)
     check_places("depth", request.depth, count - len(set(request.excluded)), count)
 

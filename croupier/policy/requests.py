@@ -33,6 +33,10 @@ class DecisionRequest(
         True if the decision counts only once it is activated.
     audit
         Attributes that are logged for audits and never reach an oracle.
+    session
+        The `session` of the answer before, to the same user's last request, or an empty text with
+        a first one: the caller keeps how far the session has come, and whichever scorer answers
+        goes on from there. Left out, the scorer keeps it, for itself alone.
     """
 
     actions: list[Action]
@@ -42,6 +46,7 @@ class DecisionRequest(
     baseline: str | None = None
     deferred: bool = False
     audit: Features = {}
+    session: str | None = None
 
 
 class RankRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +56,8 @@ class RankRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fie
     ----------
     actions, context, decision_id, excluded, baseline, deferred, audit
         As in :class:`~croupier.policy.requests.DecisionRequest`.
+    session
+        Must be left out.
     depth
         How many positions are drawn and logged, from the first on; those after them follow the
         scores.
@@ -66,6 +73,8 @@ class SlateRequest(DecisionRequest, frozen=True, kw_only=True, forbid_unknown_fi
     ----------
     actions, context, decision_id, excluded, baseline, deferred, audit
         As in :class:`~croupier.policy.requests.DecisionRequest`.
+    session
+        Must be left out.
     size
         How many actions to take; not more than are eligible, and at most 100.
     """

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from croupier.policy.decision import (
     baseline_index,
+    check_no_session,
     check_places,
     check_request,
     decide,
@@ -65,6 +66,7 @@ def check_slate_request(request: SlateRequest) -> None:
         Naming the field and what was expected.
     """
     check_request(request)
+    check_no_session(request)
     count = len(request.actions)
     check_places("size", request.size, count - len(set(request.excluded)), count)
 

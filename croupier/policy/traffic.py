@@ -182,6 +182,16 @@ class Plan:
         """Whether the champion alone is asked."""
         return self.canary is None and self.shadow is None
 
+    @property
+    def remembers(self) -> bool:
+        """Whether any of its generations decides from what came before in a session."""
+        champion, canary, shadow = self.champion, self.canary, self.shadow
+        return (
+            champion.recurrent is not None
+            or (canary is not None and canary.recurrent is not None)
+            or (shadow is not None and shadow.recurrent is not None)
+        )
+
     def answer(
         self,
         context: Features,

@@ -74,8 +74,8 @@ class Decided(NamedTuple, Generic[_T]):
 
 def decided(scorer: Scorer, loop: str, request: DecisionRequest) -> Decided[DecideResponse]:
     """Answer a request for a decision."""
-    decision = scorer.decide(loop, request)
-    return Decided([decision], DecideResponse.of(decision))
+    decision, session = scorer.step(loop, request)
+    return Decided([decision], DecideResponse.of(decision, session))
 
 
 def ranked(scorer: Scorer, loop: str, request: RankRequest) -> Decided[RankResponse]:

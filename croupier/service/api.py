@@ -79,7 +79,7 @@ DecideSlotsRequest.__doc__ = SlotsRequest.__doc__
 DecideSlateRequest.__doc__ = SlateRequest.__doc__
 
 
-class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
+class DecideResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to a decision request.
 
     Attributes
@@ -96,6 +96,8 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
         The probability with which it was drawn.
     pmf
         Probability of every action, in the order of the request.
+    session
+        To be sent with the same user's next request, if one came with this; otherwise not there.
     decided
         True: it was decided and logged. A client's stand-in for an answer that it didn't get says
         False.
@@ -110,10 +112,11 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     propensity: float
     pmf: list[float]
+    session: str | None = None
 
     @classmethod
-    def of(cls, decision: Decision) -> Self:
-        """What the caller is told of a decision."""
+    def of(cls, decision: Decision, session: str | None = None) -> Self:
+        """What the caller is told of a decision, and how far its session has come."""
         return cls(
             decision_id=decision.decision_id,
             loop=decision.loop,
@@ -122,6 +125,7 @@ class DecideResponse(msgspec.Struct, frozen=True, kw_only=True):
             index=decision.chosen,
             propensity=decision.propensity,
             pmf=decision.pmf,
+            session=session,
         )
 
 

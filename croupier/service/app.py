@@ -276,7 +276,11 @@ class Application:
         Those that a subsampled log doesn't keep are counted too, and need no log.
         """
         if self._scorer.keeps(decisions[0]):
-            await self._log([Record.of(decision) for decision in decisions])
+            try:
+                await self._log([Record.of(decision) for decision in decisions])
+            except BaseException:
+                self._scorer.retract(decisions)
+                raise
         counts = self._metrics.loops[decisions[0].loop]
         counts.decisions += len(decisions)
         for decision in decisions:

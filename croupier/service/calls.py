@@ -159,6 +159,7 @@ def decide(
     baseline: str | None = None,
     deferred: bool = False,
     audit: Features | None = None,
+    session: str | None = None,
 ) -> Call[DecideResponse]:
     """Ask for an action.
 
@@ -167,7 +168,7 @@ def decide(
     actions
         The candidates: :class:`~croupier.policy.events.Action` or
         ``{"id": …, "features": {…}}``.
-    context, decision_id, excluded, baseline, deferred, audit
+    context, decision_id, excluded, baseline, deferred, audit, session
         As in :class:`~croupier.policy.requests.DecisionRequest`.
 
     Raises
@@ -186,6 +187,7 @@ def decide(
         baseline=baseline,
         deferred=deferred,
         audit=audit or {},
+        session=session,
     )
     return Call("decide", request, DecideResponse)
 

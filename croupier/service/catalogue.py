@@ -100,6 +100,7 @@ class _RawRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     baseline: str | None = None
     deferred: bool = False
     audit: Features = {}
+    session: str | None = None
 
 
 def _request(found: _RawRequest | DecideRequest, actions: Sequence[Action]) -> DecisionRequest:
@@ -111,4 +112,5 @@ def _request(found: _RawRequest | DecideRequest, actions: Sequence[Action]) -> D
         baseline=found.baseline,
         deferred=found.deferred,
         audit=found.audit,
+        session=found.session,
     )

@@ -85,6 +85,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     remembered_decisions
         How many of the latest answers to requests with an id of their own are kept, for when one
         is sent again; 0 to 10,000,000.
+    remembered_sessions
+        How many sessions a scorer follows at the same time for callers that don't keep them; 0 to
+        10,000,000. Those that nobody has heard of for longest are forgotten first.
     max_features, max_object_features
         Most values in the features and audit attributes of a request, and in one object of them: a
         context, an action's or a slot's features. Nested ones count, and so does what nests them.
@@ -115,6 +118,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     registry_poll: str = "1 s"
     draw_secret: str | None = None
     remembered_decisions: int = 10_000
+    remembered_sessions: int = 10_000
     max_features: int = 100_000
     max_object_features: int = 20_000
     max_inflight_bytes: int = 67_108_864
@@ -128,10 +132,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     stream: StreamConfig = StreamConfig()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.remembered_decisions <= 10_000_000:
-            raise ValueError(
-                f"remembered_decisions must be in [0, 10000000], got {self.remembered_decisions}"
-            )
+        _require_remembered("remembered_decisions", self.remembered_decisions)
+        _require_remembered("remembered_sessions", self.remembered_sessions)
         # Without a pause two processes would do nothing else.
         _require_duration("registry_poll", self.registry_poll, 0.01, "10 ms")
         _require_duration("request_timeout", self.request_timeout, 0.1, "100 ms")
@@ -186,6 +188,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def idle_timeout_s(self) -> float:
         """How long a connection is kept without a request, in seconds."""
         return parse_duration(self.idle_timeout) / 1e6
+
+
+def _require_remembered(name: str, number: int) -> None:
+    if not 0 <= number <= 10_000_000:
+        raise ValueError(f"{name} must be in [0, 10000000], got {number}")
 
 
 def _require_duration(name: str, text: str, shortest_s: float, shortest: str) -> None:

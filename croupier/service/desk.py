@@ -21,7 +21,7 @@ from croupier.service.repeats import fingerprint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from croupier.policy.events import Event
+    from croupier.policy.events import Decision, Event
     from croupier.service.limits import FeatureLimits
     from croupier.service.scorer import Scorer
 
@@ -103,6 +103,7 @@ class Desk:
         self._bytes = 0
         self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._fresh: dict[tuple[str, str], _Kept] = {}
+        self._unlogged: list[Decision] = []
 
     def answer(self, loop: str, route: str, key: bytes | None, body: bytes | None) -> Reply:
         """Answer a message; one that is wrong gets a refusal, whatever is wrong.
@@ -135,6 +136,7 @@ class Desk:
             self._kept[key] = kept
             self._bytes += len(kept.body)
         self._fresh.clear()
+        self._unlogged.clear()
         while len(self._kept) > self._remembered or self._bytes > self._remembered_bytes:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= len(oldest.body)
@@ -142,6 +144,8 @@ class Desk:
     def forget(self) -> None:
         """What was answered since the last time was not logged, and will be asked again."""
         self._fresh.clear()
+        self._scorer.retract(self._unlogged)
+        self._unlogged.clear()
 
     def _decide(self, loop: str, route: str, key: bytes | None, body: bytes) -> Reply:
         request = _identified(self._reader.read(route, body), key)
@@ -157,7 +161,12 @@ class Desk:
         found = ANSWERS[route](self._scorer, loop, request)
         answer = self._encoder.encode(found.response)
         keeps = self._scorer.keeps(found.decisions[0])
-        records = self._records(found.decisions) if keeps else []
+        try:
+            records = self._records(found.decisions) if keeps else []
+        except InvalidInputError:
+            self._scorer.retract(found.decisions)
+            raise
+        self._unlogged += found.decisions
         self._fresh[name] = _Kept(print_, answer)
         return Reply(200, answer, records, found.decisions)
 

@@ -234,7 +234,11 @@ class EmbeddedLoop:
         found = ANSWERS[route](self._parts.scorer, self._name, request)
         # Unless a subsampled log doesn't keep them.
         if self._parts.scorer.keeps(found.decisions[0]):
-            self._log(found.decisions)
+            try:
+                self._log(found.decisions)
+            except BaseException:
+                self._parts.scorer.retract(found.decisions)
+                raise
         return found.response
 
     def _rewarded(self, requests: list[OutcomeRequest]) -> Receipt:

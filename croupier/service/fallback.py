@@ -121,6 +121,7 @@ def _baseline_of_actions(
         "index": first.index,
         "propensity": first.propensity,
         "pmf": first.pmf,
+        "session": request.session,
     }
 
 

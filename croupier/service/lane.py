@@ -172,7 +172,7 @@ class FastLane:
 
     def _decide(self, loop: str, body: bytes, respond: Respond) -> bool:
         started = time.perf_counter()
-        claim = None
+        claim = decision = None
         try:
             request = self._catalogue.read(body)
             if request.decision_id is not None and self._repeats.capacity:
@@ -186,7 +186,7 @@ class FastLane:
                 if claim is None:
                     return False
             read = time.perf_counter()
-            decision = self._scorer.decide(loop, request)
+            decision, session = self._scorer.step(loop, request)
             decided = time.perf_counter()
             # What a subsampled log doesn't keep needs no log.
             record = Record.of(decision) if self._scorer.keeps(decision) else None
@@ -195,8 +195,10 @@ class FastLane:
         except Exception as error:  # noqa: BLE001 - the slow way meets it again, and says so
             if claim is not None:
                 claim.drop(error)
+            if decision is not None:
+                self._scorer.retract([decision])
             return False
-        answer = self._encoder.encode(DecideResponse.of(decision))
+        answer = self._encoder.encode(DecideResponse.of(decision, session))
         submitted = time.perf_counter()
         propensity = decision.propensity
 
@@ -204,6 +206,7 @@ class FastLane:
             if error is not None:
                 if claim is not None:
                     claim.drop(error)
+                self._scorer.retract([decision])
                 self._fail(error, f"{loop}/decide", started, respond)
                 return
             durable = time.perf_counter()

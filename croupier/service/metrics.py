@@ -129,6 +129,17 @@ class Metrics:
             ["loop"],
             registry=self.registry,
         )
+        self.sessions = Gauge(
+            "croupier_sessions",
+            "Sessions that are followed here, of callers that don't keep them",
+            registry=self.registry,
+        )
+        self.session_events = Counter(
+            "croupier_session_events",
+            "Steps that have begun or continued such a session; those over, or forgotten too soon",
+            ["loop", "event"],
+            registry=self.registry,
+        )
         self.log_depth = Gauge(
             "croupier_log_queue_depth", "Records waiting for the log", registry=self.registry
         )

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _WRITE_EVERY_S = 1.0
 _ENDED_AFTER_S = 5.0
 _ADDED_UP = {"counter", "histogram"}
-_ADDED_UP_GAUGES = {"croupier_log_queue_depth", "croupier_stream_lag"}
+_ADDED_UP_GAUGES = {"croupier_log_queue_depth", "croupier_sessions", "croupier_stream_lag"}
 
 
 class MetricsShare:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from msgspec import UNSET
 
 from croupier.policy.decision import (
     Circumstances,
@@ -21,25 +23,38 @@ from croupier.policy.ranking import check_rank_request, draw_in_turn, rank, scor
 from croupier.policy.sensitive import SensitiveFeatures
 from croupier.policy.slates import check_slate_request, decide_slate
 from croupier.policy.slots import SLOT, check_slots_request, fill_slots, slot_context
+from croupier.policy.stepping import begun, decide_step, step_of
 from croupier.policy.traffic import Plan, uniform_share
 from croupier.service.ids import now_us, uuid7
 from croupier.service.json_values import check_json
+from croupier.service.session_store import SessionStore
+from croupier.service.session_tokens import FIELD, SessionTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from croupier.policy.events import Decision, Features, LearningMode
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
     from croupier.policy.ranking import Ranking, RankRequest
+    from croupier.policy.sessions import SessionsConfig, SessionState
     from croupier.policy.slates import SlateRequest
     from croupier.policy.slots import SlotsRequest
+    from croupier.policy.stepping import Stepped
+    from croupier.service.session_store import SessionEvent
 
-__all__ = ("Scorer", "now_us", "uuid7")
+__all__ = ("Scorer", "Step", "now_us", "uuid7")
 
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+
+class Step(NamedTuple):
+    """A decision, and the token of its session if the request came with one."""
+
+    decision: Decision
+    session: str | None
 
 
 class Scorer:
@@ -57,7 +72,11 @@ class Scorer:
     on_fallback
         Called with loop and reason whenever a decision falls back to the baseline.
     secret
-        Of the draws; the same on every scorer of a loop.
+        Of the draws and of the tokens of sessions; the same on every scorer of a loop.
+    remembered_sessions
+        How many sessions are followed here, of callers that don't.
+    on_session
+        Called with loop and event, see :class:`~croupier.service.session_store.SessionStore`.
     """
 
     def __init__(
@@ -67,16 +86,25 @@ class Scorer:
         clock: Callable[[], int] | None = None,
         on_fallback: Callable[[str, str], None] | None = None,
         secret: bytes = b"",
+        remembered_sessions: int = 10_000,
+        on_session: Callable[[str, SessionEvent], None] | None = None,
     ) -> None:
         self.loops = dict(loops)
         self._clock = clock or now_us
         self._on_fallback = on_fallback
         self._secret = secret
         self._plans: dict[str, Plan] = {}
+        self._tokens = SessionTokens(secret)
+        self._store = SessionStore(remembered_sessions, on_session)
         self._failed: set[tuple[str, int]] = set()
         self._encoder = FeatureEncoder(EncoderConfig())
         guards = {name: SensitiveFeatures.of(each.fairness) for name, each in self.loops.items()}
         self._guards = {name: each for name, each in guards.items() if each is not None}
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are being followed here."""
+        return len(self._store)
 
     def now(self) -> int:
         """Now, in microseconds since the Unix epoch, by the scorer's clock."""
@@ -119,8 +147,15 @@ class Scorer:
         InvalidInputError
             If the request is not a valid one.
         """
+        return self.step(loop, request).decision
+
+    def step(self, loop: str, request: DecisionRequest) -> Step:
+        """Decide, and tell the caller how far the session has come if it is the one to keep it.
+
+        Otherwise as :meth:`decide`.
+        """
         check_request(request)
-        return self._choose(self._begin(loop, request), request)
+        return self._in_session(self._begin(loop, request), request)
 
     def rank(self, loop: str, request: RankRequest) -> Ranking:
         """Put actions in an order; otherwise as :meth:`decide`."""
@@ -128,7 +163,13 @@ class Scorer:
         turn = self._begin(loop, request)
         if turn.plan is not None:
             turn.plan = scored_once(turn.plan)
-        return rank(request, partial(self._choose, turn))
+
+        def choose(each: DecisionRequest, *, slot: str | None = None) -> Decision:
+            if slot is None:
+                return self._in_session(turn, each).decision
+            return self._choose(turn, each, slot=slot)
+
+        return rank(request, choose)
 
     def decide_slots(self, loop: str, request: SlotsRequest) -> list[Decision]:
         """Decide slot by slot, in the request's order; otherwise as :meth:`decide`.
@@ -155,12 +196,21 @@ class Scorer:
         turn = self._begin(loop, request)
 
         def draw(plan: Plan) -> list[Decision]:
-            return decide_slate(request, plan, turn.circumstances, on_failure=self._note_failure)
+            begun_ = begun(plan, request.context, self._note_failure)
+            return decide_slate(request, begun_, turn.circumstances, on_failure=self._note_failure)
 
         drawn = self._drawn(turn, request, draw)
         if drawn is None:
             return draw_in_turn(request, request.size, partial(self._fall_back, turn))
         return drawn
+
+    def retract(self, decisions: Sequence[Decision]) -> None:
+        """Take steps of sessions back that were decided here and not logged, from the last one."""
+        for decision in reversed(decisions):
+            config = self.loops[decision.loop].sessions
+            if decision.session is not UNSET and config is not None:
+                user = config.user_of(decision.context)
+                self._store.retract(decision.loop, user or "", decision.decision_id)
 
     def keeps(self, decision: Decision) -> bool:
         """Whether a decision is to be logged; the same for all that a request was answered with."""
@@ -184,13 +234,65 @@ class Scorer:
         )
         return _Turn(loop, self._plans.get(loop), circumstances)
 
+    def _in_session(self, turn: _Turn, request: DecisionRequest) -> Step:
+        """Decide, as a step of a session if it belongs to one that somebody follows.
+
+        Where the baseline is played, nobody decides from what came before, and no step is taken.
+        """
+        config, token = self.loops[turn.loop].sessions, request.session
+        if config is None:
+            if token is not None:
+                raise InvalidInputError(FIELD, f"expected none: {turn.loop} has no sessions")
+            return Step(self._choose(turn, request), None)
+        config.check(request.context)
+        user = config.user_of(request.context)
+        if user is None and token is not None:
+            raise InvalidInputError(f"context.{config.user}", "expected whose session it is")
+        state = None if token is None or user is None else self._tokens.read(turn.loop, user, token)
+        if user is None or not _is_step(turn, request):
+            return Step(self._choose(turn, request), token)
+        if token is None:
+            return Step(self._kept_step(turn, request, user, config), None)
+        if state is not None and not state.goes_on(turn.circumstances.ts, config):
+            state = None
+        stepped = self._stepped(turn, request, state)
+        if stepped is None:
+            return Step(self._fall_back(turn, request), token)
+        return Step(stepped.decision, self._tokens.issue(turn.loop, user, stepped.state))
+
+    def _kept_step(
+        self, turn: _Turn, request: DecisionRequest, user: str, config: SessionsConfig
+    ) -> Decision:
+        """Take a step of a session that is followed here."""
+        store, circumstances = self._store, turn.circumstances
+        decision_id = circumstances.decision_id
+        with store.lock:
+            before = store.before(turn.loop, user, decision_id, circumstances.ts, config)
+            stepped = self._stepped(turn, request, before)
+            if stepped is not None:
+                store.keep(turn.loop, user, (decision_id, before), stepped.state, config)
+        return self._fall_back(turn, request) if stepped is None else stepped.decision
+
+    def _stepped(
+        self, turn: _Turn, request: DecisionRequest, state: SessionState | None
+    ) -> Stepped | None:
+        circumstances = turn.circumstances
+        session = step_of(circumstances.decision_id, state)
+
+        def draw(plan: Plan) -> Stepped:
+            return decide_step(request, plan, circumstances, session, on_failure=self._note_failure)
+
+        return self._drawn(turn, request, draw)
+
     def _choose(
         self, turn: _Turn, request: DecisionRequest, *, slot: str | None = None
     ) -> Decision:
         circumstances = turn.circumstances
 
         def draw(plan: Plan) -> Decision:
-            return decide(request, plan, circumstances, slot=slot, on_failure=self._note_failure)
+            failed = self._note_failure
+            at = begun(plan, request.context, failed)
+            return decide(request, at, circumstances, slot=slot, on_failure=failed)
 
         drawn = self._drawn(turn, request, draw)
         return self._fall_back(turn, request, slot=slot) if drawn is None else drawn
@@ -301,6 +403,18 @@ def _is_scored(plan: Plan, learning_mode: LearningMode) -> bool:
     return (
         plan.killed is None and learning_mode != "logging_only" and plan.champion.oracle is not None
     )
+
+
+def _is_step(turn: _Turn, request: DecisionRequest) -> bool:
+    """Whether somebody decides from what came before, or follows the session."""
+    plan = turn.plan
+    if (
+        plan is None
+        or plan.killed is not None
+        or not (plan.remembers or request.session is not None)
+    ):
+        return False
+    return turn.circumstances.learning_mode != "logging_only"
 
 
 def _in_the_request(

@@ -164,7 +164,10 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
             setup.loops,
             on_fallback=lambda loop, reason: metrics.baseline.labels(loop, reason).inc(),
             secret=setup.draw_secret(),
+            remembered_sessions=setup.service.remembered_sessions,
+            on_session=lambda loop, event: metrics.session_events.labels(loop, event).inc(),
         )
+        metrics.sessions.set_function(lambda: scorer.sessions)
         serving = ServingDirectory(setup.serving_dir)
         if registry_is_new(setup.tracking_uri):
             # Nothing can be registered yet, so there is nothing to wait for.

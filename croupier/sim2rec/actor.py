@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from croupier.policy.recurrent import SPREADS
 from croupier.sim2rec.networks import Perceptron, Recurrent, Scaling
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from croupier.sim2rec.learning_config import ActorConfig
 
 __all__ = ("Actor", "Seen", "draw_action", "probability_of")
-
-_SPREADS: Final = (0.4, 0.25)
-"""Smallest standard deviation, in actions, and the first one, as a share of all actions."""
 
 
 class Seen(NamedTuple):
@@ -108,7 +106,7 @@ class Actor(eqx.Module):
     def _pmf(self, inputs: jax.Array, hidden: jax.Array) -> jax.Array:
         outputs = self.after(jnp.concatenate([inputs, hidden], axis=-1))
         if self.config.head == "ordered":
-            narrowest, first = _SPREADS
+            narrowest, first = SPREADS
             centre = (self.actions - 1) * jax.nn.sigmoid(4.0 * outputs[..., :1])
             spread = narrowest + first * self.actions * jnp.exp(4.0 * outputs[..., 1:])
             scores = -0.5 * ((jnp.arange(self.actions) - centre) / spread) ** 2

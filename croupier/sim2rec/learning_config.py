@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import msgspec
 
 from croupier.policy.errors import InvalidInputError
+from croupier.policy.recurrent import Head
 
 __all__ = ("ActorConfig", "Head", "PPOConfig", "SADAEConfig")
-
-Head: TypeAlias = Literal["ordered", "categorical"]
 
 
 class ActorConfig(msgspec.Struct, frozen=True, kw_only=True):

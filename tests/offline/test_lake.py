@@ -116,7 +116,7 @@ def test_columns_may_come_in_any_order(lake: Lake) -> None:
     assert lake.scan("audits").collect().equals(rows)
 
 
-ADDED = ["slate_size", "shadow"]
+ADDED = ["slate_size", "shadow", "session"]
 
 
 def write_old(lake: Lake, table: TableName, rows: pl.DataFrame, *, without: list[str]) -> None:
@@ -137,17 +137,21 @@ def test_a_table_gains_columns(lake: Lake) -> None:
     assert before.schema == SCHEMAS["interactions"]
 
     shadow = {"generation": 4, "pmf": [0.25, 0.75]}
+    recall = {"generation": 4, "since": 0, "memory": b"\x00\xff"}
+    session = {"id": "d", "step": 1, "previous": "a", "recalls": [recall]}
     fresh = interactions(1).with_columns(
         offset=pl.lit(2, dtype=pl.Int64),
         slot=pl.lit("0"),
         slate_size=pl.lit(2, dtype=pl.Int64),
         shadow=pl.lit(shadow, dtype=SCHEMAS["interactions"]["shadow"]),
+        session=pl.Series([session], dtype=SCHEMAS["interactions"]["session"]),
     )
     lake.append("interactions", fresh, app="me", progress=9)
     rows = lake.scan("interactions", "shop").sort("offset").collect()
     assert rows.schema == SCHEMAS["interactions"]
     assert rows.equals(pl.concat([interactions(2), fresh]))
     assert rows["shadow"].to_list() == [None, None, shadow]
+    assert rows["session"].to_list() == [None, None, session]
     assert lake.progress("interactions", "me") == 9
     assert lake.scan_version("interactions", 0, "shop").sort("offset").collect().equals(before)
     # By columns and by rows, as the join and the audit read.

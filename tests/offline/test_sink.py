@@ -28,6 +28,8 @@ from croupier.policy.events import (
     Judgement,
     MixComponent,
     Outcome,
+    Recall,
+    SessionStep,
     Shadow,
     decode_event,
     encode_event,
@@ -60,6 +62,16 @@ FEATURES: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
 )
 
 
+COUNTS = st.integers(0, 2**31)
+STEPS = st.builds(
+    SessionStep,
+    TEXT,
+    COUNTS,
+    st.none() | TEXT,
+    st.lists(st.builds(Recall, COUNTS, COUNTS, st.binary(max_size=9)), max_size=2),
+)
+
+
 @st.composite
 def decisions(draw: st.DrawFn) -> Decision:
     size = draw(st.integers(1, 4))
@@ -86,6 +98,7 @@ def decisions(draw: st.DrawFn) -> Decision:
         audit=draw(FEATURES),
         shadow=draw(st.none() | st.builds(Shadow, st.integers(0, 2**31), values)),
         slate_size=draw(st.none() | st.integers(1, 100)),
+        session=draw(st.just(msgspec.UNSET) | STEPS),
     )
 
 
@@ -145,7 +158,11 @@ def expected_row(event: Event, offset: int) -> tuple[TableName, Key, dict[str, A
                 "action_id": event.actions[event.chosen].id,
                 "mix": [{"source": each.source, "weight": each.weight} for each in event.mix],
                 "shadow": event.shadow and msgspec.structs.asdict(event.shadow),
+                "session": None,
             }
+            if isinstance(event.session, SessionStep):
+                recalls = [msgspec.structs.asdict(each) for each in event.session.recalls]
+                row["session"] = msgspec.structs.asdict(event.session) | {"recalls": recalls}
             return "decisions", (event.loop, event.decision_id, event.slot), row
         case Outcome():
             row |= {"kind": "outcome", "guardrails": as_json(event.guardrails)}

@@ -22,6 +22,8 @@ from croupier.policy.events import (
     Judgement,
     MixComponent,
     Outcome,
+    Recall,
+    SessionStep,
     decode_event,
     encode_event,
 )
@@ -52,6 +54,14 @@ DECISIONS = st.builds(
     slot=st.none() | IDS,
     keep_prob=st.floats(0, 1),
     audit=JSON_OBJECTS,
+    session=st.just(msgspec.UNSET)
+    | st.builds(
+        SessionStep,
+        IDS,
+        st.integers(0, 10**6),
+        st.none() | IDS,
+        st.lists(st.builds(Recall, st.integers(0, 9), st.integers(0, 9), st.binary()), max_size=2),
+    ),
 )
 OUTCOMES = st.builds(
     Outcome,
@@ -160,10 +170,10 @@ class TestDecode:
 
     def test_names_the_version_of_a_later_layout_that_it_cannot_read(self) -> None:
         for later in (
-            {"type": "outcome", "reward": {"low": 0}, "version": 2},
-            {"type": "retraction", "version": 2},
+            {"type": "outcome", "reward": {"low": 0}, "version": 3},
+            {"type": "retraction", "version": 3},
         ):
-            with pytest.raises(InvalidInputError, match=r"event\.version: .*at most 1, got 2"):
+            with pytest.raises(InvalidInputError, match=r"event\.version: .*at most 2, got 3"):
                 decode_event(msgspec.json.encode(later))
 
     def test_passes_over_fields_that_it_does_not_know(self) -> None:

@@ -247,9 +247,9 @@ class TestDamage:
             Generation.load(saved)
 
     def test_a_later_format_is_refused_by_its_number(self, saved: Path) -> None:
-        (saved / "manifest.json").write_text('{"format_version": 3, "new": {}}')
+        (saved / "manifest.json").write_text('{"format_version": 4, "new": {}}')
         (saved / "manifest.sha256").unlink()
-        with pytest.raises(GenerationError, match=r"has format 3; .* reads up to 2"):
+        with pytest.raises(GenerationError, match=r"has format 4; .* reads up to 3"):
             Generation.load(saved)
         (saved / "manifest.json").write_text('{"format_version": 0}')
         with pytest.raises(GenerationError, match="has format 0"):

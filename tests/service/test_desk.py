@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from croupier.policy.events import Decision, Outcome, encode_event
+from croupier.policy.events import Decision, Outcome, SessionStep, encode_event
 from croupier.policy.generation import cold_start
 from croupier.policy.loop import LoopConfig
+from croupier.policy.sessions import SessionsConfig
 from croupier.policy.traffic import Plan
 from croupier.service.desk import Desk, Reply
 from croupier.service.limits import FeatureLimits
 from croupier.service.scorer import Scorer
+from tests.policy.recurrent import ACTIONS, OBSERVATION, recurrent_generation
 
 LOOP = "banner"
 REQUEST = {"context": {"hour": "nine"}, "actions": [{"id": "red"}, {"id": "blue"}]}
@@ -118,9 +120,40 @@ def test_what_is_wrong_is_refused(desk: Desk) -> None:
 
 def test_a_fault_of_ours_is_told_and_no_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "decide", lambda *_: 1 / 0)
+        patch.setattr(Scorer, "step", lambda *_: 1 / 0)
         assert error(ask(desk, "k")) == (500, None)
     assert ask(desk, "k").status == 200
+
+
+def test_steps_of_sessions_are_taken_when_they_are_settled() -> None:
+    """Those of a batch that failed are asked again, by whoever leads the partition then."""
+    config = LoopConfig(sessions=SessionsConfig(user="user", state=OBSERVATION))
+    scorer = Scorer({LOOP: config}, secret=bytes(16))
+    scorer.swap(Plan(recurrent_generation(LOOP, 1)))
+    desk = desk_of(scorer)
+    request = {"context": {"user": "ann"}, "actions": [{"id": each} for each in ACTIONS]}
+
+    def steps(*keys: str) -> list[int]:
+        replies = [ask(desk, key, request) for key in keys]
+        found = [event.session for reply in replies for event in reply.events]  # type: ignore[union-attr]
+        return [each.step for each in found if isinstance(each, SessionStep)]
+
+    assert steps("a", "b") == [0, 1]
+    desk.settle()
+    assert steps("c", "d") == [2, 3]
+    desk.forget()
+    assert steps("c", "x") == [2, 3]
+    desk.settle()
+    assert steps("c") == []
+    kept = ask(desk, "k", request | {"session": ""})
+    token = json.loads(kept.body)["session"]
+    (event,) = ask(desk, "l", request | {"session": token}).events
+    assert isinstance(event, Decision)
+    assert isinstance(event.session, SessionStep)
+    assert (event.session.id, event.session.step) == ("k", 1)
+    # A message that the log can't hold is no step.
+    assert error(ask(desk, "long", request | {"audit": {"note": "x" * 6000}})) == (400, "body")
+    assert steps("e") == [4]
 
 
 def test_outcomes_are_for_whom_they_name(desk: Desk) -> None:

@@ -13,6 +13,7 @@ from croupier.offline.sink import decision_row
 from croupier.policy.decision import Circumstances, DecisionRequest, decide
 from croupier.policy.events import Action
 from croupier.policy.sessions import SessionsConfig
+from croupier.policy.stepping import decide_step, step_of
 from croupier.policy.traffic import Plan
 from croupier.sim2rec.lts import LTSConfig, LTSEnvironment, UserPopulation
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.interactions import LoggedRequest
     from croupier.policy.generation import Generation
+    from croupier.policy.sessions import SessionState
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE
@@ -57,21 +59,24 @@ class LTSSessions:
         )
 
     def log(self, policy: Generation, start_us: int) -> pl.DataFrame:
-        """A session of every user, as interactions."""
+        """A session of every user, as interactions; a policy that remembers is followed."""
         rng = np.random.default_rng((self._seed, start_us))
         environment = LTSEnvironment(self.config, self._population)
         observation = environment.reset(rng)
         rows: list[dict[str, Any]] = []
         plan = Plan(policy)
+        states: list[SessionState | None] = [None] * self.users
         for step in range(STEPS):
-            drawn = [
-                decide(
-                    self.request(user, observation[user], step),
-                    plan,
-                    Circumstances(f"{start_us}-{user}-{step}", start_us + step * MINUTE + user),
-                )
-                for user in range(self.users)
-            ]
+            drawn = []
+            for user in range(self.users):
+                asked = self.request(user, observation[user], step)
+                at = Circumstances(f"{start_us}-{user}-{step}", start_us + step * MINUTE + user)
+                if policy.recurrent is None:
+                    drawn.append(decide(asked, plan, at))
+                    continue
+                taken = decide_step(asked, plan, at, step_of(at.decision_id, states[user]))
+                states[user] = taken.state
+                drawn.append(taken.decision)
             done = environment.show([DOCUMENTS[each.chosen] for each in drawn])
             observation = done.observation
             rows += [

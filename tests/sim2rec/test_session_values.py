@@ -120,8 +120,8 @@ def test_what_could_not_have_been_drawn_tells_nothing() -> None:
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        ('{"user":{"id":1.5}}', r"^user\.id: expected a text or a whole number, got 1\.5"),
-        ('{"user":{"id":1},"signal":"high"}', "^signal: expected a number, got 'high'"),
+        ('{"user":{"id":1.5}}', r"^context\.user\.id: expected a text or a whole number, got 1\.5"),
+        ('{"user":{"id":1},"signal":"high"}', r"^context\.signal: expected a number, got 'high'"),
     ],
 )
 def test_what_no_session_can_be_made_of_is_refused(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from typing import TYPE_CHECKING, TypeAlias, overload
 
 import msgspec
 
 from croupier.policy.calibration import require_finite
+from croupier.policy.damaged import UNREADABLE
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
@@ -46,21 +44,6 @@ OracleConfig: TypeAlias = (
 
 # These have no partial_fit at all; that of others depends on what they are configured with.
 _LEARN_AT_ONCE = (SklearnOnnxOracle, DistilledOracle, FairOracle)
-# Everything that NumPy, zipfile and msgspec were seen to raise on damaged files.
-_UNREADABLE = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    msgspec.MsgspecError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @overload
@@ -156,7 +139,7 @@ def load_oracle(directory: Path, *, to_learn: bool = False) -> EncodedOracle:
         calibration = require_finite(saved.calibration)
     except GenerationError as error:
         raise GenerationError(f"{directory}: {error}") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise GenerationError(f"the oracle in {directory} can't be read: {error}") from error
     oracle.link_, oracle.calibration_ = saved.link, calibration
     return oracle
