@@ -85,8 +85,8 @@ class RecurrentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     horizon
         Steps of an episode in training, at least 1.
     memory
-        Numbers in the recurrent state; 0 for a policy without memory, which isn't told the
-        previous action either.
+        Numbers in the recurrent state; 0 for a policy without memory, which is told the previous
+        action and nothing of what was before.
     hidden
         Units of the layers before and after it.
     head
@@ -148,7 +148,7 @@ class RecurrentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each of the policy's arrays, by name."""
-        inputs = len(self.sees) + 1 + self.code + (2 if self.memory else 0)
+        inputs = len(self.sees) + 1 + self.code + 2
         hidden, states, columns = self.hidden, self.memory or self.hidden, len(self.observation)
         outputs = 2 if self.head == "ordered" else len(self.actions)
         shapes: dict[str, tuple[int, ...]] = {"mean": (columns,), "deviation": (columns,)}
@@ -287,10 +287,9 @@ class RecurrentPolicy:
         seen.append(2.0 * max(config.horizon - steps, 1) / config.horizon - 1.0)
         if config.code:
             seen += self._codes.get(group_at(context, config.group), self._code)
-        if config.memory:
-            place = None if previous is None else self.places.get(previous)
-            seen.append(0.0 if place is None else 2.0 * place / (len(config.actions) - 1) - 1.0)
-            seen.append(float(place is None))
+        place = None if previous is None else self.places.get(previous)
+        seen.append(0.0 if place is None else 2.0 * place / (len(config.actions) - 1) - 1.0)
+        seen.append(float(place is None))
         return np.array(seen)
 
     def _perceptron(self, name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
