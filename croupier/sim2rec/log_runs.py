@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -83,7 +82,6 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "optimum": pl.Float64,
     "lead": pl.Float64,
     "lead_error": pl.Float64,
-    "seconds": pl.Float64,
 }
 
 LOG_RUNS_SCHEMA: Final = pl.Schema(_COLUMNS)
@@ -95,8 +93,7 @@ return in them, `estimates` what the judges' sessions say of it, `logged` the me
 sessions that the latest generation answered. The rest is true, of fresh users of the hidden
 population, and null where there is none: the returns of the policy (with its standard error over
 users), of the bandit's champion as it is served and without exploration, of the best constant and
-of the optimum; `lead` is the policy's over the champion, user by user. `seconds` is the processor
-time of the policy's training.
+of the optimum; `lead` is the policy's over the champion, user by user.
 """
 
 # Parts of a seed: fresh users, the session that counts, and the one that chooses the constant.
@@ -372,7 +369,6 @@ def _trained(
     """What a policy is worth, by its simulators, by the judges' sessions and truly."""
     from croupier.sim2rec.log_policy import train_policy  # noqa: PLC0415 - imports JAX, an extra
 
-    started = time.process_time()
     policy = train_policy(
         config,
         fitted.models,
@@ -381,7 +377,7 @@ def _trained(
         checkpoint=task.folder / f"policy-{name.replace(' ', '-')}",
         progress=lambda _done, _total: stop_if_orphaned(),
     )
-    row: dict[str, Any] = {"simulated": policy.simulated, "seconds": time.process_time() - started}
+    row: dict[str, Any] = {"simulated": policy.simulated}
     if name == BASE.name:
         judged = compare_over_sessions(
             log.judges, {name: policy}, estimators=ESTIMATORS, seed=task.seed

@@ -142,8 +142,6 @@ class LogStudy(msgspec.Struct, frozen=True, kw_only=True):
         The same and others' truly; None for a log whose users nobody can ask.
     ablations
         Of each switch that was turned.
-    seconds
-        Processor time of a training.
     """
 
     seeds: int
@@ -160,7 +158,6 @@ class LogStudy(msgspec.Struct, frozen=True, kw_only=True):
     estimates: list[SessionEstimate]
     truths: Truths | None
     ablations: list[Ablation]
-    seconds: Mean
 
 
 def summarise_log(runs: pl.DataFrame) -> LogStudy:
@@ -195,7 +192,6 @@ def summarise_log(runs: pl.DataFrame) -> LogStudy:
         estimates=_estimates(base, known=known),
         truths=_truths(base) if known else None,
         ablations=_ablations(runs, base) if known else [],
-        seconds=mean("seconds"),
     )
 
 
