@@ -68,6 +68,15 @@ def _show_night(session: Session, night: LoopNight) -> None:
         session.output.warn(f"{night.loop}: a disparity has risen: {risen}")
     if night.unaudited is not None:
         session.output.warn(f"{night.loop}: groups were not audited: {night.unaudited}")
+    for gap in night.gaps:
+        session.output.remark(
+            f"{night.loop}: generation {gap.generation} earned {gap.value:.4g} in a session "
+            f"{interval(gap.lower, gap.upper, digits=2)}, and {gap.simulated:.4g} in simulators: "
+            f"{gap.gap:+.4g} {interval(gap.gap_lower, gap.gap_upper, digits=2)}, over "
+            f"{gap.sessions:,} sessions held out"
+        )
+    if night.unsimulated is not None:
+        session.output.warn(f"{night.loop}: simulators were not measured: {night.unsimulated}")
     show_fidelity(session, night.loop, night.fidelity)
     trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
     if night.resumed:

@@ -18,11 +18,19 @@ from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
 from croupier.policy.errors import ConfigError, InvalidInputError
+from croupier.sim2rec.jax_extra import has_jax
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from croupier.eventlog.log import EventLog, LogWriter
+    from croupier.offline.sessions import LoggedSessions
+    from croupier.offline.simulator_gap import Simulated
+    from croupier.policy.generation import Generation
+    from croupier.policy.simulators import SimulatorsSection
 
 __all__ = (
     "ConfigOption",
@@ -115,7 +123,14 @@ class Session:
     def nightly(self) -> Nightly:
         """The batch side."""
         config = self.config
-        return Nightly(self.lake, self.registry, config.loops, config.nightly, engine=self.engine)
+        return Nightly(
+            self.lake,
+            self.registry,
+            config.loops,
+            config.nightly,
+            engine=self.engine,
+            simulate=_simulate if has_jax() else None,
+        )
 
     def cautions(self) -> dict[str, str]:
         """What the users of a loop should be warned of, by loop."""
@@ -170,6 +185,24 @@ class Session:
         if len(names) > 1:
             raise InvalidInputError("loop", f"expected --loop with one of {', '.join(names)}")
         return names[0]
+
+
+def _simulate(
+    sessions: LoggedSessions,
+    answered: Mapping[int, NDArray[np.bool_]],
+    generation: Callable[[int], Generation],
+    section: SimulatorsSection,
+    *,
+    state: Sequence[str],
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mapping[int, Simulated]:
+    """:func:`~croupier.sim2rec.simulated_sessions.simulate_sessions`, imported when it is used."""
+    from croupier.sim2rec.simulated_sessions import simulate_sessions  # noqa: PLC0415
+
+    return simulate_sessions(
+        sessions, answered, generation, section, state=state, seed=seed, progress=progress
+    )
 
 
 def user_name() -> str:

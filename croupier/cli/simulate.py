@@ -18,15 +18,17 @@ from croupier.cli.options import (
     Session,
 )
 from croupier.cli.output import Output
+from croupier.cli.simulate_log import log
 from croupier.offline.sequential import sequential_generation
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.recurrent import load_recurrent
 from croupier.service.ids import now_us
+from croupier.sim2rec.jax_extra import require_jax
 from croupier.sim2rec.lts import TEST_GROUP_MEAN, TRANSFER_LEVELS, LTSConfig
 from croupier.sim2rec.study import constant_policy_study
 from croupier.sim2rec.transfer_config import BUDGETS
 from croupier.sim2rec.transfer_figure import draw_transfer
-from croupier.sim2rec.transfer_runs import require_jax, run_transfer, test_population
+from croupier.sim2rec.transfer_runs import run_transfer, test_population
 from croupier.sim2rec.transfer_study import summarise_transfer
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def register(app: typer.Typer) -> None:
     )
     simulate.command()(lts)
     simulate.command(name="register")(register_policy)
+    simulate.command()(log)
     app.add_typer(simulate, name="simulate")
 
 
@@ -91,7 +94,7 @@ def lts(
         raise InvalidInputError("budget", f"expected one of {', '.join(BUDGETS)}, got {budget!r}")
     if mu_c != TEST_GROUP_MEAN:
         raise InvalidInputError("mu_c", f"expected {TEST_GROUP_MEAN:g} with --level, got {mu_c:g}")
-    require_jax()
+    require_jax("level")
     config = BUDGETS[budget]
     yardsticks = _yardsticks(shown, config.environment, users, seed)
     with shown.progress("trainings") as progress:

@@ -29,6 +29,8 @@ _SIGNALS = {
     "alternation_p_value": "Of their going up and down by chance alone.",
     "disparity_rises": "1 if a disparity between groups has risen.",
     "violations_rise": "1 if pairs that are alike are treated differently more often.",
+    "simulators_err": "1 if simulators of the users are off by more than is allowed.",
+    "simulator_gap": "Return of a session in simulators less what was really earned.",
 }
 
 

@@ -204,6 +204,17 @@ _GENERATION: _Columns = {
     "violations_rise": pl.Boolean,
     "disparity_p_value": pl.Float64,
     "disparity_rises": pl.Boolean,
+    "session_value": pl.Float64,
+    "session_lower": pl.Float64,
+    "session_upper": pl.Float64,
+    "simulated_value": pl.Float64,
+    "simulated_sessions": pl.Int64,
+    "simulated_version": pl.Int64,
+    "simulator_gap": pl.Float64,
+    "simulator_gap_lower": pl.Float64,
+    "simulator_gap_upper": pl.Float64,
+    "simulator_p_value": pl.Float64,
+    "simulators_err": pl.Boolean,
 }
 
 _AUDIT: _Columns = {
@@ -266,10 +277,12 @@ generation, `decisions` are those that were logged, and `decisions_made` estimat
 `oscillates` are of the latest generations that have served, this one being the last, see
 :mod:`croupier.offline.oscillation`; `violation_p_value` and `violations_rise` likewise, see
 :mod:`croupier.offline.fairness.rises`. The other columns of violations are of the generation's own
-decisions, by the auditors as they were in the last night. The last two say whether a disparity has
-risen up to it. A row of `fairness` is a group's `reward`, or its `exposure` to an action, in a
-generation: with an interval, its difference to all other groups, and the `gap` and `ratio` of the
-attribute's groups; of a hidden group no number is kept. See
+decisions, by the auditors as they were in the last night. The next two say whether a disparity has
+risen up to it, and the last ones what its sessions were worth, really and in simulators that were
+learned from a `simulated_version` of the interactions, see
+:mod:`croupier.offline.simulator_gap`. A row of `fairness` is a group's `reward`, or its `exposure`
+to an action, in a generation: with an interval, its difference to all other groups, and the `gap`
+and `ratio` of the attribute's groups; of a hidden group no number is kept. See
 :mod:`croupier.offline.fairness.signals`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""

@@ -21,6 +21,10 @@ _SAYS = {
         "pairs that are alike are treated differently more often",
         "violation_p_value",
     ),
+    "simulators_err": (
+        "simulators of its users are off by more than their max_gap in what it earns in a session",
+        "simulator_p_value",
+    ),
 }
 
 
@@ -30,7 +34,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     name
-        Column of the generations table: ``oscillates``, ``disparity_rises``, ``violations_rise``.
+        Column of the generations table: ``oscillates``, ``disparity_rises``, ``violations_rise``,
+        ``simulators_err``.
     generation
         The last generation of those that were tested.
     raised

@@ -11,6 +11,7 @@ from croupier.offline.gate import Verdict
 from croupier.offline.imitation import Imitation
 from croupier.offline.join import JoinReport
 from croupier.offline.retention import RetentionReport
+from croupier.offline.simulator_gap import GenerationGap
 from croupier.offline.sink import SinkReport
 from croupier.policy.oracle import Fidelity
 
@@ -46,6 +47,11 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         Disparities between groups that have risen up to the latest generation, in sentences.
     unaudited
         Why groups were not audited although attributes are configured; None if they were.
+    gaps
+        What simulators of the users say of the generations that served, beside what was earned;
+        empty where there are none, or nothing has come since.
+    unsimulated
+        Why that was not measured although a section `simulators` asks for it; None if it was.
     skipped
         Why nothing was trained, or why what was trained was not judged; None if all was done.
     failed
@@ -64,6 +70,8 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     imitation: Imitation | None = None
     report: str | None = None
     fidelity: Fidelity | None = None
+    gaps: tuple[GenerationGap, ...] = ()
+    unsimulated: str | None = None
     skipped: str | None = None
     failed: str | None = None
 

@@ -39,6 +39,7 @@ from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import retain
 from croupier.offline.retrain import retrain
 from croupier.offline.session_gate import judge_over_sessions
+from croupier.offline.simulator_gap import gap_rows, measure_gaps
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
 from croupier.offline.succession import PASSED, Succession
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from croupier.offline.lake import Lake
     from croupier.offline.night import Steps
     from croupier.offline.registry import Registry
+    from croupier.offline.simulator_gap import Simulate
     from croupier.offline.standing import LastTrained
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
@@ -118,6 +120,8 @@ class Nightly(Succession):
         How to train and judge.
     engine
         Sinks, joins, trains and evaluates.
+    simulate
+        Learns simulators of users and plays in them; None where what that takes isn't installed.
     """
 
     def __init__(
@@ -128,10 +132,12 @@ class Nightly(Succession):
         config: NightlyConfig,
         *,
         engine: Engine = LOCAL,
+        simulate: Simulate | None = None,
     ) -> None:
         super().__init__(lake, registry, loops)
         self.config = config
         self.engine = engine
+        self.simulate = simulate
 
     def run(
         self, log: EventLog, *, now_us: int, steps: Steps, due_only: bool = False
@@ -461,6 +467,7 @@ class Nightly(Succession):
         except InvalidInputError as error:
             # An attribute that is none is no reason to train nothing.
             night = msgspec.structs.replace(night, unaudited=str(error))
+        night = self._measured_gaps(night, steps)
         try:
             night = self._challenge(night, now_us, steps, due_only=due_only)
         except NotEnoughDataError as reason:
@@ -468,6 +475,34 @@ class Nightly(Succession):
         except (GenerationError, InvalidInputError, ScoringError) as error:
             night = msgspec.structs.replace(night, failed=str(error))
         return msgspec.structs.replace(night, champion=self.registry.champion(loop))
+
+    def _measured_gaps(self, night: LoopNight, steps: Steps) -> LoopNight:
+        """With the gap of the loop's simulators, on record, or why it wasn't measured."""
+        loop, config = night.loop, self.loops[night.loop]
+        if config.simulators is None:
+            return night
+        if self.simulate is None:
+            missing = "expected JAX to be installed: pip install 'croupier[sim2rec]'"
+            return msgspec.structs.replace(night, unsimulated=missing)
+        try:
+            with steps(f"{loop}: simulate") as progress:
+                gaps = measure_gaps(
+                    self.lake,
+                    loop,
+                    config,
+                    lambda number: self.generation(loop, number),
+                    self.simulate,
+                    seed=self.config.seed,
+                    confidence=self.config.gate.confidence,
+                    progress=progress,
+                )
+        except (NotEnoughDataError, InvalidInputError, GenerationError, ScoringError) as reason:
+            # Simulators that can't be learned are no reason to train nothing.
+            return msgspec.structs.replace(night, unsimulated=str(reason))
+        version = self.lake.version("interactions")
+        for row in gap_rows(loop, gaps, version):
+            record_generation(self.lake, row)
+        return msgspec.structs.replace(night, gaps=tuple(gaps))
 
     def _challenge(
         self, night: LoopNight, now_us: int, steps: Steps, *, due_only: bool

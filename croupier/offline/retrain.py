@@ -220,13 +220,13 @@ def _mixed(own: Provenance, champion: Provenance) -> Provenance:
 def config_digest(config: LoopConfig) -> str:
     """SHA-256 of what was set of a loop's configuration, in canonical JSON.
 
-    Without guardrails, audits and sessions, of which nothing is learned: to change them is no
-    reason to train anew. Nor is a setting that is what it is by default, so that one which a later
-    version has besides changes nothing.
+    Without guardrails, audits, sessions and simulators, of which no oracle learns anything: to
+    change them is no reason to train anew. Nor is a setting that is what it is by default, so that
+    one which a later version has besides changes nothing.
     """
     replace = msgspec.structs.replace
     fairness = config.fairness.for_training
-    learned = replace(config, guardrails={}, fairness=fairness, sessions=None)
+    learned = replace(config, guardrails={}, fairness=fairness, sessions=None, simulators=None)
     chosen = _chosen(msgspec.to_builtins(learned), msgspec.to_builtins(LoopConfig()))
     return hashlib.sha256(msgspec.json.encode(chosen, order="deterministic")).hexdigest()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "SessionComparison",
+    "SessionPolicy",
     "SessionValue",
     "compare_over_sessions",
     "history_features",
@@ -88,9 +89,21 @@ class SessionComparison(msgspec.Struct, frozen=True, kw_only=True):
     policies: list[SessionValue]
 
 
+@runtime_checkable
+class SessionPolicy(Protocol):
+    """A policy that looks at what has happened in a session."""
+
+    def pmfs(self, sessions: LoggedSessions) -> FloatArray:
+        """What it would have done at every logged step, shape (n, T, K), over their actions.
+
+        Where it can't tell, and beyond a session's end, all probabilities are 0.
+        """
+        ...
+
+
 def compare_over_sessions(
     sessions: LoggedSessions,
-    policies: Mapping[str, Generation | Policy | None],
+    policies: Mapping[str, Generation | Policy | SessionPolicy | None],
     *,
     discount: float = 1.0,
     estimators: Sequence[str] = tuple(SESSION_ESTIMATORS),
@@ -192,7 +205,7 @@ def _as_it_was(sessions: LoggedSessions) -> SessionBatch:
 
 def _asked(
     name: str,
-    policy: Generation | Policy,
+    policy: Generation | Policy | SessionPolicy,
     sessions: LoggedSessions,
     counters: Sequence[SessionEstimator],
     seed: int,
@@ -261,7 +274,7 @@ def _trees(loss: str, seed: int) -> object:
 
 
 def pmfs_along(
-    sessions: LoggedSessions, policy: Generation | Policy
+    sessions: LoggedSessions, policy: Generation | Policy | SessionPolicy
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """What a policy would have done at every step of logged sessions.
 
@@ -276,11 +289,22 @@ def pmfs_along(
         Which sessions tell what the policy is worth: at no step it may take what could not have
         been drawn, shape (n,).
     """
+    if isinstance(policy, SessionPolicy):
+        pmfs = np.zeros((len(sessions.interactions), len(sessions.actions)))
+        pmfs[sessions.row[sessions.live]] = policy.pmfs(sessions)[sessions.live]
+    else:
+        pmfs = _row_by_row(sessions, policy)
+    unseen = np.where(_drawable(sessions), 0.0, pmfs).sum(axis=1)
+    usable = (pmfs.sum(axis=1) > 0.0) & (unseen <= UNSEEN)
+    told: NDArray[np.bool_] = np.logical_and.reduce(usable[sessions.row] | ~sessions.live, axis=1)
+    return pmfs, told
+
+
+def _row_by_row(sessions: LoggedSessions, policy: Generation | Policy) -> FloatArray:
+    """What is answered to one request after the other; nothing where there is no answer."""
     rows = sessions.interactions
     place = {action: k for k, action in enumerate(sessions.actions)}
     pmfs = np.zeros((len(rows), len(place)))
-    usable = np.zeros(len(rows), dtype=np.bool_)
-    logged = rows["pmf"]
     first = set(sessions.row[:, 0].tolist())
     walk: Walk | None = None
     pmf: FloatArray | None
@@ -294,16 +318,25 @@ def pmfs_along(
                 pmf = _step(walk, request)
         except InvalidInputError:
             # No oracle can encode it; scorers refuse such a request as soon as they serve one.
-            pmf = None
-        if pmf is None:
             continue
-        for k, action in enumerate(request.actions):
-            pmfs[i, place[action.id]] += pmf[k]
-        possible = logged[i]
-        unseen = 0.0 if possible is None else float(pmf[possible.to_numpy() <= 0.0].sum())
-        usable[i] = unseen <= UNSEEN
-    told: NDArray[np.bool_] = np.logical_and.reduce(usable[sessions.row] | ~sessions.live, axis=1)
-    return pmfs, told
+        if pmf is not None:
+            for k, action in enumerate(request.actions):
+                pmfs[i, place[action.id]] += pmf[k]
+    return pmfs
+
+
+def _drawable(sessions: LoggedSessions) -> NDArray[np.bool_]:
+    """Which actions could have been drawn in every row, (rows, K); all that it doesn't tell of."""
+    rows = sessions.interactions
+    place = {action: k for k, action in enumerate(sessions.actions)}
+    drawable = np.ones((len(rows), len(place)), dtype=np.bool_)
+    logged = rows.select("action_ids", "pmf").iter_rows()
+    for i, (actions, pmf) in enumerate(logged):
+        if pmf is not None:
+            drawable[i] = False
+            for action, probability in zip(actions, pmf, strict=True):
+                drawable[i, place[action]] |= probability > 0.0
+    return drawable
 
 
 def _step(walk: Walk | None, request: LoggedRequest) -> FloatArray:

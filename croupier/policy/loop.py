@@ -16,6 +16,7 @@ from croupier.policy.fairness.groups import FairnessConfig
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
 from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
 from croupier.policy.sessions import SessionsConfig
+from croupier.policy.simulators import SimulatorsSection
 from croupier.policy.traffic import UniformSlice
 from croupier.policy.training import TrainingConfig
 
@@ -78,6 +79,9 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Whose treatment is audited, what the gate holds against it, and what is never a feature.
     sessions
         Which decisions follow each other; none do if None.
+    simulators
+        How simulators of the users in sessions are learned and measured every night; not at all if
+        None.
     """
 
     exploration: Exploration = SquareCB()
@@ -100,6 +104,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     individual_fairness: IndividualFairness | None = None
     fairness: FairnessConfig = FairnessConfig()
     sessions: SessionsConfig | None = None
+    simulators: SimulatorsSection | None = None
 
     def __post_init__(self) -> None:
         _require_positive("attribution_window", self.attribution_window)
@@ -134,13 +139,7 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"[{self.reward_min:g}, {self.reward_max:g}], got {self.default_reward}"
             )
         self._check_training()
-        if self.sessions is not None:
-            _require_positive("pause", self.sessions.pause)
-            if self.keep_prob < 1.0:
-                raise ValueError(
-                    f"keep_prob must be 1 with sessions, whose steps would be missing, "
-                    f"got {self.keep_prob}"
-                )
+        self._check_sessions()
         if not 0.0 < self.keep_prob <= 1.0:
             raise ValueError(f"keep_prob must be in (0, 1], got {self.keep_prob}")
         for name in self.guardrails:
@@ -149,6 +148,17 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                     f"guardrails must have names of 1 to 63 letters, digits, dots, hyphens and "
                     f"underscores, got {name!r}"
                 )
+
+    def _check_sessions(self) -> None:
+        if self.sessions is not None:
+            _require_positive("pause", self.sessions.pause)
+            if self.keep_prob < 1.0:
+                raise ValueError(
+                    f"keep_prob must be 1 with sessions, whose steps would be missing, "
+                    f"got {self.keep_prob}"
+                )
+        if self.simulators is not None and (self.sessions is None or not self.sessions.state):
+            raise ValueError("simulators need sessions with a state that is observed")
 
     def _check_horizon(self) -> None:
         _require_positive("late_horizon", self.late_horizon)

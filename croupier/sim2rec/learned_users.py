@@ -22,7 +22,7 @@ import numpy as np
 
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.sim2rec.environment import Environment, Key
-from croupier.sim2rec.user_model import Prediction, UserModel, told_of
+from croupier.sim2rec.user_model import Prediction, UserModel, drawn_reward, told_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from croupier.offline.sessions import LoggedSessions
     from croupier.sim2rec.user_model_config import SimulatorsConfig
 
-__all__ = ("LearnedUsers", "UsersState", "learned_users", "wrong_trends")
+__all__ = ("LearnedUsers", "UsersState", "first_members", "learned_users", "wrong_trends")
 
 
 class UsersState(NamedTuple):
@@ -52,7 +52,7 @@ class UsersState(NamedTuple):
 
 
 class LearnedUsers(Environment):
-    """S members with U users each, who start where logged users have been.
+    """S simulators with U users each, who start where logged users have been.
 
     Attributes
     ----------
@@ -67,9 +67,11 @@ class LearnedUsers(Environment):
     lowest, highest
         Of each column of the observation in the log, shape (F,); none goes beyond.
     penalty
-        Weight of the members' disagreement, in rewards, at least 0.
+        Weight of the members' disagreement, in rewards, at least 0; a scalar.
     exit_reward
-        Of each step from an action on that isn't supported.
+        Of each step from an action on that isn't supported; a scalar.
+    telling
+        Columns that aren't the same for all users at the start, and tell groups apart.
     """
 
     models: UserModel
@@ -78,8 +80,9 @@ class LearnedUsers(Environment):
     supported: jax.Array
     lowest: jax.Array
     highest: jax.Array
-    penalty: float = eqx.field(static=True)
-    exit_reward: float = eqx.field(static=True)
+    penalty: jax.Array
+    exit_reward: jax.Array
+    telling: tuple[int, ...] = eqx.field(static=True)
     steps: int = eqx.field(static=True)
 
     @property
@@ -116,7 +119,7 @@ class LearnedUsers(Environment):
         return self._some(lambda each: jnp.take(each, chosen, axis=1), self.member)
 
     def take_simulators(self, simulators: list[int]) -> LearnedUsers:
-        """The members at these places, with their users; all still say where they disagree."""
+        """The simulators at these places; all members still say where they disagree."""
         chosen = np.asarray(simulators)
         return self._some(lambda each: each[chosen], self.member[chosen])
 
@@ -138,24 +141,22 @@ class LearnedUsers(Environment):
         """Act on every user, with these standard normal draws, shape (S, U, 1 + F)."""
         found = self.expect(state, action)
         own = Prediction(self._own(found.mean), self._own(found.deviation))
-        ends = own.mean + own.deviation * draws
-        reward = ends[..., 0]
-        if self.models.binary:
-            chance = jax.scipy.stats.norm.cdf(draws[..., 0])
-            reward = (chance < own.mean[..., 0]).astype(reward.dtype)
-        following = jnp.clip(ends[..., 1:], self.lowest, self.highest)
+        reward = drawn_reward(self.models, own, draws[..., 0])
+        seen = self._followings(state, action, reward)
+        following = seen.mean + seen.deviation * draws[..., 1:]
+        following = jnp.clip(following, self.lowest, self.highest)
         memory = self._remembered(state, action, reward)
         allowed = jnp.take_along_axis(self.supported, action[..., None], axis=-1)[..., 0]
         inside = state.inside & allowed
-        disagreement = found.mean[..., 0].std(axis=-1)
+        disagreement = found.mean.std(axis=-1)
         earned = jnp.where(inside, reward - self.penalty * disagreement, self.exit_reward)
         return UsersState(memory, following, inside), following, earned
 
     def expect(self, state: UsersState, action: jax.Array) -> Prediction:
-        """What every member expects, shape (S, U, M, 1 + F)."""
+        """What every member expects an action to earn, shape (S, U, M)."""
 
         def of_one(model: UserModel, memory: jax.Array) -> Prediction:
-            return model.predict(memory, state.observation, action)
+            return model.reward(memory, state.observation, action)
 
         found: Prediction = eqx.filter_vmap(of_one, in_axes=(eqx.if_array(0), 2), out_axes=2)(
             self.models, state.memory
@@ -169,8 +170,18 @@ class LearnedUsers(Environment):
         return jnp.concatenate([own, state.observation, inside], axis=-1)
 
     def group_items(self, observation: jax.Array) -> jax.Array:
-        """The first observation itself."""
-        return observation
+        """The columns of the first observation that tell groups apart, shape (S, U, I)."""
+        return observation[..., jnp.asarray(self.telling)]
+
+    def _followings(self, state: UsersState, action: jax.Array, reward: jax.Array) -> Prediction:
+        """What each simulator's own member expects to be observed, shape (S, U, F)."""
+        own = jax.tree.map(
+            lambda each: each[self.member] if eqx.is_array(each) else each, self.models
+        )
+        seen: Prediction = eqx.filter_vmap(lambda model, *told: model.following(*told))(
+            own, self._own(state.memory), state.observation, action, reward
+        )
+        return seen
 
     def _own(self, values: jax.Array) -> jax.Array:
         """Of what members have, (S, U, M, ...), each simulator's own, (S, U, ...)."""
@@ -194,6 +205,7 @@ class LearnedUsers(Environment):
             supported=take(self.supported),
             lowest=self.lowest,
             highest=self.highest,
+            telling=self.telling,
             penalty=self.penalty,
             exit_reward=self.exit_reward,
             steps=self.steps,
@@ -204,6 +216,9 @@ def learned_users(
     models: UserModel, sessions: LoggedSessions, config: SimulatorsConfig, *, seed: int
 ) -> LearnedUsers:
     """Put fitted models and the users of a log together.
+
+    Every member is a simulator, or as many as there are groups: group by group, and within a group
+    member by member.
 
     Parameters
     ----------
@@ -238,8 +253,16 @@ def learned_users(
     if config.trend is not None:
         fine = ~wrong_trends(models, jnp.asarray(memory), observation, config.trend)
     rng = np.random.default_rng(seed)
-    chosen = np.array([_draw(rng, np.flatnonzero(each), config.users) for each in fine])
-    support = _support(sessions, config.support)[sessions.group[place]]
+    group = sessions.group[place]
+    parts = np.unique(group)[:, None] == group if config.by_group else np.ones((1, len(group))) > 0
+    chosen = np.array(
+        [
+            _draw(rng, np.flatnonzero(possible & part), config.users)
+            for part in parts
+            for possible in fine
+        ]
+    )
+    support = _support(sessions, config.support)[group]
     start = UsersState(
         memory=jnp.asarray(np.moveaxis(memory, 0, 1)[chosen]),
         observation=observation[chosen],
@@ -249,15 +272,30 @@ def learned_users(
     states = sessions.state[sessions.live]
     return LearnedUsers(
         models=models,
-        member=jnp.arange(len(chosen)),
+        member=jnp.tile(jnp.arange(len(fine)), len(parts)),
         start=start,
         supported=jnp.asarray(support[chosen]),
         lowest=jnp.asarray(states.min(axis=0), jnp.float32),
         highest=jnp.asarray(states.max(axis=0), jnp.float32),
-        penalty=config.penalty,
-        exit_reward=float(np.quantile(rewards, config.pessimism)),
+        telling=_telling(sessions.state[:, 0]),
+        penalty=jnp.asarray(config.penalty),
+        exit_reward=jnp.asarray(np.quantile(rewards, config.pessimism), jnp.float32),
         steps=config.horizon,
     )
+
+
+def first_members(models: UserModel, count: int) -> UserModel:
+    """The ensemble without all but its first members."""
+    first: UserModel = jax.tree.map(
+        lambda each: each[:count] if eqx.is_array(each) else each, models
+    )
+    return first
+
+
+def _telling(states: NDArray[np.float64]) -> tuple[int, ...]:
+    """Columns that differ among users; all of them if none does."""
+    differ = np.flatnonzero(np.ptp(states, axis=0) > 0.0)
+    return tuple(differ.tolist()) or tuple(range(states.shape[1]))
 
 
 @eqx.filter_jit
@@ -280,7 +318,7 @@ def _expected_rewards(models: UserModel, memory: jax.Array, observation: jax.Arr
     def of_one(model: UserModel, memory: jax.Array) -> jax.Array:
         def of_action(action: jax.Array) -> jax.Array:
             taken = jnp.full(observation.shape[:1], action)
-            return model.predict(memory, observation, taken).mean[..., 0]
+            return model.reward(memory, observation, taken).mean
 
         return jax.vmap(of_action, out_axes=-1)(jnp.arange(model.actions))
 

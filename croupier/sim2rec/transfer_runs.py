@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -14,7 +12,7 @@ from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
 from croupier.offline.study.runs import run_missing, stop_if_orphaned
-from croupier.policy.errors import ConfigError
+from croupier.sim2rec.jax_extra import prepare_jax, require_jax
 from croupier.sim2rec.lts import TRANSFER_LEVELS, UserPopulation, evaluation_config
 from croupier.sim2rec.recommender import myopic_returns
 from croupier.sim2rec.transfer_config import ARMS, UPPER_BOUND, TransferConfig, training_groups
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ("RECOMMENDER", "RUNS_SCHEMA", "require_jax", "run_transfer", "test_population")
+__all__ = ("RECOMMENDER", "RUNS_SCHEMA", "run_transfer", "test_population")
 
 RECOMMENDER: Final = "supervised"
 """Name of the arm that is no policy optimisation."""
@@ -50,24 +48,6 @@ same at every level, has level 0.
 
 _KEY = ["level", "arm", "seed"]
 _EVERY_LEVEL = 0
-
-
-def require_jax() -> None:
-    """Refuse to go on without the optional extra.
-
-    Raises
-    ------
-    ConfigError
-        If JAX, Equinox or Optax isn't installed.
-    """
-    missing = [
-        name for name in ("jax", "equinox", "optax") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise ConfigError(
-            "level",
-            f"expected {', '.join(missing)} to be installed: pip install 'croupier[sim2rec]'",
-        )
 
 
 def test_population(config: TransferConfig, users: int, seed: int) -> UserPopulation:
@@ -116,7 +96,7 @@ def run_transfer(
     ConfigError
         If JAX isn't installed.
     """
-    require_jax()
+    require_jax("level")
     digest = _digest(config, users, user_seed)
     population = test_population(config, users, user_seed)
     # Seed by seed, so that what is there when it is stopped can be compared.
@@ -188,12 +168,7 @@ def _supervised(task: _Task) -> dict[str, float | None]:
 
 
 def _trained(task: _Task) -> list[dict[str, float | None]]:
-    # Both are read when JAX is imported. Every process is one of several that share the machine. An
-    # arm is the same program for all seeds, and takes about as long to compile as to run.
-    os.environ.setdefault(
-        "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    )
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(task.directory / "compiled"))
+    prepare_jax(task.directory)
     from croupier.sim2rec.transfer import train_arm  # noqa: PLC0415 - imports JAX, an extra
 
     name = f"{task.arm}-{task.level}-{task.seed}-{task.digest}".replace(" ", "-").lower()

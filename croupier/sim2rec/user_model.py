@@ -1,8 +1,10 @@
 """User simulators learned from logged sessions: an ensemble of recurrent models.
 
 A model sees what happened to a user so far (observations, actions, rewards) through a gated
-recurrent unit, and tells how the reward of the next step and the observation after it are
-distributed: normal, with mean and deviation of their own, and one if the log's rewards are 0 or 1.
+recurrent unit, and tells how the reward of the next step is distributed, and given the reward the
+observation after it: normal, with mean and deviation of their own, and one if the log's rewards are
+0 or 1. What is observed often tells of the reward, or is the reward; drawn apart, they would
+contradict each other, and what a model remembers of a simulated user would be unlike any real one.
 Every member is fitted to another sample of the users, drawn with replacement, so what the log says
 little about, the members disagree on. How wide the distributions are is put right with users that
 no member has seen.
@@ -15,20 +17,25 @@ Prediction in Regression Tasks", 2019, one factor for the deviations.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import optax
 
 from croupier.policy.errors import NotEnoughDataError
+from croupier.sim2rec.checkpoint import load_checkpoint, save_checkpoint
 from croupier.sim2rec.environment import key_of
 from croupier.sim2rec.networks import Perceptron, Recurrent, Scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,6 +50,7 @@ __all__ = (
     "RollOutErrors",
     "Told",
     "UserModel",
+    "drawn_reward",
     "fit_users",
     "told_of",
 )
@@ -78,7 +86,7 @@ class Told(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of a step: reward and the observation after it, column by column, shape (..., 1 + F)."""
+    """Of a step: the reward, (...), the observation after it, (..., F), or both as columns."""
 
     mean: jax.Array
     deviation: jax.Array
@@ -90,7 +98,8 @@ class UserModel(eqx.Module):
     observed: Scaling
     rewarded: Scaling
     recurrent: Recurrent
-    layers: Perceptron
+    rewards: Perceptron
+    followings: Perceptron
     log_factor: jax.Array
     actions: int = eqx.field(static=True)
     binary: bool = eqx.field(static=True)
@@ -109,45 +118,58 @@ class UserModel(eqx.Module):
         self.observed, self.rewarded = observed, rewarded
         self.actions, self.binary = actions, binary
         self.recurrent = Recurrent(columns + actions + 1, config.memory, rng)
-        sizes = (config.memory + columns + actions, config.hidden, 2 * (1 + columns))
-        self.layers = Perceptron(sizes, rng, gain=0.1)
+        inputs = config.memory + columns + actions
+        self.rewards = Perceptron((inputs, config.hidden, 2), rng, gain=0.1)
+        self.followings = Perceptron((inputs + 1, config.hidden, 2 * columns), rng, gain=0.1)
         self.log_factor = jnp.zeros(1 + columns)
 
     def first_state(self, shape: tuple[int, ...]) -> jax.Array:
         """What is known of users before their first step, shape (*shape, H)."""
         return jnp.zeros((*shape, self.recurrent.size))
 
-    def predict(self, state: jax.Array, observation: jax.Array, action: jax.Array) -> Prediction:
-        """How a step ends, of states (..., H), observations (..., F) and actions (...).
+    def reward(self, state: jax.Array, observation: jax.Array, action: jax.Array) -> Prediction:
+        """What a step earns, shape (...), of states (..., H), observations (..., F), actions (...).
 
         A reward that is 0 or 1 has its chance as mean.
         """
-        seen = self.observed(observation)
-        taken = jax.nn.one_hot(action, self.actions)
-        told = self.layers(jnp.concatenate([state, seen, taken], axis=-1))
+        told = self.rewards(self._known(state, observation, action))
+        if self.binary:
+            chance = jax.nn.sigmoid(told[..., 0])
+            return Prediction(chance, jnp.sqrt(chance * (1.0 - chance)))
+        mean, scale = jax.lax.stop_gradient((self.rewarded.mean[0], self.rewarded.deviation[0]))
+        factor = jnp.exp(jax.lax.stop_gradient(self.log_factor[0]))
+        deviation = (jax.nn.softplus(told[..., 1]) + _SMALLEST) * factor
+        return Prediction(mean + told[..., 0] * scale, deviation * scale)
+
+    def following(
+        self, state: jax.Array, observation: jax.Array, action: jax.Array, reward: jax.Array
+    ) -> Prediction:
+        """What is observed after a step that earned a reward, shape (..., F)."""
+        known = self._known(state, observation, action)
+        told = self.followings(jnp.concatenate([known, self.rewarded(reward[..., None])], axis=-1))
         change, spread = jnp.split(told, 2, axis=-1)
-        # Scales are no parameters, nor is what is put right afterwards.
-        factor = jnp.exp(jax.lax.stop_gradient(self.log_factor))
-        of_observed, of_reward = self.scales
+        scale = jax.lax.stop_gradient(self.observed.deviation)
+        factor = jnp.exp(jax.lax.stop_gradient(self.log_factor[1:]))
         deviation = (jax.nn.softplus(spread) + _SMALLEST) * factor
         # Most of what a user looks like stays as it is from one step to the next.
-        following = observation + change[..., 1:] * of_observed
-        width = deviation[..., 1:] * of_observed
-        if self.binary:
-            chance = jax.nn.sigmoid(change[..., :1])
-            reward, own = chance, jnp.sqrt(chance * (1.0 - chance))
-        else:
-            reward = jax.lax.stop_gradient(self.rewarded.mean) + change[..., :1] * of_reward
-            own = deviation[..., :1] * of_reward
+        return Prediction(observation + change * scale, deviation * scale)
+
+    def both(self, state: jax.Array, told: Told) -> Prediction:
+        """Reward and following observation of logged steps, column by column, (..., 1 + F)."""
+        earned = self.reward(state, told.observation, told.action)
+        seen = self.following(state, told.observation, told.action, told.reward)
         return Prediction(
-            jnp.concatenate([reward, following], axis=-1), jnp.concatenate([own, width], axis=-1)
+            *(
+                jnp.concatenate([a[..., None], b], axis=-1)
+                for a, b in zip(earned, seen, strict=True)
+            )
         )
 
     @property
-    def scales(self) -> tuple[jax.Array, jax.Array]:
-        """Deviations of the observation's columns, shape (F,), and of the reward, shape (1,)."""
-        scales: tuple[jax.Array, jax.Array] = jax.lax.stop_gradient(
-            (self.observed.deviation, self.rewarded.deviation)
+    def scales(self) -> jax.Array:
+        """Deviations of the reward and of the observation's columns, shape (1 + F,)."""
+        scales: jax.Array = jax.lax.stop_gradient(
+            jnp.concatenate([self.rewarded.deviation, self.observed.deviation])
         )
         return scales
 
@@ -165,6 +187,10 @@ class UserModel(eqx.Module):
         first = self.first_state(told.reward.shape[1:])
         after = self.recurrent(inputs, first)
         return jnp.concatenate([first[None], after[:-1]])
+
+    def _known(self, state: jax.Array, observation: jax.Array, action: jax.Array) -> jax.Array:
+        taken = jax.nn.one_hot(action, self.actions)
+        return jnp.concatenate([state, self.observed(observation), taken], axis=-1)
 
     def _inputs(self, observation: jax.Array, action: jax.Array, reward: jax.Array) -> jax.Array:
         taken = jax.nn.one_hot(action, self.actions)
@@ -241,6 +267,14 @@ class FittedUsers(NamedTuple):
     roll_outs: RollOutErrors
 
 
+def drawn_reward(model: UserModel, expected: Prediction, draw: jax.Array) -> jax.Array:
+    """A reward of the distribution that is expected, of a standard normal draw."""
+    if model.binary:
+        chance = jax.scipy.stats.norm.cdf(draw)
+        return (chance < expected.mean).astype(expected.mean.dtype)
+    return expected.mean + expected.deviation * draw
+
+
 def told_of(sessions: LoggedSessions) -> Told:
     """Logged sessions as models take them, steps first."""
 
@@ -260,6 +294,7 @@ def fit_users(
     config: UserModelConfig,
     *,
     seed: int,
+    checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FittedUsers:
     """Fit an ensemble of user models to logged sessions.
@@ -272,6 +307,9 @@ def fit_users(
         How.
     seed
         Everything random of it, at least 0.
+    checkpoint
+        A file in which the models are kept, and that they are read from if it is there and of the
+        same sessions.
     progress
         Called with the gradient steps done and those to be done.
 
@@ -290,27 +328,65 @@ def fit_users(
     ours, theirs = _some(told, ~held_out), _some(told, held_out)
     chances = _bootstraps(sessions.user[~held_out], config.members, rng)
     models = _blank(config, ours, len(sessions.actions), rng)
-    best, curve, chosen = models, list[float](), 0
+    purpose = _purpose(sessions, config, seed)
+    found = None if checkpoint is None else load_checkpoint(checkpoint, models, purpose=purpose)
+    if found is not None:
+        best, curve = found[0], msgspec.json.decode(found[1], type=list[float])
+    else:
+        best, curve = _fit(
+            config,
+            models,
+            ours=ours,
+            theirs=theirs,
+            chances=chances,
+            seed=seed,
+            progress=progress,
+        )
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, best, purpose=purpose, notes=curve)
+    calibrated = _calibrated(best, theirs)
+    naive = _naive(ours, theirs, len(sessions.actions))
+    return FittedUsers(
+        models=calibrated,
+        held_out=held_out,
+        steps=config.every * (1 + min(range(len(curve)), key=curve.__getitem__)),
+        curve=curve,
+        one_step=_one_step(calibrated, theirs, naive),
+        roll_outs=_roll_outs(calibrated, theirs, naive, key_of(seed, 2)),
+    )
+
+
+def _purpose(sessions: LoggedSessions, config: UserModelConfig, seed: int) -> str:
+    """What models are fitted to, and how."""
+    digest = hashlib.sha256()
+    for each in (sessions.reward, sessions.state, sessions.action, sessions.steps):
+        digest.update(np.ascontiguousarray(each).tobytes())
+    return msgspec.json.encode([config, seed, digest.hexdigest()]).decode()
+
+
+def _fit(
+    config: UserModelConfig,
+    models: UserModel,
+    *,
+    ours: Told,
+    theirs: Told,
+    chances: jax.Array,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[UserModel, list[float]]:
+    """The models as they told the held-out sessions best, and how well they did at each look."""
+    best, curve = models, list[float]()
     standing = _begun(config, models)
     for part in range(config.steps // config.every):
         if progress is not None:
             progress(part * config.every, config.steps)
         standing = _advance(config, standing, ours, chances, key_of(seed, 1, part))
         curve.append(float(_surprise(standing.models, theirs).mean()))
-        if curve[-1] <= min(curve):
-            best, chosen = standing.models, (part + 1) * config.every
+        if curve[-1] < min(curve[:-1], default=math.inf):
+            best = standing.models
     if progress is not None:
         progress(config.steps, config.steps)
-    calibrated = _calibrated(best, theirs)
-    naive = _naive(ours, theirs, len(sessions.actions))
-    return FittedUsers(
-        models=calibrated,
-        held_out=held_out,
-        steps=chosen,
-        curve=curve,
-        one_step=_one_step(calibrated, theirs, naive),
-        roll_outs=_roll_outs(calibrated, theirs, naive, key_of(seed, 2)),
-    )
+    return best, curve
 
 
 def _some(told: Told, kept: NDArray[np.bool_]) -> Told:
@@ -319,11 +395,11 @@ def _some(told: Told, kept: NDArray[np.bool_]) -> Told:
 
 
 def _bootstraps(users: NDArray[np.str_], members: int, rng: np.random.Generator) -> jax.Array:
-    """Chance of each session to be drawn, as logarithms, shape (M, n): users with replacement."""
+    """Sums of the chances of sessions to be drawn, shape (M, n): users with replacement."""
     names, place = np.unique(users, return_inverse=True)
     counts = rng.multinomial(len(names), np.full(len(names), 1.0 / len(names)), size=members)
-    with np.errstate(divide="ignore"):
-        return jnp.asarray(np.log(counts[:, place]), jnp.float32)
+    sums = counts[:, place].cumsum(axis=1)
+    return jnp.asarray(sums / sums[:, -1:], jnp.float32)
 
 
 def _blank(
@@ -374,7 +450,9 @@ def _advance(
 
         def step(carry, key):  # type: ignore[no-untyped-def]
             model, state = eqx.combine(carry, rest)
-            chosen = jax.random.categorical(key, chances, shape=(config.sessions,))
+            chosen = jnp.searchsorted(
+                chances, jax.random.uniform(key, (config.sessions,)), side="right"
+            )
             batch = Told(*(jnp.take(each, chosen, axis=1) for each in told))
             moved, state = optimiser.update(eqx.filter_grad(_loss)(model, batch), state)
             after = _Standing(eqx.apply_updates(model, moved), state)
@@ -408,9 +486,7 @@ def _log_likelihoods(
 
     Shape (T, ..., 1 + F) each; 0 where there is nothing to tell.
     """
-    found = model.predict(states, told.observation, told.action)
-    of_observed, of_reward = model.scales
-    scale = jnp.concatenate([of_reward, of_observed])
+    found, scale = model.both(states, told), model.scales
     deviation = found.deviation / scale
     columns = jax.scipy.stats.norm.logpdf(_ends(told) / scale, found.mean / scale, deviation)
     if model.binary:
@@ -451,7 +527,7 @@ def _calibrated(models: UserModel, told: Told) -> UserModel:
     """Members whose standardised errors on these sessions have a mean square of 1."""
 
     def of_one(model: UserModel) -> UserModel:
-        found = model.predict(model.states(told), told.observation, told.action)
+        found = model.both(model.states(told), told)
         square = jnp.square((_ends(told) - found.mean) / found.deviation)
         weight = jnp.stack([told.live] + [_followed(told)] * (square.shape[-1] - 1), axis=-1)
         axes = tuple(range(square.ndim - 1))
@@ -479,7 +555,7 @@ def _naive(ours: Told, theirs: Told, actions: int) -> NDArray[np.float64]:
 def _one_step_predictions(models: UserModel, told: Told) -> tuple[Prediction, jax.Array]:
     def of_one(model: UserModel) -> tuple[Prediction, jax.Array]:
         states = model.states(told)
-        found = model.predict(states, told.observation, told.action)
+        found = model.reward(states, told.observation, told.action)
         return found, _log_likelihoods(model, told, states)[0].sum(axis=-1)
 
     predicted: tuple[Prediction, jax.Array] = eqx.filter_vmap(of_one)(models)
@@ -490,8 +566,8 @@ def _one_step(models: UserModel, told: Told, naive: NDArray[np.float64]) -> OneS
     found, likelihood = _one_step_predictions(models, told)
     live = np.asarray(told.live) > 0.0
     reward = np.asarray(told.reward, np.float64)
-    mean = np.asarray(found.mean, np.float64)[..., 0]
-    width = np.asarray(found.deviation, np.float64)[..., 0]
+    mean = np.asarray(found.mean, np.float64)
+    width = np.asarray(found.deviation, np.float64)
     within = np.abs(reward - mean) <= 1.6448536269514722 * width
     return OneStepErrors(
         rmse=_root_mean_square((mean.mean(axis=0) - reward)[live]),
@@ -515,14 +591,11 @@ def _rolled_out(models: UserModel, told: Told, key: Key) -> jax.Array:
         def step(carry, given):  # type: ignore[no-untyped-def]
             state, observation = carry
             action, draw = given
-            found = model.predict(state, observation, action)
-            ends = found.mean + found.deviation * draw
-            reward = ends[..., 0]
-            if model.binary:
-                chance = jax.scipy.stats.norm.cdf(draw[..., 0])
-                reward = (chance < found.mean[..., 0]).astype(reward.dtype)
+            found = model.reward(state, observation, action)
+            reward = drawn_reward(model, found, draw[..., 0])
+            seen = model.following(state, observation, action, reward)
             state = model.remember(state, observation, action, reward)
-            return (state, ends[..., 1:]), found.mean[..., 0]
+            return (state, seen.mean + seen.deviation * draw[..., 1:]), found.mean
 
         start = (model.first_state(told.reward.shape[1:]), told.observation[0])
         expected: jax.Array = jax.lax.scan(step, start, (told.action, draws))[1]

@@ -67,7 +67,9 @@ class SimulatorsConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     users
-        Of each member, at least 1.
+        Of each simulator, at least 1.
+    by_group
+        Whether every member has a simulator of each group, instead of one of all users.
     horizon
         Steps of a roll-out, at least 1; less than those of a session for truncated ones.
     starts
@@ -87,6 +89,7 @@ class SimulatorsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     users: int = 1000
+    by_group: bool = False
     horizon: int = 20
     starts: Literal["first", "any"] = "first"
     penalty: float = 0.0

@@ -81,6 +81,7 @@ def night(directory: Path) -> str:
     lake = Lake(directory / "lake")
     tested = {"oscillates": True, "spread_p_value": 0.001, "alternation_p_value": 0.002}
     tested |= {"disparity_rises": False, "violations_rise": False}
+    tested |= {"simulators_err": False, "simulator_gap": 0.5}
     with lake.lock():
         record_generation(lake, {"loop": "digits", "generation": 7} | tested)
     joined = JoinReport(joined=9, observed=9, defaulted=0, open=0, late=0, orphans=0)

@@ -11,6 +11,7 @@ import pytest
 import scipy
 
 from croupier.policy.errors import ConfigError, InvalidInputError
+from croupier.sim2rec.jax_extra import require_jax
 from croupier.sim2rec.lts import LTSConfig, UserPopulation
 from croupier.sim2rec.recommender import myopic_returns
 from croupier.sim2rec.study import STUDY_SCHEMA, constant_returns
@@ -22,7 +23,7 @@ from croupier.sim2rec.transfer_config import (
     training_groups,
 )
 from croupier.sim2rec.transfer_figure import draw_transfer
-from croupier.sim2rec.transfer_runs import RECOMMENDER, RUNS_SCHEMA, require_jax, run_transfer
+from croupier.sim2rec.transfer_runs import RECOMMENDER, RUNS_SCHEMA, run_transfer
 from croupier.sim2rec.transfer_study import summarise_transfer
 from tests.sim2rec.killed_training import CONFIG
 
@@ -166,7 +167,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         lambda name: None if name == "jax" else find(name),
     )
     with pytest.raises(ConfigError, match=r"expected jax to be installed.*croupier\[sim2rec\]"):
-        require_jax()
+        require_jax("level")
 
 
 def test_bad_settings_name_the_field() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.sim2rec.environment import key_of
-from croupier.sim2rec.learned_users import learned_users, wrong_trends
+from croupier.sim2rec.learned_users import first_members, learned_users, wrong_trends
 from croupier.sim2rec.user_model import FittedUsers, fit_users
 from croupier.sim2rec.user_model_config import SimulatorsConfig, UserModelConfig
 from tests.sim2rec.populations import SCORES, uniform_sessions
@@ -109,11 +109,20 @@ def test_a_simulator_is_one_member_and_knows_what_all_expect(
     found = users.expect(state, action)
     after, following, reward = users.respond(state, action, still)
     for member in range(CONFIG.members):
-        own = np.asarray(found.mean[member, :, member])
-        assert np.asarray(reward[member]) == pytest.approx(own[:, 0], rel=1e-5)
+        arrays, rest = eqx.partition(users.models, eqx.is_array)
+        leaves, shape = jax.tree.flatten(arrays)
+        own = eqx.combine(jax.tree.unflatten(shape, [each[member] for each in leaves]), rest)
+        told = state.memory[member, :, member], observation[member], action[member]
+        assert np.asarray(reward[member]) == pytest.approx(
+            np.asarray(found.mean[member, :, member]), rel=1e-5
+        )
+        assert np.asarray(reward[member]) == pytest.approx(
+            np.asarray(own.reward(*told).mean), rel=1e-5
+        )
+        seen = np.asarray(own.following(*told, reward[member]).mean)
         lowest, highest = np.asarray(users.lowest), np.asarray(users.highest)
         assert np.asarray(following[member]) == pytest.approx(
-            np.clip(own[:, 1:], lowest, highest), rel=1e-5
+            np.clip(seen, lowest, highest), rel=1e-4, abs=1e-4
         )
     assert np.abs(np.asarray(after.memory) - np.asarray(state.memory)).max() > 0.01
 
@@ -121,7 +130,7 @@ def test_a_simulator_is_one_member_and_knows_what_all_expect(
         fitted.models, sessions, msgspec.structs.replace(SIMULATORS, penalty=2.0), seed=10
     )
     _, _, less = wary.respond(state, action, still)
-    disagreement = np.asarray(found.mean[..., 0]).std(axis=-1)
+    disagreement = np.asarray(found.mean).std(axis=-1)
     assert np.asarray(reward - less) == pytest.approx(2.0 * disagreement, rel=1e-3, abs=1e-5)
 
 
@@ -136,6 +145,32 @@ def test_parts_of_an_environment_are_its_own(fitted: FittedUsers, sessions: Logg
     assert np.asarray(part[0]) == pytest.approx(np.asarray(whole[1]), rel=1e-5)
     some = users.take_users(key_of(14), 50)
     assert some.shape == (3, 50)
+
+
+def test_every_member_has_a_simulator_of_each_group(
+    fitted: FittedUsers, sessions: LoggedSessions
+) -> None:
+    # Groups are told apart by what is seen first: the signal, while nobody has engaged yet.
+    high = sessions.state[:, 0, 0] > 14.0
+    two = replace(sessions, groups=("low", "high"), group=high.astype(np.int64))
+    config = msgspec.structs.replace(SIMULATORS, users=50, by_group=True)
+    users = learned_users(fitted.models, two, config, seed=21)
+    assert users.shape == (2 * CONFIG.members, 50)
+    assert np.asarray(users.member).tolist() == [0, 1, 2, 0, 1, 2]
+    _, observation = users.reset(key_of(22))
+    assert users.group_items(observation).shape == (6, 50, 1)
+    seen_high = np.asarray(users.group_items(observation))[..., 0] > 14.0
+    assert not seen_high[:3].any()
+    assert seen_high[3:].all()
+    first = learned_users(first_members(fitted.models, 1), two, config, seed=21)
+    assert first.shape == (2, 50)
+    still = jnp.zeros((2, 50, 1 + users.observations))
+    action = jnp.ones((2, 50), jnp.int32)
+    alone = msgspec.structs.replace(config, penalty=3.0)
+    wary = learned_users(first_members(fitted.models, 1), two, alone, seed=21)
+    # A single member never disagrees.
+    plain, told = (each.respond(each.start, action, still)[2] for each in (first, wary))
+    assert np.asarray(told) == pytest.approx(np.asarray(plain), abs=1e-5)
 
 
 def test_an_action_without_support_ends_a_roll_out(

@@ -1,0 +1,306 @@
+"""What simulators of users say of the generations that served, beside what these really earned.
+
+Simulators are learned from some users' sessions. The sessions of all others that one generation
+answered are then played again: each from its first observation and as many steps long, with that
+generation's answers and the simulated user's. The difference of the two returns is the gap of the
+simulators, a mean over sessions with an interval in which the sessions of one user count as one
+observation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from croupier.offline.delays import settled_interactions
+from croupier.offline.generations import generation_rows
+from croupier.offline.sessions import LoggedSessions, logged_sessions
+from croupier.policy.errors import NotEnoughDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from croupier.offline.lake import Lake
+    from croupier.policy.generation import Generation
+    from croupier.policy.loop import LoopConfig
+    from croupier.policy.simulators import SimulatorsSection
+
+    FloatArray = NDArray[np.float64]
+
+__all__ = ("GenerationGap", "Simulate", "Simulated", "gap_of", "gap_rows", "measure_gaps")
+
+_LEAST_SESSIONS = 30
+_LEAST_USERS = 10
+
+
+class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation in simulators and in truth, over the same held-out sessions.
+
+    Attributes
+    ----------
+    generation
+        Its number.
+    sessions
+        How many there were.
+    value, lower, upper
+        Mean return, with its interval.
+    simulated
+        Mean return in the simulators.
+    gap, gap_lower, gap_upper
+        Simulated less real, session by session, with its interval.
+    p_value
+        Of the gap being no larger than is allowed, one-sided.
+    errs
+        Whether the gap is shown to be larger than is allowed: its interval lies beyond.
+    """
+
+    generation: int
+    sessions: int
+    value: float
+    lower: float
+    upper: float
+    simulated: float
+    gap: float
+    gap_lower: float
+    gap_upper: float
+    p_value: float
+    errs: bool
+
+
+class Simulate(Protocol):
+    """Learns simulators from sessions and plays generations in them."""
+
+    def __call__(
+        self,
+        sessions: LoggedSessions,
+        answered: Mapping[int, NDArray[np.bool_]],
+        generation: Callable[[int], Generation],
+        section: SimulatorsSection,
+        *,
+        state: Sequence[str],
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Mapping[int, Simulated]:
+        """Simulated returns of held-out sessions, by generation.
+
+        Parameters
+        ----------
+        sessions
+            Of a loop.
+        answered
+            Which of them each generation answered, shape (n,).
+        generation
+            Reads one back.
+        section
+            How simulators are learned.
+        state
+            Paths of the state's columns in a request's context.
+        seed
+            Of everything random.
+        progress
+            Called with the parts done and those to be done.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If there are too few users to learn from.
+        """
+        ...
+
+
+class Simulated(NamedTuple):
+    """Held-out sessions, and what they return in simulators.
+
+    Attributes
+    ----------
+    session
+        Places among the sessions, shape (m,).
+    returns
+        Of each, the mean over simulators, shape (m,).
+    """
+
+    session: NDArray[np.int64]
+    returns: FloatArray
+
+
+def measure_gaps(
+    lake: Lake,
+    loop: str,
+    config: LoopConfig,
+    generation: Callable[[int], Generation],
+    simulate: Simulate,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[GenerationGap]:
+    """Measure the gap of a loop's simulators, if there are interactions that it wasn't measured on.
+
+    Parameters
+    ----------
+    lake, loop, config
+        Whose; with sections ``sessions`` and ``simulators``.
+    generation
+        Reads a generation back.
+    simulate
+        Learns simulators and plays in them.
+    seed
+        Of everything random.
+    confidence
+        Of the intervals, in (0, 1).
+    progress
+        Called with the parts done and those to be done.
+
+    Returns
+    -------
+    gaps
+        Of every generation that answered at least 30 sessions of at least 10 users that nothing was
+        learned from; empty if nothing has come since.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If no generation has, or there are too few users to learn from.
+    """
+    assert config.sessions is not None
+    assert config.simulators is not None
+    version = lake.version("interactions")
+    measured = [row["simulated_version"] for row in generation_rows(lake, loop).values()]
+    if version < 0 or version in measured:
+        return []
+    rows = settled_interactions(lake, loop, config, version=version).collect()
+    sessions = _latest(logged_sessions(rows, config.sessions), config.simulators.sessions)
+    answered = _answered(sessions)
+    simulated = simulate(
+        sessions,
+        answered,
+        generation,
+        config.simulators,
+        state=config.sessions.state,
+        seed=seed,
+        progress=progress,
+    )
+    found = []
+    for number, told in simulated.items():
+        users = sessions.user[told.session]
+        if len(users) < _LEAST_SESSIONS or len(set(users.tolist())) < _LEAST_USERS:
+            continue
+        real = np.where(sessions.live, sessions.reward, 0.0).sum(axis=1)[told.session]
+        found.append(
+            gap_of(
+                number,
+                real,
+                told.returns,
+                users,
+                max_gap=config.simulators.max_gap,
+                confidence=confidence,
+            )
+        )
+    if not found:
+        raise NotEnoughDataError(
+            f"expected {_LEAST_SESSIONS} sessions of {_LEAST_USERS} users held out that one "
+            f"generation answered, got fewer of each in {len(sessions):,}"
+        )
+    return found
+
+
+def gap_of(
+    number: int,
+    real: FloatArray,
+    simulated: FloatArray,
+    users: NDArray[np.str_],
+    *,
+    max_gap: float,
+    confidence: float,
+) -> GenerationGap:
+    """A generation's gap, with intervals whose standard errors are clustered by user.
+
+    ``se² = G / (G - 1) Σ_g (Σ_(i in g) (d_i - mean d))² / n²`` with G users (Liang and Zeger,
+    1986), and Student's distribution with G - 1 degrees of freedom.
+
+    Parameters
+    ----------
+    number
+        Of the generation.
+    real, simulated
+        Returns of its sessions, shape (n,).
+    users
+        Whose they are, shape (n,), at least two.
+    max_gap
+        By what share of the real return the simulators may be off.
+    confidence
+        Of the intervals, in (0, 1).
+    """
+    groups = np.unique(users, return_inverse=True)[1]
+    wide = float(stats.t.ppf(0.5 + confidence / 2.0, groups.max()))
+    value, error = float(real.mean()), _clustered(real, groups)
+    gap, gap_error = float((simulated - real).mean()), _clustered(simulated - real, groups)
+    allowed = max_gap * abs(value)
+    beyond = abs(gap) - allowed
+    beyond = beyond / gap_error if gap_error > 0.0 else math.copysign(math.inf, beyond)
+    p_value = float(stats.t.sf(beyond, groups.max()))
+    return GenerationGap(
+        generation=number,
+        sessions=len(real),
+        value=value,
+        lower=value - wide * error,
+        upper=value + wide * error,
+        simulated=float(simulated.mean()),
+        gap=gap,
+        gap_lower=gap - wide * gap_error,
+        gap_upper=gap + wide * gap_error,
+        p_value=p_value,
+        errs=abs(gap) - wide * gap_error > allowed,
+    )
+
+
+def gap_rows(loop: str, gaps: list[GenerationGap], version: int) -> list[dict[str, object]]:
+    """What the rows of generations tell of their gaps, measured on a version of interactions."""
+    return [
+        {
+            "loop": loop,
+            "generation": each.generation,
+            "session_value": each.value,
+            "session_lower": each.lower,
+            "session_upper": each.upper,
+            "simulated_value": each.simulated,
+            "simulated_sessions": each.sessions,
+            "simulated_version": version,
+            "simulator_gap": each.gap,
+            "simulator_gap_lower": each.gap_lower,
+            "simulator_gap_upper": each.gap_upper,
+            "simulator_p_value": each.p_value,
+            "simulators_err": each.errs,
+        }
+        for each in gaps
+    ]
+
+
+def _latest(sessions: LoggedSessions, most: int) -> LoggedSessions:
+    begun = sessions.interactions["ts"].cast(pl.Int64).to_numpy()[sessions.row[:, 0]]
+    kept = np.zeros(len(sessions), dtype=np.bool_)
+    kept[np.argsort(begun, kind="stable")[-most:]] = True
+    return sessions.only(kept)
+
+
+def _answered(sessions: LoggedSessions) -> dict[int, NDArray[np.bool_]]:
+    """Which sessions each generation answered alone, every step of them, by number."""
+    rows = sessions.interactions
+    numbers = rows["generation"].to_numpy()[sessions.row]
+    alone = rows["mix"].list.len().fill_null(1).to_numpy()[sessions.row] <= 1
+    first = numbers[:, :1]
+    whole = ((alone & (numbers == first)) | ~sessions.live).all(axis=1)
+    return {int(number): whole & (first[:, 0] == number) for number in np.unique(first[whole, 0])}
+
+
+def _clustered(values: FloatArray, groups: NDArray[np.intp]) -> float:
+    sums = np.bincount(groups, values - values.mean())
+    count = len(sums)
+    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))

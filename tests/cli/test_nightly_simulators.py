@@ -1,0 +1,82 @@
+"""Nights of a loop whose users are simulated: the gap is measured, kept, told and signalled."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import pytest
+
+from croupier.offline.generations import generation_rows
+from croupier.offline.lake import Lake
+from croupier.policy.generation import cold_start
+from tests.cli.test_batch import Command, hour_ago
+from tests.sim2rec.lts_sessions import HOUR, LTSSessions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
+
+CONFIG = """\
+data_dir = "data"
+
+[loops.feed]
+reward_max = 100.0
+
+[loops.feed.sessions]
+user = "user.id"
+pause = "20 min"
+horizon = 6
+state = ["signal", "engagement"]
+
+[loops.feed.simulators]
+members = 2
+steps = 100
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    (tmp_path / "croupier.toml").write_text(CONFIG)
+    lake = Lake(tmp_path / "data" / "lake")
+    log = LTSSessions(250, seed=1).log(cold_start("feed"), hour_ago() - HOUR)
+    lake.append("interactions", log)
+    return Command(tmp_path, capsys)
+
+
+def test_a_night_measures_the_gap(command: Command, tmp_path: Path) -> None:
+    metrics = tmp_path / "night.prom"
+    done = command("nightly", "--metrics", metrics, "--json")
+    assert done.code == 0, done.err
+    (night,) = done.facts["loops"]
+    assert night["unsimulated"] is None
+    (gap,) = night["gaps"]
+    assert (gap["generation"], gap["sessions"]) == (0, 75)
+    assert gap["gap"] == pytest.approx(gap["simulated"] - gap["value"])
+    assert abs(gap["gap"]) < 0.2 * gap["value"]
+    row = generation_rows(command.lake, "feed")[0]
+    assert row["simulator_gap"] == gap["gap"]
+    assert (row["session_lower"], row["session_upper"]) == (gap["lower"], gap["upper"])
+    assert f'croupier_simulator_gap{{loop="feed"}} {gap["gap"]!r}' in metrics.read_text()
+    told = command("status", "--json").facts["loops"][0]["signals"]
+    assert [(each["name"], each["raised"]) for each in told] == [("simulators_err", gap["errs"])]
+    # Nothing has come since.
+    (again,) = command("nightly", "--json").facts["loops"]
+    assert again["gaps"] == []
+
+
+def test_without_jax_a_night_says_so_and_goes_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "jax" else find(name, *rest),
+    )
+    done = command("nightly")
+    assert done.code == 0, done.err
+    said = "warning: feed: simulators were not measured: expected JAX to be installed"
+    assert said in done.err
+    assert 1 in generation_rows(command.lake, "feed")
