@@ -90,6 +90,9 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header pyproject.toml $(VENV)/build.in --output-file locks/runtime.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --extra postgres --constraint locks/runtime.txt pyproject.toml $(VENV)/build.in \
+		--output-file locks/mlflow.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header --extra dev --constraint locks/runtime.txt pyproject.toml $(VENV)/build.in \
 		--output-file locks/dev.txt
 
