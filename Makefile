@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow test-faults bench-serving bench-eventlog bench-stream bench-training \
+.PHONY: demo test test-slow test-faults soak bench-serving bench-eventlog bench-stream bench-training \
 	bench-join check format lock clean
 
 demo: $(VENV)/.runtime
@@ -29,7 +29,12 @@ test-slow: $(VENV)/.dev
 
 # Minutes of load on three scorers and sinks and a Kafka cluster, any of which dies; needs Java, Maven.
 test-faults: $(VENV)/.dev
-	$(BIN)/pytest tests/faults -m faults --timeout 3600
+	$(BIN)/pytest tests/faults/test_faults.py -m faults --timeout 3600
+
+# All that docker/compose.yaml runs, as processes, for ten minutes while its parts die; needs Java,
+# Maven, PostgreSQL and HAProxy.
+soak: $(VENV)/.dev
+	$(BIN)/pytest tests/faults/test_topology.py -m faults --timeout 3600
 
 # The HTTP scorer beside other servers, under load from wrk; some five minutes.
 bench-serving: $(VENV)/.dev
