@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow test-faults bench-serving bench-eventlog bench-stream bench-training \
+.PHONY: demo test test-slow test-faults soak bench-serving bench-eventlog bench-stream bench-training \
 	bench-join check format lock clean
 
 demo: $(VENV)/.runtime
@@ -29,7 +29,12 @@ test-slow: $(VENV)/.dev
 
 # Minutes of load on three scorers and sinks and a Kafka cluster, any of which dies; needs Java, Maven.
 test-faults: $(VENV)/.dev
-	$(BIN)/pytest tests/faults -m faults --timeout 3600
+	$(BIN)/pytest tests/faults/test_faults.py -m faults --timeout 3600
+
+# All that docker/compose.yaml runs, as processes, for ten minutes while its parts die; needs Java,
+# Maven, PostgreSQL and HAProxy.
+soak: $(VENV)/.dev
+	$(BIN)/pytest tests/faults/test_topology.py -m faults --timeout 3600
 
 # The HTTP scorer beside other servers, under load from wrk; some five minutes.
 bench-serving: $(VENV)/.dev
@@ -89,6 +94,9 @@ lock:
 	printf 'hatchling\neditables\n' > $(VENV)/build.in
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header pyproject.toml $(VENV)/build.in --output-file locks/runtime.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --extra postgres --constraint locks/runtime.txt pyproject.toml $(VENV)/build.in \
+		--output-file locks/mlflow.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header --extra dev --constraint locks/runtime.txt pyproject.toml $(VENV)/build.in \
 		--output-file locks/dev.txt

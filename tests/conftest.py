@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ("tests.kafka", "tests.ray_cluster")
+pytest_plugins = ("tests.command_line", "tests.kafka", "tests.ray_cluster")
 
 
 @pytest.fixture(scope="session", autouse=True)

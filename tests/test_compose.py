@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +18,10 @@ from croupier.eventlog.kafka.broker import KAFKA_VERSION, Cluster
 
 if TYPE_CHECKING:
     from croupier.eventlog.kafka.broker import Runtime
+    from tests.command_line import Complain
 
 COMPOSE = Path(__file__).parent.parent / "docker" / "compose.yaml"
+DOCKERFILE = COMPOSE.parent / "Dockerfile"
 SHARED = COMPOSE.parent / "kafka" / "server.properties"
 
 
@@ -61,12 +68,17 @@ def test_the_broker_is_given_nothing_else_than_a_node(
     }
 
 
-@pytest.mark.parametrize("name", ["scorer", "sink"])
+@pytest.mark.parametrize("name", ["scorer-1", "scorer-2", "sink", "nightly", "dashboard"])
 def test_croupier_takes_its_settings(
     name: str, services: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config, _ = load_config(None, environment=services[name]["environment"])
+    (tmp_path / "draw").write_text("00" * 16)
+    environment = {
+        key: value.replace("/run/secrets", str(tmp_path))
+        for key, value in services[name]["environment"].items()
+    }
+    config, _ = load_config(None, environment=environment)
     assert config.log.backend == "kafka"
     assert config.log.kafka.bootstrap_servers == ("kafka:9092",)
 
@@ -76,7 +88,66 @@ def test_volumes_are_declared(services: dict[str, Any]) -> None:
     mounted = {
         volume.partition(":")[0]
         for service in services.values()
-        for volume in service["volumes"]
+        for volume in service.get("volumes", ())
         if not volume.startswith((".", "/"))
     }
     assert mounted == set(declared)
+
+
+def test_images_of_every_service_are_made_here() -> None:
+    """Each names a stage of the Dockerfile, and is given the command that the CLI takes."""
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE.read_text(), re.MULTILINE))
+    found = yaml.safe_load(COMPOSE.read_text())["services"]
+    ours = {name: each["build"]["target"] for name, each in found.items() if "build" in each}
+    assert set(ours) == {"mlflow", "scorer-1", "scorer-2", "sink", "nightly", "dashboard"}
+    assert set(ours.values()) <= stages
+
+
+@pytest.mark.parametrize("service", ["sink", "nightly", "dashboard"])
+def test_commands_are_those_of_the_command_line(
+    service: str, services: dict[str, Any], complain: Complain, tmp_path: Path
+) -> None:
+    command = [str(each) for each in services[service]["command"]]
+    # Options are looked at before what they name, which isn't there.
+    place = command.index("--config") + 1
+    command[place] = str(tmp_path / "none.toml")
+    assert complain(*command).startswith("config: expected a file at ")
+
+
+def test_the_configuration_of_the_containers_is_right(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "draw").write_text("00" * 16)
+    environment = {
+        name: value.replace("/run/secrets", str(tmp_path))
+        for name, value in services["scorer-1"]["environment"].items()
+    }
+    config, _ = load_config(COMPOSE.parent / "croupier.toml", environment=environment)
+    assert config.service.draw_secret == "00" * 16
+    assert config.registry.tracking_uri == "http://mlflow:5000"
+    assert list(config.loops) == ["banner"]
+
+
+def test_the_balancer_and_prometheus_know_both_scorers() -> None:
+    for name in ("haproxy.cfg", "prometheus.yml"):
+        text = (COMPOSE.parent / name).read_text()
+        assert set(re.findall(r"scorer-\d:8080", text)) == {"scorer-1:8080", "scorer-2:8080"}
+
+
+def test_a_wheel_can_be_built_of_what_the_image_is_given(tmp_path: Path) -> None:
+    root = COMPOSE.parents[1]
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
+    for name in {name for each in copied for name in each.split()}:
+        source, target = root / name, tmp_path / "src" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy(source, target)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    wheels = tmp_path / "wheels"
+    subprocess.run([*command, "--wheel-dir", wheels, tmp_path / "src"], check=True, timeout=300)
+    (wheel,) = wheels.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "croupier/eventlog/kafka/broker/files/server.properties" in names
+    assert [each for each in names if each.startswith("croupier/policy/_kernel.") and "so" in each]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from croupier.cli.config import CroupierConfig
+from croupier.cli.reference import reference_page
 from croupier.policy.conformance import check_exploration
 from croupier.policy.exploration import Custom, Exploration
 from croupier.policy.oracle import OracleConfig
@@ -34,6 +35,14 @@ def blocks(language: str) -> list[Any]:
 @pytest.mark.parametrize("text", blocks("toml"))
 def test_configuration_is_accepted(text: str) -> None:
     msgspec.convert(tomllib.loads(text), CroupierConfig)
+
+
+def test_every_setting_is_on_its_page_and_explained() -> None:
+    page = next(page for page in PAGES if page.name == "configuration.md")
+    assert page.read_text() == reference_page()
+    names = {line.split("`")[1] for line in reference_page().splitlines() if line.startswith("| `")}
+    assert {"draw_secret", "attribution_window", "gamma_scale", "judge_share"} <= names
+    assert not [line for line in reference_page().splitlines() if line.endswith("` |  |")]
 
 
 def kinds(union: Any) -> set[str]:

@@ -132,7 +132,9 @@ def load_config(
     """Read the file, then put environment variables over it, then flags.
 
     ``CROUPIER_DATA_DIR`` and ``CROUPIER_SERVICE__PORT`` set `data_dir` and `service.port`: two
-    underscores stand for the dot. A value is read as TOML if it can be, else as text.
+    underscores stand for the dot. A value is read as TOML if it can be, else as text. Wherever one
+    is expected, ``{ file = "path" }`` stands for the text of that file, as secrets are handed to
+    containers; the path is relative to the configuration file.
 
     Parameters
     ----------
@@ -160,6 +162,7 @@ def load_config(
         if value is not None:
             _set(values, name.split("."), value)
             typed |= name == "data_dir"
+    values = _with_files(values, base, [])
     try:
         config = msgspec.convert(values, CroupierConfig)
     except msgspec.ValidationError as error:
@@ -240,6 +243,21 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
             raise ConfigError(".".join(path), f"{key} is not a section, but {below!r}")
         values = below
     values[path[-1]] = value
+
+
+def _with_files(values: Any, base: Path, path: list[str]) -> Any:
+    """The values, each ``{ file = "path" }`` being the text of that file without its last break."""
+    if not isinstance(values, dict):
+        return values
+    match values:
+        case {"file": str(name)} if len(values) == 1:
+            try:
+                return (base / name).read_text(encoding="utf-8").removesuffix("\n")
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    ".".join(path), f"expected a readable file at {name}: {error}"
+                ) from error
+    return {key: _with_files(value, base, [*path, key]) for key, value in values.items()}
 
 
 def _toml_value(text: str) -> Any:

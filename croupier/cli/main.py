@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from croupier import __version__
 from croupier.cli import (
     batch,
+    configuration,
     dev,
     drift,
     evaluate,
@@ -59,6 +60,7 @@ for module in (
     simulate,
     pairs,
     frontier,
+    configuration,
     dev,
 ):
     module.register(app)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from croupier.cli.config import CroupierConfig, DataPaths, load_config
+from croupier.cli.main import main
 from croupier.policy.errors import ConfigError
 from croupier.policy.exploration import EpsilonGreedy, SquareCB
 
@@ -357,3 +360,54 @@ def test_an_unknown_loop_is_told_the_known_ones(tmp_path: Path) -> None:
     config, _ = load(tmp_path, "[loops.b]\n[loops.a]")
     with pytest.raises(ConfigError, match=r"^loop: expected one of the loops \(a, b\), got 'c'$"):
         config.loop("c")
+
+
+def test_a_value_can_be_left_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("00112233445566778899aabbccddeeff\n")
+    config, _ = load(tmp_path, '[service]\ndraw_secret = { file = "secret" }')
+    assert config.service.draw_secret == "00112233445566778899aabbccddeeff"
+    elsewhere = tmp_path / "key"
+    elsewhere.write_text("a-secret-of-the-shop")
+    config, _ = load(
+        tmp_path,
+        "[service.keys.shop]",
+        {"CROUPIER_SERVICE__KEYS__SHOP__KEY": f'{{ file = "{elsewhere}" }}'},
+    )
+    assert config.service.keys["shop"].key == "a-secret-of-the-shop"
+
+
+def test_a_file_that_is_not_there_is_named_with_its_field(tmp_path: Path) -> None:
+    refused = refusal(tmp_path, '[service]\ndraw_secret = { file = "nowhere" }')
+    assert refused.field == "service.draw_secret"
+    assert "expected a readable file" in str(refused)
+
+
+def test_check_shows_what_is_set_and_hides_secrets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "croupier.toml"
+    file.write_text(
+        """
+[service.keys.shop]
+key = "a-secret-of-the-shop"
+[log]
+backend = "kafka"
+[loops.a.exploration]
+kind = "greedy"
+"""
+    )
+    monkeypatch.setattr(sys, "argv", ["croupier", "config", "check", "-c", str(file), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = json.loads(capfd.readouterr().out)
+    assert {each["setting"]: each["value"] for each in said["settings"]} == {
+        "service.keys.shop.key": "(secret)",
+        "log.backend": '"kafka"',
+        "loops.a.exploration.kind": "greedy",
+    }
+    assert [text.partition(" ")[0] for text in said["cautions"]] == [
+        "registry.tracking_uri",
+        "log.kafka.replication",
+        "loops.a.exploration:",
+    ]

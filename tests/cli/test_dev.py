@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 
 def run(command: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

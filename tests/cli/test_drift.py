@@ -17,7 +17,7 @@ from tests.offline.worlds import World, random_world
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 
 @pytest.fixture

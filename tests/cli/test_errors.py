@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.offline.shop import Shop
 from tests.offline.worlds import random_world
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 pytestmark = [
     # Of MLflow's own making.

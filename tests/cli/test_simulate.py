@@ -17,7 +17,7 @@ from tests.sim2rec.killed_training import CONFIG
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 YARDSTICKS = ["kale", "balanced", "myopic", "best constant", "best constant per user", "optimum"]
 

@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 CROUPIER = [sys.executable, "-m", "croupier"]
 SMALL = ["--generations", "8", "--seeds", "2", "--set", "per_day=80", "--set", "panel=60"]

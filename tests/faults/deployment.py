@@ -92,11 +92,26 @@ class Deployment:
         To start brokers with.
     scorers, sinks
         How many of each to begin with.
+    attribution_window
+        Of the loop.
+    settings
+        TOML of what else is configured, before the loop's section.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime, *, scorers: int = 3, sinks: int = 3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        runtime: Runtime,
+        *,
+        scorers: int = 3,
+        sinks: int = 3,
+        attribution_window: str = "1 h",
+        settings: str = "",
+    ) -> None:
         self.cluster = Cluster.create(folder / "kafka", nodes=3, heap_mb=320, runtime=runtime)
         self._folder = folder
+        self._attribution_window = attribution_window
+        self._settings = settings
         self._secret = secrets.token_hex(32)
         ports = _free_ports(scorers)
         self.scorers = [
@@ -194,8 +209,9 @@ partitions = {PARTITIONS}
 replication = 3
 min_insync = 2
 
+{self._settings}
 [loops.{LOOP}]
-attribution_window = "1 h"
+attribution_window = "{self._attribution_window}"
 """
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""The command line, called in the process of a test."""
 
 from __future__ import annotations
 
