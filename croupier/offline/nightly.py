@@ -1,4 +1,4 @@
-"""The nightly job: sink, join, retrain, evaluate, gate, register, promote, forget."""
+"""The nightly job: sink, join, retrain, evaluate, gate, register, promote, forget, summarise."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from croupier.offline.retrain import retrain
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
 from croupier.offline.succession import PASSED, Succession
+from croupier.offline.summaries.summarise import summarise_night
 from croupier.policy.errors import (
     GenerationError,
     InvalidInputError,
@@ -47,6 +48,7 @@ from croupier.policy.errors import (
     ScoringError,
 )
 from croupier.policy.exploration import Conservative
+from croupier.policy.fairness.groups import parts_of
 from croupier.policy.loop import parse_duration
 from croupier.policy.oracle import DistilledOracle, Fidelity
 
@@ -85,6 +87,9 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         What a challenger has to show.
     merge
         How training is divided where a cluster does it.
+    segments
+        By loop, what the dashboards tell decisions apart by beside its fairness.attributes, in the
+        same words: audit attributes, paths in the context, or some of them crossed.
     """
 
     judge_share: float = 0.3
@@ -93,6 +98,7 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     settle: str = "1 s"
     gate: GateConfig = GateConfig()
     merge: MergeConfig = MergeConfig()
+    segments: dict[str, tuple[str, ...]] = {}
 
     def __post_init__(self) -> None:
         parse_duration(self.settle)
@@ -100,6 +106,9 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             parse_duration(self.judge_window)
         if not 0.05 <= self.judge_share <= 0.95:
             raise ValueError(f"judge_share must be in [0.05, 0.95], got {self.judge_share}")
+        for names in self.segments.values():
+            for name in names:
+                parts_of(name)
 
 
 class Nightly(Succession):
@@ -165,6 +174,10 @@ class Nightly(Succession):
                 self._loop_night(loop, now_us, steps, due_only=due_only) for loop in self.loops
             ]
             kept = retain(self.lake, log, self.loops, now_us=now_us)
+            with steps("summarise") as progress:
+                for number, night in enumerate(nights, start=1):
+                    summarise_night(self, night, sunk, started_us=now_us)
+                    progress(number, len(nights))
         return NightlyReport(sink=sunk, loops=nights, retention=kept)
 
     def join(self, loop: str, *, now_us: int) -> JoinReport:
