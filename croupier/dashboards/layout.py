@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import altair as alt
+    import polars as pl
 
     from croupier.dashboards.data import LakeUnreadableError
 
@@ -59,8 +60,8 @@ def warn_of_spill() -> None:
         )
 
 
-def draw(chart: alt.LayerChart, description: str) -> None:
-    """Draw a chart.
+def draw(chart: alt.LayerChart, description: str, data: pl.DataFrame, name: str) -> None:
+    """Draw a chart, with a button that downloads what it is made of.
 
     Parameters
     ----------
@@ -68,9 +69,23 @@ def draw(chart: alt.LayerChart, description: str) -> None:
         In Altair.
     description
         What a screen reader says of it.
+    data
+        What it shows, without lists.
+    name
+        Of the file, without its ending; one of its own on a page.
     """
     # Streamlit's own theme writes axes in a grey of too little contrast.
     st.altair_chart(chart, theme=None, alt=description)
+    st.download_button(
+        "Download this chart's data",
+        data.write_csv,
+        file_name=f"{name}.csv",
+        mime="text/csv",
+        key=f"download_{name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
 
 
 def small(lines: Sequence[str]) -> None:

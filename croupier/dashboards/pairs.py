@@ -10,6 +10,7 @@ import polars as pl
 import streamlit as st
 
 from croupier.dashboards import data
+from croupier.dashboards.access import require_features
 from croupier.dashboards.formatting import MISSING
 from croupier.dashboards.judgements import NotRecordedError, Verdict, send_verdict
 from croupier.dashboards.layout import choose_loop, small
@@ -38,6 +39,8 @@ _DISTANCE: Final = "pairs_distance"
 def show() -> None:
     """Draw the page."""
     st.title("Judge pairs")
+    if not require_features():
+        return
     told = settings()
     if not told.judged:
         _show_unconfigured()

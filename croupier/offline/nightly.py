@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from croupier.offline.alerts import AlertRules
 from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
@@ -90,6 +91,8 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     segments
         By loop, what the dashboards tell decisions apart by beside its fairness.attributes, in the
         same words: audit attributes, paths in the context, or some of them crossed.
+    alerts
+        When the night raises an alert.
     """
 
     judge_share: float = 0.3
@@ -99,6 +102,7 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gate: GateConfig = GateConfig()
     merge: MergeConfig = MergeConfig()
     segments: dict[str, tuple[str, ...]] = {}
+    alerts: AlertRules = AlertRules()
 
     def __post_init__(self) -> None:
         parse_duration(self.settle)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
+from croupier.offline.alerts import found_alerts, with_alerts
 from croupier.offline.fairness.exploring import explore_frontier
+from croupier.offline.generations import generation_rows
 from croupier.offline.judged import judged_interactions
+from croupier.offline.lake import SCHEMAS
 from croupier.offline.summaries.nights import (
     changes_of,
     drift_of,
@@ -19,8 +24,6 @@ from croupier.offline.summaries.tables import SUMMARY_SCHEMAS, summaries_of
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from croupier.offline.night import LoopNight
     from croupier.offline.nightly import Nightly
     from croupier.offline.sink import SinkReport
@@ -64,15 +67,26 @@ def summarise_night(
         now_us=started_us,
         segments=nightly.config.segments.get(loop, ()),
     )
-    judged = lake.scan("generations", loop).select("generation", "judged").collect()
-    hours = summaries.read(loop, "hours")
+    generations = generation_rows(lake, loop)
+    judged = pl.DataFrame(
+        {
+            "generation": list(generations),
+            "judged": [row["judged"] for row in generations.values()],
+        },
+        schema={name: SCHEMAS["generations"][name] for name in ("generation", "judged")},
+    )
+    hours, days = summaries.read(loop, "hours"), summaries.read(loop, "days")
     row = night_row(night, sunk, started_us=started_us)
+    nights = with_night(summaries.read(loop, "nights"), row)
+    found = found_alerts(nightly.config.alerts, generations, days, nights)
+    alerts = with_alerts(summaries.read(loop, "alerts"), found, loop=loop, now_us=started_us)
     state = summaries.state(loop)
     assert state is not None, "written a moment ago"
     summaries.write(
         loop,
         {
-            "nights": with_night(summaries.read(loop, "nights"), row),
+            "nights": nights,
+            "alerts": alerts,
             "changes": changes_of(registry, loop),
             "estimates": estimates_of(registry, loop, summaries.read(loop, "estimates"), judged),
             "drift": drift_of(lake, loop, hours),

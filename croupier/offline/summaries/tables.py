@@ -45,6 +45,7 @@ SummaryName: TypeAlias = Literal[
     "nights",
     "frontier",
     "drift",
+    "alerts",
 ]
 
 PROPENSITY_BOUNDS: Final = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0)
@@ -229,6 +230,20 @@ SUMMARY_SCHEMAS: Final[dict[SummaryName, pl.Schema]] = {
             "significant": pl.Boolean,
         }
     ),
+    "alerts": _schema(
+        {
+            "alert_id": pl.String,
+            "rule": pl.String,
+            "severity": pl.String,
+            "title": pl.String,
+            "told": pl.String,
+            "page": pl.String,
+            "first": _TIME,
+            "last": _TIME,
+            "closed": _TIME,
+            "delivered": _TIME,
+        }
+    ),
 }
 """Columns of every table, all of one loop.
 
@@ -254,7 +269,7 @@ day; its `keep_prob` counts both the log's and this one's; `place` orders it.
 `estimates` are of the last judgement of every generation, by policy and estimator; the policy
 ``difference`` is the challenger less the champion. The first of `weight_counts` counts weights of
 0, the others those up to each of `weight_bins`, and above. `nights` tell what each night brought;
-what was sunk is of all loops.
+what was sunk is of all loops. An alert is open while `closed` is null.
 """
 
 _STATE: Final = "state.json"
