@@ -19,7 +19,13 @@ from croupier.dashboards.settings import (
 if TYPE_CHECKING:
     from croupier.dashboards.settings import Passwords
 
-__all__ = ("admitted", "may_see_features", "require_features", "viewer_name")
+__all__ = (
+    "ask_for_admission",
+    "is_admitted",
+    "may_see_features",
+    "require_features",
+    "viewer_name",
+)
 
 _OPENED: Final = "access_opened"
 """Key of what the viewer's password opens: pages, or features too."""
@@ -31,23 +37,24 @@ _MOST_WRONG: Final = 10
 _WITHIN_S: Final = 60.0
 
 
-def admitted() -> bool:
-    """Whether the viewer may see pages; asks for what is missing if not."""
+def is_admitted() -> bool:
+    """Whether the viewer may see pages."""
+    if settings().trusted_header is not None:
+        return viewer_name() is not None
+    return not passwords().asked or st.session_state.get(_OPENED) is not None
+
+
+def ask_for_admission() -> None:
+    """Say what is missing, or ask for the password."""
     header = settings().trusted_header
-    if header is not None:
-        if viewer_name() is not None:
-            return True
-        st.error("**Nobody has said who you are.**")
-        st.markdown(
-            f"This dashboard is for people whom a proxy has let in, and tells it so in the header "
-            f"`{header}`. Open it at the proxy's address."
-        )
-        return False
-    known = passwords()
-    if not known.asked or st.session_state.get(_OPENED) is not None:
-        return True
-    _ask(known)
-    return False
+    if header is None:
+        _ask(passwords())
+        return
+    st.error("**Nobody has said who you are.**")
+    st.markdown(
+        f"This dashboard is for people whom a proxy has let in, named in the header `{header}`. "
+        "Open it at the proxy's address."
+    )
 
 
 def viewer_name() -> str | None:

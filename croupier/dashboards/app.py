@@ -21,7 +21,7 @@ from croupier.dashboards import (
     quality,
     simulators,
 )
-from croupier.dashboards.access import admitted
+from croupier.dashboards.access import ask_for_admission, is_admitted
 from croupier.dashboards.data import LakeUnreadableError
 from croupier.dashboards.layout import show_unreadable, warn_of_spill
 
@@ -31,8 +31,7 @@ __all__ = ("main",)
 def main() -> None:
     """Show the page that the address asks for, to people who may see it."""
     st.set_page_config(page_title="Croupier", layout="wide")
-    if not admitted():
-        return
+    # First, as without it the address would be forgotten while a password is asked for.
     page = st.navigation(
         [
             st.Page(now.show, title="Now", url_path="now", default=True),
@@ -46,8 +45,12 @@ def main() -> None:
             st.Page(delays.show, title="Delays", url_path="delays"),
             st.Page(decision.show, title="One decision", url_path="decision"),
             st.Page(simulators.show, title="Simulators", url_path="simulators"),
-        ]
+        ],
+        position="sidebar" if is_admitted() else "hidden",
     )
+    if not is_admitted():
+        ask_for_admission()
+        return
     warn_of_spill()
     try:
         page.run()

@@ -61,11 +61,11 @@ def interval_chart(
             yOffset=alt.YOffset(f"{series}:N", sort=kinds),
             color=alt.Color(f"{series}:N", scale=_colours(kinds), legend=legend),
         )
-        whiskers = base.mark_rule(strokeWidth=2)
+        whiskers = base.mark_rule(aria=False, strokeWidth=2)
         shape = alt.Shape(f"{series}:N", scale=_shapes(kinds), legend=legend)
         points = base.mark_point(filled=True, size=80, opacity=1).encode(shape=shape)
     else:
-        whiskers = base.mark_rule(strokeWidth=2, color=BLUE)
+        whiskers = base.mark_rule(aria=False, strokeWidth=2, color=BLUE)
         points = base.mark_point(filled=True, size=80, opacity=1, color=BLUE)
     there = "isValid(datum.lower) && isValid(datum.upper)"
     layers = [
@@ -74,7 +74,7 @@ def interval_chart(
     ]
     if reference is not None:
         mark = alt.Chart(pl.DataFrame({"at": [reference]})).mark_rule(
-            strokeDash=[5, 4], color=GREY, strokeWidth=1.5
+            aria=False, strokeDash=[5, 4], color=GREY, strokeWidth=1.5
         )
         layers.append(mark.encode(x="at:Q"))
     count = len(order) * (1 if series is None else max(1, rows[series].n_unique()))
@@ -120,33 +120,24 @@ def line_chart(
     value = alt.Axis(format="%") if per_cent else alt.Axis()
     hints = [alt.Tooltip(f"{c}:N", title=t) for c, t in tooltips]
     base = alt.Chart(rows).encode(x=place)
-    line, points = base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=50, opacity=1)
-    band = base.mark_area(opacity=0.2) if kind == "T" else base.mark_rule(strokeWidth=2)
-    if series is None:
-        line, points = (
-            base.mark_line(strokeWidth=2, color=BLUE),
-            base.mark_point(filled=True, size=50, opacity=1, color=BLUE),
-        )
-        band = (
-            base.mark_area(opacity=0.2, color=BLUE)
-            if kind == "T"
-            else base.mark_rule(strokeWidth=2, color=BLUE)
-        )
+    # What has no tooltip says nothing to a screen reader: the points do.
+    line = base.mark_line(aria=False, strokeWidth=2, color=BLUE)
+    points = base.mark_point(filled=True, size=50, opacity=1, color=BLUE)
+    if kind == "T":
+        band = base.mark_area(aria=False, opacity=0.2, color=BLUE)
     else:
+        band = base.mark_rule(aria=False, strokeWidth=2, color=BLUE)
+    if series is not None:
         kinds = rows[series].unique(maintain_order=True).to_list()
         legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=0, symbolSize=110)
         colour = alt.Color(f"{series}:N", scale=_colours(kinds), legend=legend)
-        dashes = [_DASHES[place % len(_DASHES)] for place in range(len(kinds))]
-        line = line.encode(
-            color=colour,
-            strokeDash=alt.StrokeDash(
-                f"{series}:N", scale=alt.Scale(domain=kinds, range=dashes), legend=None
-            ),
+        scale_of_dashes = alt.Scale(
+            domain=kinds, range=[_DASHES[place % len(_DASHES)] for place in range(len(kinds))]
         )
-        points = points.encode(
-            color=colour, shape=alt.Shape(f"{series}:N", scale=_shapes(kinds), legend=legend)
-        )
-        band = band.encode(color=colour)
+        dashes = alt.StrokeDash(f"{series}:N", scale=scale_of_dashes, legend=None)
+        line = line.encode(color=colour, strokeDash=dashes)
+        shape = alt.Shape(f"{series}:N", scale=_shapes(kinds), legend=legend)
+        points, band = points.encode(color=colour, shape=shape), band.encode(color=colour)
     y = alt.Y("value:Q", title=title, scale=scale, axis=value)
     layers = [line.encode(y=y), points.encode(y=y, tooltip=hints)]
     if "lower" in rows.columns:

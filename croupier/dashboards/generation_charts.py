@@ -108,7 +108,7 @@ def difference_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None)
         ess=pl.col("ess"),
     )
     zero = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(
-        strokeDash=[5, 4], color=GREY, strokeWidth=1.5
+        aria=False, strokeDash=[5, 4], color=GREY, strokeWidth=1.5
     )
     return _intervals(
         series,

@@ -106,12 +106,12 @@ def show_empty(what: str) -> None:
         "A nightly run joins decisions with their rewards, trains the next generation, judges it "
         "against the champion and records the result. To run it now:"
     )
-    st.code("croupier nightly --config croupier.toml", language="shell")
+    st.code("croupier nightly --config croupier.toml", language=None)
     st.markdown(
         "To look around without an application, run the demo. It fills a directory of its own and "
         "prints the command that opens the dashboard on it:"
     )
-    st.code("croupier demo", language="shell")
+    st.code("croupier demo", language=None)
     small(["Reload this page when the nightly run has finished.", f"It reads `{data_dir()}`."])
 
 

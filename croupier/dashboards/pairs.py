@@ -222,6 +222,6 @@ def _show_unconfigured() -> None:
         "[loops.loans.individual_fairness.auditors.board]\n"
         'type = "learned"\n'
         'features = ["income", "city"]',
-        language="toml",
+        language=None,
     )
-    st.code("croupier dashboard --config croupier.toml", language="shell")
+    st.code("croupier dashboard --config croupier.toml", language=None)

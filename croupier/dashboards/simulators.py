@@ -35,7 +35,7 @@ def show() -> None:
         )
         st.code(
             f"croupier simulate lts --level all --output {folder / 'lts'}",
-            language="shell",
+            language=None,
             wrap_lines=True,
         )
         return

@@ -10,12 +10,14 @@ import importlib.resources
 import io
 import os
 import re
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import expect
 
 from croupier.dashboards.launch import run_dashboard
@@ -35,7 +37,7 @@ from tests.offline.logs import EPOCH_US
 from tests.service.running import Server, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from playwright.sync_api import Browser, Page
@@ -122,11 +124,30 @@ def choose(page: Page, label: str, option: str) -> None:
     settle(page)
 
 
-def downloaded(page: Page, number: int) -> pl.DataFrame:
-    """The data of a chart of the page."""
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download this chart's data").nth(number).click()
-    return pl.read_csv(io.BytesIO(download.value.path().read_bytes()))
+def downloaded(
+    page: Page, number: int, holds: Callable[[pl.DataFrame], bool] = lambda _: True
+) -> pl.DataFrame:
+    """The data of a chart of the page, once it is as it is to be.
+
+    What is asked for while the page is being drawn anew may never come, or be what was there.
+    """
+    deadline = time.monotonic() + 240
+    while True:
+        try:
+            with page.expect_download(timeout=20_000) as download:
+                page.get_by_role("button", name="Download this chart's data").nth(number).click()
+            found = pl.read_csv(io.BytesIO(download.value.path().read_bytes()))
+        except PlaywrightTimeoutError:
+            found = None
+        if found is not None and holds(found):
+            return found
+        assert time.monotonic() < deadline, f"not what was to come: {found}"
+
+
+def taken(rows: pl.DataFrame) -> dict[str, int]:
+    """By action, how many decisions took it."""
+    shares = rows.filter(pl.col("kind") == "Share of the decisions")
+    return dict(shares.select("action", "n").iter_rows())
 
 
 def axe_script() -> str:
@@ -180,20 +201,18 @@ def test_actions_are_those_of_the_lake_and_controls_choose_among_them(
     everyone = dict(rows.group_by("action_id").len().iter_rows())
     with opened(browser, served, "actions", "Actions and contexts") as seen:
         page = seen.page
-        taken = downloaded(page, 0).filter(pl.col("kind") == "Share of the decisions")
-        assert dict(taken.select("action", "n").iter_rows()) == everyone
+        downloaded(page, 0, lambda rows: taken(rows) == everyone)
 
         choose(page, "Generation", "0")
         expect(page).to_have_url(re.compile(r"generation=0"))
-        taken = downloaded(page, 0).filter(pl.col("kind") == "Share of the decisions")
         first = rows.filter(pl.col("generation") == 0).group_by("action_id").len()
-        assert dict(taken.select("action", "n").iter_rows()) == dict(first.iter_rows())
+        downloaded(page, 0, lambda rows: taken(rows) == dict(first.iter_rows()))
         choose(page, "Generation", "All")
 
         choose(page, "Told apart by", "context.city")
         expect(page).to_have_url(re.compile(r"by=context.city"))
         expect(page.get_by_role("heading", name="by context.city")).to_be_visible()
-        told = downloaded(page, 1)
+        told = downloaded(page, 1, lambda rows: "segment" in rows.columns)
         city = pl.col("context").str.json_path_match("$.city")
         counted = rows.group_by(city.alias("segment"), "action_id").len()
         known = {(a, b): n for a, b, n in counted.iter_rows()}
@@ -203,16 +222,13 @@ def test_actions_are_those_of_the_lake_and_controls_choose_among_them(
         }.items() <= known.items()
 
         choose(page, "Period", "Last day")
-        taken = downloaded(page, 0).filter(pl.col("kind") == "Share of the decisions")
-        assert taken["n"].sum() == 260
+        downloaded(page, 0, lambda rows: sum(taken(rows).values()) == 260)
         address = page.url
     with visit(browser, address) as seen:
         seen.page.get_by_role("heading", name="by context.city").wait_for()
         settle(seen.page)
-        assert (
-            downloaded(seen.page, 0).filter(pl.col("kind") == "Share of the decisions")["n"].sum()
-            == 260
-        ), "a view that was sent is the same view"
+        # A view that was sent is the same view.
+        downloaded(seen.page, 0, lambda rows: sum(taken(rows).values()) == 260)
 
 
 def test_data_quality_counts_what_the_lake_has(browser: Browser, served: Served) -> None:
@@ -271,8 +287,7 @@ def test_fairness_says_what_nights_have_found(browser: Browser, served: Served) 
         slider.press("ArrowRight")
         expect(page).to_have_url(re.compile(r"alpha="))
         settle(page)
-        points = downloaded(page, 2)
-        assert set(points["alpha"]) == {alphas[1]}
+        points = downloaded(page, 2, lambda rows: set(rows["alpha"]) == {alphas[1]})
         known = frontier.filter(pl.col("alpha") == alphas[1], pl.col("gamma") == points["gamma"][0])
         assert dict(points.select("policy", "rate").iter_rows()) == pytest.approx(
             dict(known.select("policy", "rate").iter_rows())
