@@ -49,7 +49,7 @@ def interval_chart(
         A value to be marked by a dashed line.
     """
     order = rows[label].unique(maintain_order=True).to_list()
-    y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(labelLimit=150, grid=False))
+    y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(labelLimit=190, grid=False))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False))
     base = alt.Chart(rows).encode(
         y=y, tooltip=[alt.Tooltip(f"{c}:N", title=t) for c, t in tooltips]

@@ -81,12 +81,12 @@ def _show_found(found: FoundDecision) -> None:
 
 def _headline(row: dict[str, Any]) -> None:
     generation = "an imported log" if row["generation"] is None else str(row["generation"])
-    baseline = row["chosen"] == row["baseline"]
+    baseline, made = row["chosen"] == row["baseline"], moment(row["ts"])
     cards = (
         ("Action", str(row["action_id"]), "the baseline's choice too" if baseline else ""),
         ("Propensity", f"{row['propensity']:.4g}", "its probability of being drawn"),
         ("Generation", generation, f"learning mode {row['learning_mode'] or MISSING}"),
-        ("Made", moment(row["ts"]), f"kept with probability {row['keep_prob']:g}"),
+        ("Made", made[:10], f"{made[11:]}, kept with probability {row['keep_prob']:g}"),
     )
     terms = ("action", "propensity", "generation", None)
     columns = st.columns(len(cards))

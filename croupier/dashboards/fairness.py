@@ -183,7 +183,7 @@ def _frontier(rows: pl.DataFrame) -> None:
         lower=pl.col("rate_lower"),
         upper=pl.col("rate_upper"),
         label=pl.format(
-            "{} · worth {}",
+            "{} · {}",
             "policy",
             pl.col("value").map_elements(rewards.value, pl.String).fill_null(MISSING),
         ),
