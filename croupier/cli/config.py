@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from croupier.dashboards.settings import DashboardConfig
 from croupier.eventlog.log import LogConfig
+from croupier.offline.delivery import DeliveryConfig
 from croupier.offline.nightly import NightlyConfig
 from croupier.policy.errors import ConfigError
 from croupier.policy.loop import LoopConfig, valid_loop_name
@@ -55,7 +57,7 @@ class CroupierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ----------
     data_dir
         Where everything is kept; relative to the configuration file.
-    service, log, registry, nightly, loops
+    service, log, registry, nightly, alerts, dashboard, loops
         The sections; `loops` by name.
     """
 
@@ -64,6 +66,8 @@ class CroupierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     log: LogConfig = LogConfig()
     registry: RegistryConfig = RegistryConfig()
     nightly: NightlyConfig = NightlyConfig()
+    alerts: DeliveryConfig = DeliveryConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     loops: dict[str, LoopConfig] = {}
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("register",)
 
-_SECRETS: Final = frozenset({"key", "key_sha256", "draw_secret", "password", "token_secret"})
+_SECRETS: Final = frozenset({"draw_secret", "key", "key_sha256", "password", "webhook"})
 _HIDDEN: Final = "(secret)"
 
 

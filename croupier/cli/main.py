@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from croupier import __version__
 from croupier.cli import (
+    alerts,
     batch,
     configuration,
     dev,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for module in (
     online,
+    alerts,
     plan,
     promotion,
     batch,

@@ -32,6 +32,7 @@ from croupier.cli.options import (
 from croupier.cli.output import Output
 from croupier.cli.stopping import stop_on_signals
 from croupier.offline.batch_metrics import write_batch_metrics
+from croupier.offline.delivery import deliver_alerts
 from croupier.offline.lake import LakeLockedError
 from croupier.offline.schedule import Schedule, keep_schedule
 from croupier.policy.errors import CroupierError, InvalidInputError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ("register",)
 
 _LOOK_EVERY_S = 1.0
+_SMTP_PASSWORD = "CROUPIER_SMTP_PASSWORD"  # noqa: S105 - where it is
 # What a full disk, a damaged file or a lack of memory is raised as.
 _OF_THE_MACHINE = (OSError, MemoryError, sqlite3.Error, DeltaError, PolarsError, PanicException)
 
@@ -174,7 +176,23 @@ def _do(session: Session, options: _Options, steps: Steps) -> list[str]:
     session.output.result(report, lambda: show_nights(session, report))
     if options.metrics is not None:
         write_batch_metrics(options.metrics, session.lake, report, now_us=now_us())
-    return [f"{each.loop}: failed: {each.failed}" for each in report.loops if each.failed]
+    failed = [f"{each.loop}: failed: {each.failed}" for each in report.loops if each.failed]
+    return failed + _deliver(session)
+
+
+def _deliver(session: Session) -> list[str]:
+    """Tell people of what has opened; gives what failed, and is tried again by the next night."""
+    try:
+        with session.lake.lock():
+            return deliver_alerts(
+                session.lake,
+                session.config.loops,
+                session.config.alerts,
+                now_us=now_us(),
+                password=os.environ.get(_SMTP_PASSWORD),
+            )
+    except LakeLockedError:
+        return ["alerts were not delivered, since another process writes to the lake"]
 
 
 def _when_free(session: Session, once: Callable[[], NightlyReport], wait_s: float) -> NightlyReport:

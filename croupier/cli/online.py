@@ -158,7 +158,8 @@ def dashboard(
 ) -> None:
     """Open the dashboards.
 
-    What a person judges there is sent to the scorer, with the API key in CROUPIER_JUDGE_KEY.
+    What a person judges there is sent to the scorer, with the API key in CROUPIER_JUDGE_KEY. With a
+    password in CROUPIER_DASHBOARD_PASSWORD, or with dashboard.trusted_header, others may reach it.
     """
     from croupier.dashboards.launch import run_dashboard  # noqa: PLC0415 - Streamlit is slow to load
     from croupier.dashboards.settings import DashboardSettings  # noqa: PLC0415 - as above
@@ -173,6 +174,8 @@ def dashboard(
             for name, each in session.config.loops.items()
             if each.individual_fairness is not None
         },
+        trusted_header=session.config.dashboard.trusted_header,
+        features_for=session.config.dashboard.features_for,
     )
     raise typer.Exit(run_dashboard(session.paths.root, host=host, port=port, settings=told))
 

@@ -148,11 +148,16 @@ def _type_name(kind: Any) -> str:
         return f"section of {_type_name(parts[1])} by name"
     if parts:
         # A field that may be left out has None for its default.
-        names = dict.fromkeys(_type_name(each) for each in parts if each is not type(None))
-        return " or ".join(names)
+        kinds = dict.fromkeys(_type_name(each) for each in parts if each is not type(None))
+        return " or ".join(kinds)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return "section"
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    names: dict[Any, str] = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+    }
     return names.get(kind, "anything")
 
 

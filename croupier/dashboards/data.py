@@ -16,26 +16,40 @@ from croupier.offline.delays import DelayCurve, delay_curve
 from croupier.offline.fairness.individuals import judged_table
 from croupier.offline.fairness.pair_audit import AuditedPair, proposed_pairs
 from croupier.offline.lake import Lake
+from croupier.offline.one_decision import decision_by_id
+from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import CroupierError
 from croupier.policy.fairness.config import IndividualFairness
 from croupier.policy.loop import LoopConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from croupier.offline.lake import TableName
+    from croupier.offline.one_decision import FoundDecision
+    from croupier.offline.summaries.tables import SummaryName, SummaryState
 
 __all__ = (
     "INTERVAL_LEVEL",
     "LakeUnreadableError",
+    "acknowledged",
+    "decision",
     "delays",
+    "fairness",
     "generations",
     "generations_version",
     "interactions_version",
+    "judged",
     "judgements",
+    "loops_with_decisions",
     "loops_with_generations",
     "loops_with_interactions",
     "proposed",
+    "summarised_loops",
+    "summary",
+    "summary_state",
+    "summary_version",
 )
 
 INTERVAL_LEVEL: Final = "95 %"
@@ -111,6 +125,41 @@ def loops_with_interactions(version: int) -> list[str]:
     return _reading(lambda lake: _loops(str(lake.root), _INTERACTIONS, version))
 
 
+def loops_with_decisions() -> list[str]:
+    """Names of all loops that have decisions, in order.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: lake.loops("decisions"))
+
+
+def decision(loop: str, decision_id: str) -> FoundDecision | None:
+    """What the lake has of a decision; None if it has none of that id.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If a table can't be read.
+    InvalidInputError
+        If it is no id.
+    """
+    return _reading(lambda lake: decision_by_id(lake, loop, decision_id))
+
+
+def acknowledged(loop: str) -> dict[str, tuple[str, datetime]]:
+    """Who was the first to acknowledge an alert, and when; by its id.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _acknowledged(str(lake.root), lake.version("audits"), loop))
+
+
 def delays(version: int, loop: str) -> DelayCurve:
     """How late one loop's outcomes come, as ``croupier delays`` says for the default late horizon.
 
@@ -161,7 +210,76 @@ def judgements(loop: str) -> pl.DataFrame:
     LakeUnreadableError
         If the table can't be read.
     """
-    return _reading(lambda lake: _judgements(str(lake.root), lake.version("audits"), loop))
+    counts = judged(loop).group_by(Who="auditor").agg(Pairs=pl.len().cast(pl.Int64))
+    return counts.sort("Pairs", "Who", descending=[True, False])
+
+
+def judged(loop: str) -> pl.DataFrame:
+    """All judgements of pairs in a loop, of every auditor and pair the latest.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _judged(str(lake.root), lake.version("audits"), loop))
+
+
+def summarised_loops() -> list[str]:
+    """Names of all loops that a night has summed up, in order.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If it can't be told.
+    """
+    return _reading(lambda lake: summaries_of(lake).loops())
+
+
+def summary_version(loop: str) -> str:
+    """Name of a loop's current set of small tables, the key of what is cached.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If it can't be told.
+    """
+    return _reading(lambda lake: summaries_of(lake).version(loop))
+
+
+def summary(loop: str, name: SummaryName) -> pl.DataFrame:
+    """One of a loop's small tables, as the last night has left it; not to be changed.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If it can't be read.
+    """
+    return _reading(
+        lambda lake: _summary(str(lake.root), loop, name, summaries_of(lake).version(loop))
+    )
+
+
+def summary_state(loop: str) -> SummaryState | None:
+    """What a loop's small tables were made of; None if there are none.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If it can't be read.
+    """
+    return _reading(lambda lake: summaries_of(lake).state(loop))
+
+
+def fairness(loop: str) -> pl.DataFrame:
+    """One loop's rows of the fairness table, which are few.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _fairness(str(lake.root), lake.version("fairness"), loop))
 
 
 def _reading(read: Callable[[Lake], R]) -> R:
@@ -173,11 +291,21 @@ def _reading(read: Callable[[Lake], R]) -> R:
         raise LakeUnreadableError(root, error) from error
 
 
+# Frames are never changed in place, so all viewers share one.
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _summary(root: str, loop: str, name: SummaryName, version: str) -> pl.DataFrame:  # noqa: ARG001
+    return summaries_of(Lake(Path(root))).read(loop, name)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _fairness(root: str, version: int, loop: str) -> pl.DataFrame:  # noqa: ARG001 - a key
+    return Lake(Path(root)).scan("fairness", loop).sort("generation").collect()
+
+
 @st.cache_data(max_entries=16, show_spinner=False)
 def _loops(root: str, table: TableName, version: int) -> list[str]:  # noqa: ARG001 - a key
     # Rows of a later version than the key's do no harm: the next look asks for that version.
-    names = Lake(Path(root)).scan(table).select(pl.col("loop").unique().sort())
-    return names.collect()["loop"].to_list()
+    return Lake(Path(root)).loops(table)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the lake …")
@@ -211,8 +339,23 @@ def _proposed(
     return proposed_pairs(Lake(Path(root)), loop, config, count=_PROPOSED, seed=seed)
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
-def _judgements(root: str, version: int, loop: str) -> pl.DataFrame:  # noqa: ARG001 - a key
-    judged = judged_table(Lake(Path(root)), loop).judgements
-    counts = judged.group_by(Who="auditor").agg(Pairs=pl.len().cast(pl.Int64))
-    return counts.sort("Pairs", "Who", descending=[True, False])
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _acknowledged(
+    root: str,
+    version: int,  # noqa: ARG001 - a key
+    loop: str,
+) -> dict[str, tuple[str, datetime]]:
+    rows = (
+        Lake(Path(root))
+        .scan("audits", loop)
+        .filter(pl.col("kind") == "acknowledgement")
+        .sort("ts", descending=True)
+        .select("alert_id", "auditor", "ts")
+        .collect()
+    )
+    return {alert: (who, when) for alert, who, when in rows.iter_rows()}
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _judged(root: str, version: int, loop: str) -> pl.DataFrame:  # noqa: ARG001 - a key
+    return judged_table(Lake(Path(root)), loop).judgements

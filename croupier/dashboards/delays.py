@@ -49,6 +49,8 @@ def show() -> None:
             delay_chart(curve.thinned(_DRAWN)),
             "The share of the outcomes that have come by a delay, with an interval. The table "
             "below has the same figures at fewer delays.",
+            _figures(curve),
+            "delays",
         )
         _table(curve.thinned(_LISTED))
     small(
@@ -68,6 +70,17 @@ def _headline(curve: DelayCurve) -> None:
     for column, (label, value) in zip(st.columns(len(cards)), cards, strict=True):
         with column.container(border=True, height="stretch", gap="xsmall"):
             st.metric(label, value)
+
+
+def _figures(curve: DelayCurve) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "delay_s": curve.delays_s,
+            "share": curve.share,
+            "lower": curve.lower,
+            "upper": curve.upper,
+        }
+    )
 
 
 def _table(curve: DelayCurve) -> None:

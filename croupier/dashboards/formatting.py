@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
+import streamlit as st
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ("MISSING", "Rewards", "count", "duration", "moment", "share")
+__all__ = ("MISSING", "Rewards", "count", "duration", "moment", "share", "viewer_zone")
 
 MISSING: Final = "–"
 """Stands where the lake holds nothing."""
@@ -72,8 +74,19 @@ def count(value: float | None) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """A time, to the minute."""
-    return MISSING if value is None else f"{value:%Y-%m-%d %H:%M} UTC"
+    """A time, to the minute, where the viewer is; in UTC if the browser doesn't tell."""
+    if value is None:
+        return MISSING
+    zone = viewer_zone()
+    return f"{value.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+
+
+def viewer_zone() -> ZoneInfo:
+    """The viewer's time zone; UTC if the browser doesn't tell."""
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
 
 
 def duration(seconds: float) -> str:

@@ -15,14 +15,23 @@ if TYPE_CHECKING:
 
     from croupier.dashboards.formatting import Rewards
 
-__all__ = ("BLUE", "PROMISED", "REALISED", "difference_chart", "plain", "promise_chart")
+__all__ = (
+    "BLUE",
+    "GREY",
+    "PROMISED",
+    "REALISED",
+    "VERMILION",
+    "difference_chart",
+    "plain",
+    "promise_chart",
+)
 
 PROMISED: Final = "Promised estimate"
 REALISED: Final = "Realised mean"
 
 # Of Okabe and Ito's palette those that keep 3:1 against a white and a black background. Shapes
 # say the same as colours.
-BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#767676"
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
 
 _HEIGHT: Final = 340
 
@@ -64,7 +73,7 @@ def promise_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None) ->
         series,
         "Mean reward per decision",
         _generation_axis(rows),
-        (kinds, (_VERMILION, BLUE), ("circle", "diamond")),
+        (kinds, (VERMILION, BLUE), ("circle", "diamond")),
         offset=alt.XOffset("kind:N", sort=list(kinds), scale=alt.Scale(paddingOuter=0.7)),
         marks=_champion_mark(rows, champion),
     )
@@ -99,13 +108,13 @@ def difference_chart(rows: pl.DataFrame, rewards: Rewards, champion: int | None)
         ess=pl.col("ess"),
     )
     zero = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(
-        strokeDash=[5, 4], color=_GREY, strokeWidth=1.5
+        aria=False, strokeDash=[5, 4], color=GREY, strokeWidth=1.5
     )
     return _intervals(
         series,
         "Difference in mean reward",
         _generation_axis(rows),
-        (kinds, (BLUE, _VERMILION, _GREY), ("circle", "triangle-up", "cross")),
+        (kinds, (BLUE, VERMILION, GREY), ("circle", "triangle-up", "cross")),
         marks=[zero.encode(y="zero:Q"), *_champion_mark(rows, champion)],
     )
 
@@ -176,12 +185,20 @@ def _intervals(
     return plain(layers)
 
 
-def plain(layers: Sequence[alt.Chart]) -> alt.LayerChart:
-    """Layers of one chart, in the look that all charts have."""
+def plain(layers: Sequence[alt.Chart], *, height: int = _HEIGHT) -> alt.LayerChart:
+    """Layers of one chart, in the look that all charts have.
+
+    Parameters
+    ----------
+    layers
+        From the lowest to the highest.
+    height
+        In pixels.
+    """
     axes = alt.AxisConfig(domain=False, ticks=False, titleFontWeight="normal", tickCount=6)
     return alt.LayerChart(
         layer=list(layers),
-        height=_HEIGHT,
+        height=height,
         config=alt.Config(view=alt.ViewConfig(stroke=None), axis=axes),
     )
 
@@ -200,7 +217,7 @@ def _champion_mark(rows: pl.DataFrame, champion: int | None) -> list[alt.Chart]:
         text="champion ▼",
         font="Source Sans, sans-serif",
         fontSize=12,
-        color=_GREY,
+        color=GREY,
         align="right",
         baseline="bottom",
         dx=5,

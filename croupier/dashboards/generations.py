@@ -11,6 +11,11 @@ from croupier.dashboards import data
 from croupier.dashboards.data import INTERVAL_LEVEL
 from croupier.dashboards.formatting import MISSING, Rewards, count, moment
 from croupier.dashboards.generation_charts import difference_chart, promise_chart
+from croupier.dashboards.generation_details import (
+    show_behaviour,
+    show_comparison,
+    show_timeline,
+)
 from croupier.dashboards.layout import choose_loop, draw, show_empty, small
 
 if TYPE_CHECKING:
@@ -25,6 +30,11 @@ _SUSPICIOUS_P: Final = 0.001
 """Below it, the propensity test of a generation is pointed out."""
 
 
+_ESTIMATED: Final = ("estimator", "estimate", "lower", "upper", "judged_rows", "ess")
+_REALISED: Final = ("realised_mean", "realised_lower", "realised_upper", "decisions")
+_LEADS: Final = ("difference", "difference_lower", "difference_upper", "judged_rows", "ess")
+
+
 def show() -> None:
     """Draw the page."""
     st.title("Generations")
@@ -33,7 +43,8 @@ def show() -> None:
     if not loops:
         show_empty("Generations")
         return
-    rows = data.generations(version, choose_loop(loops))
+    loop = choose_loop(loops)
+    rows = data.generations(version, loop)
     rewards = Rewards.for_widths(
         pl.concat([rows["upper"] - rows["lower"], rows["realised_upper"] - rows["realised_lower"]])
     )
@@ -47,6 +58,9 @@ def show() -> None:
     _promises(rows, drawn, rewards, number)
     _differences(drawn, leads, number)
     _table(rows, rewards, leads)
+    show_timeline(loop, rows)
+    show_behaviour(loop, rows)
+    show_comparison(loop)
     small(
         [
             f"All intervals are {INTERVAL_LEVEL} intervals, the promotion gate's default.",
@@ -181,6 +195,8 @@ def _promises(
         promise_chart(shown, rewards, champion),
         "Per generation, the mean reward estimated before promotion and the realised mean, "
         "with intervals. The table below has the same figures.",
+        shown.select("generation", *_ESTIMATED, *_REALISED),
+        "promised_and_realised",
     )
     omitted = len(rows) - len(drawn)
     if omitted:
@@ -218,6 +234,8 @@ def _differences(drawn: pl.DataFrame, leads: Rewards, champion: int | None) -> N
         difference_chart(shown, leads, champion),
         "Per generation, the estimated difference in mean reward to the champion of its day, "
         "with intervals. The table below has the same figures.",
+        shown.select("generation", "status", *_LEADS),
+        "differences",
     )
     judged = drawn.filter(pl.col("verdict").is_not_null())
     if len(judged):

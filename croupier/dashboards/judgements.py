@@ -1,4 +1,4 @@
-"""Sending a person's judgement to the service, which logs it as it logs all events."""
+"""Sending what a person says to the service, which logs it as it logs all events."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from croupier.policy.errors import CroupierError
 if TYPE_CHECKING:
     from croupier.dashboards.settings import DashboardSettings
 
-__all__ = ("NotRecordedError", "Verdict", "send_verdict")
+__all__ = ("NotRecordedError", "Verdict", "send", "send_verdict")
 
 _TIMEOUT_S = 10.0
 
 
 class NotRecordedError(CroupierError):
-    """A judgement may not be in the log; sending it once more can't count it twice."""
+    """What was said may not be in the log; sending it once more can't count it twice."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +52,26 @@ def send_verdict(settings: DashboardSettings, loop: str, verdict: Verdict) -> No
     NotRecordedError
         If it can't be reached, or says no; in words for the person who judges.
     """
+    send(settings, loop, "judge", msgspec.json.encode(verdict))
+
+
+def send(settings: DashboardSettings, loop: str, route: str, body: bytes) -> None:
+    """Have the service log what a person says.
+
+    Parameters
+    ----------
+    settings
+        Where it is.
+    loop, route
+        Of a native route.
+    body
+        In JSON.
+
+    Raises
+    ------
+    NotRecordedError
+        If it can't be reached, or says no; in words for the person.
+    """
     if settings.service is None:
         raise NotRecordedError("this dashboard knows no scorer: start it with --service")
     headers = {"content-type": "application/json"}
@@ -61,8 +81,8 @@ def send_verdict(settings: DashboardSettings, loop: str, verdict: Verdict) -> No
     try:
         answer = urllib3.request(
             "POST",
-            f"{settings.service.rstrip('/')}/v1/loops/{loop}/judge",
-            body=msgspec.json.encode(verdict),
+            f"{settings.service.rstrip('/')}/v1/loops/{loop}/{route}",
+            body=body,
             headers=headers,
             timeout=_TIMEOUT_S,
             retries=False,

@@ -13,9 +13,12 @@ import msgspec
 
 from croupier.dashboards.settings import (
     DATA_DIR_VARIABLE,
+    PASSWORD_VARIABLE,
     SETTINGS_VARIABLE,
     DashboardSettings,
+    passwords,
 )
+from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ("run_dashboard",)
 
 _APP: Final = Path(__file__).with_name("app.py")
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
 
 _POLL_S: Final = 0.2
@@ -50,7 +54,13 @@ def run_dashboard(
     -------
     int
         0 after it was asked to stop, else Streamlit's exit code (1 if the port is taken).
+
+    Raises
+    ------
+    InvalidInputError
+        If others could reach it, and nothing says who may see it.
     """
+    _require_access(host, settings or DashboardSettings())
     asked: list[int] = []
 
     # A handler that only takes note can't miss a signal that comes while the child is started.
@@ -75,6 +85,16 @@ def run_dashboard(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _require_access(host: str, told: DashboardSettings) -> None:
+    if host in _LOOPBACK or told.trusted_header is not None or passwords().asked:
+        return
+    raise InvalidInputError(
+        "host",
+        f"expected 127.0.0.1, unless {PASSWORD_VARIABLE} or dashboard.trusted_header says who may "
+        f"see the dashboard, got {host!r}",
+    )
 
 
 def _command(host: str, port: int) -> list[str]:

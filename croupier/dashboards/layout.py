@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import altair as alt
+    import polars as pl
 
     from croupier.dashboards.data import LakeUnreadableError
 
@@ -59,8 +60,8 @@ def warn_of_spill() -> None:
         )
 
 
-def draw(chart: alt.LayerChart, description: str) -> None:
-    """Draw a chart.
+def draw(chart: alt.LayerChart, description: str, data: pl.DataFrame, name: str) -> None:
+    """Draw a chart, with a button that downloads what it is made of.
 
     Parameters
     ----------
@@ -68,9 +69,23 @@ def draw(chart: alt.LayerChart, description: str) -> None:
         In Altair.
     description
         What a screen reader says of it.
+    data
+        What it shows, without lists.
+    name
+        Of the file, without its ending; one of its own on a page.
     """
     # Streamlit's own theme writes axes in a grey of too little contrast.
     st.altair_chart(chart, theme=None, alt=description)
+    st.download_button(
+        "Download this chart's data",
+        data.write_csv,
+        file_name=f"{name}.csv",
+        mime="text/csv",
+        key=f"download_{name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
 
 
 def small(lines: Sequence[str]) -> None:
@@ -91,12 +106,12 @@ def show_empty(what: str) -> None:
         "A nightly run joins decisions with their rewards, trains the next generation, judges it "
         "against the champion and records the result. To run it now:"
     )
-    st.code("croupier nightly --config croupier.toml", language="shell")
+    st.code("croupier nightly --config croupier.toml", language=None)
     st.markdown(
         "To look around without an application, run the demo. It fills a directory of its own and "
         "prints the command that opens the dashboard on it:"
     )
-    st.code("croupier demo", language="shell")
+    st.code("croupier demo", language=None)
     small(["Reload this page when the nightly run has finished.", f"It reads `{data_dir()}`."])
 
 

@@ -10,6 +10,7 @@ import polars as pl
 import streamlit as st
 
 from croupier.dashboards import data
+from croupier.dashboards.access import require_features
 from croupier.dashboards.formatting import MISSING
 from croupier.dashboards.judgements import NotRecordedError, Verdict, send_verdict
 from croupier.dashboards.layout import choose_loop, small
@@ -38,6 +39,8 @@ _DISTANCE: Final = "pairs_distance"
 def show() -> None:
     """Draw the page."""
     st.title("Judge pairs")
+    if not require_features():
+        return
     told = settings()
     if not told.judged:
         _show_unconfigured()
@@ -219,6 +222,6 @@ def _show_unconfigured() -> None:
         "[loops.loans.individual_fairness.auditors.board]\n"
         'type = "learned"\n'
         'features = ["income", "city"]',
-        language="toml",
+        language=None,
     )
-    st.code("croupier dashboard --config croupier.toml", language="shell")
+    st.code("croupier dashboard --config croupier.toml", language=None)

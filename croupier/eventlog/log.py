@@ -15,7 +15,7 @@ import msgspec
 
 from croupier.eventlog.kafka.config import KafkaConfig
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Event, Judgement, encode_event
+from croupier.policy.events import Event, encode_event, event_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +53,10 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     loop
         The decision problem it belongs to.
     kind
-        The event's tag: ``decision``, ``outcome``, ``activation`` or ``judgement``.
+        The event's tag: ``decision``, ``outcome``, ``activation``, ``judgement`` or
+        ``acknowledgement``.
     key
-        What a partitioned log keeps in order: the decision_id, or the judgement_id.
+        What a partitioned log keeps in order: the decision_id, or the id of what an auditor says.
     payload
         The encoded event.
 
@@ -84,8 +85,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     @classmethod
     def of(cls, event: Event) -> Self:
         """Encode an event as the record that every log stores."""
-        key = event.judgement_id if isinstance(event, Judgement) else event.decision_id
-        return cls(event.loop, str(event.__struct_config__.tag), key, encode_event(event))
+        tag = str(event.__struct_config__.tag)
+        return cls(event.loop, tag, event_key(event), encode_event(event))
 
 
 class LogEntry(msgspec.Struct, frozen=True, gc=False):

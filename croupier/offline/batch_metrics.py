@@ -5,12 +5,15 @@ A batch job is gone when it would be scraped, so it leaves a file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+import polars as pl
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
+from croupier.offline.alerts import RuleName
 from croupier.offline.generations import generation_rows
 from croupier.offline.latest_signals import latest_told
+from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -54,6 +57,12 @@ def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us
         If it can't be written there.
     """
     registry = CollectorRegistry()
+    alerts = Gauge(
+        "croupier_alert_open",
+        "1 while a rule of the night has an alert open.",
+        ["loop", "rule"],
+        registry=registry,
+    )
     ended = Gauge(
         "croupier_nightly_ended_timestamp_seconds", "When the last night ended.", registry=registry
     )
@@ -63,6 +72,9 @@ def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us
         loop, failed = night.loop, bool(night.failed)
         shown("nightly_failed", "1 if training or judging broke off.", loop, failed)
         shown("nightly_champion", "The champion after the night.", loop, night.champion)
+        open_ = summaries_of(lake).read(loop, "alerts").filter(pl.col("closed").is_null())
+        for rule in get_args(RuleName):
+            alerts.labels(loop, rule).set(rule in open_["rule"])
         rows = generation_rows(lake, loop)
         for column, says in _SIGNALS.items():
             told = latest_told(rows, column)

@@ -229,6 +229,7 @@ _AUDIT: _Columns = {
     "distance": pl.Float64,
     "ts": _TIME,
     **_PARTITION,
+    "alert_id": pl.String,
 }
 
 _FAIRNESS: _Columns = {
@@ -284,6 +285,9 @@ learned from a `simulated_version` of the interactions, see
 to an action, in a generation: with an interval, its difference to all other groups, and the `gap`
 and `ratio` of the attribute's groups; of a hidden group no number is kept. See
 :mod:`croupier.offline.fairness.signals`.
+
+A row of `audits` whose `kind` is ``acknowledgement`` says that somebody, the `auditor`, has seen an
+alert, `alert_id`; its own id stands in `judgement_id`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 
@@ -402,6 +406,13 @@ class Lake:
             .join(versions, on="file", how="left")
             .select(*SCHEMAS[table].names(), "version")
         )
+
+    def loops(self, table: TableName) -> list[str]:
+        """Names of all loops that have rows in a table, in order; no row is read."""
+        if not self.exists(table):
+            return []
+        partitions = DeltaTable(self.root / table).partitions()
+        return sorted({str(each["loop"]) for each in partitions})
 
     def version(self, table: TableName) -> int:
         """Number of the table's latest version; -1 before the first write."""

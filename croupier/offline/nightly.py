@@ -1,4 +1,4 @@
-"""The nightly job: sink, join, retrain, evaluate, gate, register, promote, forget."""
+"""The nightly job: sink, join, retrain, evaluate, gate, register, promote, forget, summarise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from croupier.offline.alerts import AlertRules
 from croupier.offline.champions import evidence_since
 from croupier.offline.engine import LOCAL
 from croupier.offline.evaluate import Evaluation, evaluate
@@ -43,6 +44,7 @@ from croupier.offline.simulator_gap import gap_rows, measure_gaps
 from croupier.offline.sink import sink
 from croupier.offline.standing import anything_since, finish_published, last_trained
 from croupier.offline.succession import PASSED, Succession
+from croupier.offline.summaries.summarise import summarise_night
 from croupier.policy.errors import (
     GenerationError,
     InvalidInputError,
@@ -50,6 +52,7 @@ from croupier.policy.errors import (
     ScoringError,
 )
 from croupier.policy.exploration import Conservative
+from croupier.policy.fairness.groups import parts_of
 from croupier.policy.loop import parse_duration
 from croupier.policy.oracle import DistilledOracle, Fidelity
 
@@ -89,6 +92,11 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         What a challenger has to show.
     merge
         How training is divided where a cluster does it.
+    segments
+        By loop, what the dashboards tell decisions apart by beside its fairness.attributes, in the
+        same words: audit attributes, paths in the context, or some of them crossed.
+    alerts
+        When the night raises an alert.
     """
 
     judge_share: float = 0.3
@@ -97,6 +105,8 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     settle: str = "1 s"
     gate: GateConfig = GateConfig()
     merge: MergeConfig = MergeConfig()
+    segments: dict[str, tuple[str, ...]] = {}
+    alerts: AlertRules = AlertRules()
 
     def __post_init__(self) -> None:
         parse_duration(self.settle)
@@ -104,6 +114,9 @@ class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             parse_duration(self.judge_window)
         if not 0.05 <= self.judge_share <= 0.95:
             raise ValueError(f"judge_share must be in [0.05, 0.95], got {self.judge_share}")
+        for names in self.segments.values():
+            for name in names:
+                parts_of(name)
 
 
 class Nightly(Succession):
@@ -173,6 +186,10 @@ class Nightly(Succession):
                 self._loop_night(loop, now_us, steps, due_only=due_only) for loop in self.loops
             ]
             kept = retain(self.lake, log, self.loops, now_us=now_us)
+            with steps("summarise") as progress:
+                for number, night in enumerate(nights, start=1):
+                    summarise_night(self, night, sunk, started_us=now_us)
+                    progress(number, len(nights))
         return NightlyReport(sink=sunk, loops=nights, retention=kept)
 
     def join(self, loop: str, *, now_us: int) -> JoinReport:

@@ -25,11 +25,13 @@ from croupier.offline.lake import SCHEMAS, Lake, ProgressError, TableName
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import (
     IMPORTED,
+    Acknowledgement,
     Activation,
     Decision,
     Judgement,
     Outcome,
     decode_event,
+    event_key,
 )
 
 if TYPE_CHECKING:
@@ -399,7 +401,7 @@ class PartitionSink:
             )
         if table not in self._tables:
             raise InvalidInputError("event.type", f"expected one of {self._tables[0]}")
-        key = event.judgement_id if isinstance(event, Judgement) else event.decision_id
+        key = event_key(event)
         if key != entry.key:
             raise InvalidInputError("record.key", f"expected {key!r}, got {entry.key!r}")
 
@@ -564,7 +566,23 @@ def _row(event: Event, offset: int, partition: int | None) -> tuple[TableName, d
                 "date": _date(event.ts),
                 "offset": offset,
                 "kind": "judgement",
+                "alert_id": None,
                 "partition": partition,
+            }
+        case Acknowledgement():
+            return "audits", {
+                "loop": event.loop,
+                "date": _date(event.ts),
+                "offset": offset,
+                "kind": "acknowledgement",
+                "judgement_id": event.acknowledgement_id,
+                "decision_id": None,
+                "other_decision_id": None,
+                "auditor": event.by,
+                "distance": None,
+                "ts": event.ts,
+                "partition": partition,
+                "alert_id": event.alert_id,
             }
 
 

@@ -22,6 +22,7 @@ __all__ = (
     "EVENT_VERSION",
     "IMPORTED",
     "MAX_ID_LENGTH",
+    "Acknowledgement",
     "Action",
     "Activation",
     "Decision",
@@ -37,6 +38,7 @@ __all__ = (
     "Shadow",
     "decode_event",
     "encode_event",
+    "event_key",
 )
 
 EVENT_VERSION = 2
@@ -311,7 +313,34 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, tag="judgement", tag_
     version: int = _PLAIN_VERSION
 
 
-Event: TypeAlias = Decision | Outcome | Activation | Judgement
+class Acknowledgement(
+    msgspec.Struct, frozen=True, kw_only=True, tag="acknowledgement", tag_field="type"
+):
+    """Says that a person has seen an alert.
+
+    Attributes
+    ----------
+    acknowledgement_id
+        Unique among these and judgements; a repeated id counts once.
+    loop, alert_id
+        Which alert.
+    by
+        Who has seen it.
+    ts
+        When, in microseconds since the Unix epoch, UTC.
+    version
+        Layout of this event.
+    """
+
+    acknowledgement_id: str
+    loop: str
+    alert_id: str
+    by: str
+    ts: int
+    version: int = EVENT_VERSION
+
+
+Event: TypeAlias = Decision | Outcome | Activation | Judgement | Acknowledgement
 
 _FIELDS = Decision.__struct_fields__
 _before = attrgetter(*_FIELDS[: _FIELDS.index("actions")])
@@ -358,6 +387,17 @@ def encode_event(event: Event) -> bytes:
         return _encoder.encode(event)
     except _CODEC_ERRORS as error:
         raise InvalidInputError("event", f"expected JSON values: {error}") from error
+
+
+def event_key(event: Event) -> str:
+    """What a partitioned log keeps in order, and what repeats are known by."""
+    match event:
+        case Judgement():
+            return event.judgement_id
+        case Acknowledgement():
+            return event.acknowledgement_id
+        case _:
+            return event.decision_id
 
 
 def _sum(event: Event) -> float:

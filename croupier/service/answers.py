@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from croupier.policy.decision import check_id
-from croupier.policy.events import Activation
+from croupier.policy.events import Acknowledgement, Activation
 from croupier.policy.fairness.judging import judgement_of
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
+    AcknowledgeRequest,
     ActivateRequest,
     DecideResponse,
     DecideSlateRequest,
@@ -46,6 +47,7 @@ __all__ = (
     "ANSWERS",
     "BodyReader",
     "Decided",
+    "acknowledgement_from",
     "activation_of",
     "dealt",
     "decided",
@@ -138,6 +140,28 @@ def judgement_from(scorer: Scorer, loop: str, request: JudgeRequest) -> Judgemen
     )
 
 
+def acknowledgement_from(scorer: Scorer, loop: str, request: AcknowledgeRequest) -> Acknowledgement:
+    """Check what is reported of an alert, and make an event of it.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the field and what was expected.
+    """
+    now, given = scorer.now(), request.acknowledgement_id
+    check_id("alert_id", request.alert_id)
+    check_id("by", request.by)
+    if given is not None:
+        check_id("acknowledgement_id", given)
+    return Acknowledgement(
+        acknowledgement_id=uuid7(now) if given is None else given,
+        loop=loop,
+        alert_id=request.alert_id,
+        by=request.by,
+        ts=now,
+    )
+
+
 class BodyReader:
     """Reads the bodies of requests, and keeps the actions that it has met.
 
@@ -158,6 +182,7 @@ class BodyReader:
         self._outcome_decoder = msgspec.json.Decoder(OutcomeRequest | list[OutcomeRequest])
         self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
         self._judge_decoder = msgspec.json.Decoder(JudgeRequest)
+        self._acknowledge_decoder = msgspec.json.Decoder(AcknowledgeRequest)
 
     def read(self, route: str, body: bytes) -> Any:
         """Read the body of one of the routes in :data:`ANSWERS`.
@@ -225,3 +250,13 @@ class BodyReader:
             Naming the field and what was expected.
         """
         return judgement_from(scorer, loop, decode(self._judge_decoder, body))
+
+    def acknowledgement(self, scorer: Scorer, loop: str, body: bytes) -> Acknowledgement:
+        """Read what an ``acknowledge`` request reports.
+
+        Raises
+        ------
+        Refusal, InvalidInputError
+            Naming the field and what was expected.
+        """
+        return acknowledgement_from(scorer, loop, decode(self._acknowledge_decoder, body))

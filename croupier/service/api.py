@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from croupier.policy.ranking import Ranking
 
 __all__ = (
+    "AcknowledgeRequest",
     "ActionRequest",
     "ActivateRequest",
     "Choice",
@@ -359,8 +360,28 @@ class JudgeRequest(
     judgement_id: str | None = None
 
 
+class AcknowledgeRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Says that a person has seen an alert of the nightly job.
+
+    Attributes
+    ----------
+    alert_id
+        As ``croupier alerts`` and the dashboard tell it.
+    by
+        Who, 1 to 256 characters.
+    acknowledgement_id
+        Idempotency key: the same one counts once. Made up if left out.
+    """
+
+    alert_id: str
+    by: str
+    acknowledgement_id: str | None = None
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """How many outcomes, activations or judgements were logged."""
+    """How many outcomes, activations, judgements or acknowledgements were logged."""
 
     accepted: int
 

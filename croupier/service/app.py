@@ -73,7 +73,12 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "/v1/loops/"
 _JSON = (b"content-type", b"application/json")
-_SCOPES: Mapping[str, KeyScope] = {"reward": "reward", "activate": "reward", "judge": "judge"}
+_SCOPES: Mapping[str, KeyScope] = {
+    "reward": "reward",
+    "activate": "reward",
+    "judge": "judge",
+    "acknowledge": "judge",
+}
 
 
 class Application:
@@ -167,6 +172,7 @@ class Application:
             "reward": self._reward,
             "activate": self._activate,
             "judge": self._judge,
+            "acknowledge": self._acknowledge_alert,
         }
         self._slow = Starlette(
             routes=[
@@ -309,6 +315,10 @@ class Application:
     async def _judge(self, loop: str, body: bytes) -> Receipt:
         await self._log([Record.of(self._reader.judgement(self._scorer, loop, body))])
         self._metrics.loops[loop].judgements += 1
+        return Receipt(accepted=1)
+
+    async def _acknowledge_alert(self, loop: str, body: bytes) -> Receipt:
+        await self._log([Record.of(self._reader.acknowledgement(self._scorer, loop, body))])
         return Receipt(accepted=1)
 
     async def _personalize(

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 _FIELDS = ("loop", "route", "status", "code", "duration_ms", "repeated")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _HOT = "/v1/loops/"
-_ROUTES = ("decide", "rank", "slots", "slate", "reward", "activate", "judge")
+_ROUTES = ("decide", "rank", "slots", "slate", "reward", "activate", "judge", "acknowledge")
 _PROBES = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 _EVERY_S = 1.0
 

@@ -13,6 +13,7 @@ from croupier.policy.decision import MAX_ACTIONS, MAX_PLACES
 from croupier.policy.events import MAX_ID_LENGTH
 from croupier.service import personalizer
 from croupier.service.api import (
+    AcknowledgeRequest,
     ActivateRequest,
     DecideRequest,
     DecideResponse,
@@ -149,6 +150,7 @@ _NATIVE = (
     ),
     _native("activate", "Report that a deferred decision was shown", ActivateRequest, Receipt),
     _native("judge", "Report how differently two decisions may be treated", JudgeRequest, Receipt),
+    _native("acknowledge", "Report that an alert was seen", AcknowledgeRequest, Receipt),
 )
 
 
@@ -207,6 +209,9 @@ _IDS = (
     "other_decision_id",
     "outcome_id",
     "judgement_id",
+    "acknowledgement_id",
+    "alert_id",
+    "by",
     "auditor",
     "id",
     "slot",

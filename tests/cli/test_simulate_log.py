@@ -28,7 +28,7 @@ from croupier.sim2rec.user_model_config import SimulatorsConfig, UserModelConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Complain
+    from tests.command_line import Complain
 
 # Of two groups none can be held out, so nobody is told a code; with three somebody is.
 TINY = LogStudyConfig(

@@ -58,7 +58,7 @@ sys.exit(run_dashboard(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]
 
 # Where a page that is not the first is opened by its address, Streamlit looks for its server below
 # the page, before it looks where it is.
-_LOOKING = re.compile(r"/(delays|judge-pairs)/_stcore/(health|host-config)$")
+_LOOKING = re.compile(r"/[a-z-]+/_stcore/(health|host-config)$")
 
 _CHROMIUM_FLAGS = [
     "--headless",
@@ -111,6 +111,8 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+    # A loaded machine takes its time.
+    expect.set_options(timeout=120_000)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM_FLAGS)
         yield launched
@@ -160,7 +162,7 @@ class Visit:
 def visit(browser: Browser, url: str, *, width: int = 1440) -> Iterator[Visit]:
     """Open a page; afterwards nothing may have gone wrong or have been asked of other hosts."""
     context = browser.new_context(viewport={"width": width, "height": 1000})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)
     opened = Visit(context.new_page())
     opened.page.goto(url)
     yield opened
@@ -173,7 +175,7 @@ def visit(browser: Browser, url: str, *, width: int = 1440) -> Iterator[Visit]:
 @pytest.mark.parametrize("width", [1440, 390])
 def test_headline_and_charts_are_visible(browser: Browser, dashboard: str, width: int) -> None:
     champion = champion_of(homepage())
-    with visit(browser, dashboard, width=width) as seen:
+    with visit(browser, f"{dashboard}/generations", width=width) as seen:
         seen.settle()
         assert seen.metric("Champion: generation") == str(champion["generation"])
         assert seen.metric("Decisions served") == f"{champion['decisions']:,}"
@@ -189,7 +191,7 @@ def test_headline_and_charts_are_visible(browser: Browser, dashboard: str, width
 
 
 def test_choosing_a_loop_changes_the_page_and_the_address(browser: Browser, dashboard: str) -> None:
-    with visit(browser, dashboard) as seen:
+    with visit(browser, f"{dashboard}/generations") as seen:
         seen.settle()
         expect(seen.page).to_have_url(re.compile(r"\?loop=homepage$"))
         seen.page.get_by_test_id("stSelectbox").locator("input").click()
@@ -207,7 +209,7 @@ def test_choosing_a_loop_changes_the_page_and_the_address(browser: Browser, dash
 
 def test_tooltips_tell_n_and_effective_sample_size(browser: Browser, dashboard: str) -> None:
     champion = champion_of(homepage())
-    with visit(browser, dashboard) as seen:
+    with visit(browser, f"{dashboard}/generations") as seen:
         seen.settle()
         chart = seen.page.get_by_test_id("stVegaLiteChart").first
         of_champion = f'[aria-label*="Generation: {champion["generation"]};"]'
@@ -219,7 +221,7 @@ def test_tooltips_tell_n_and_effective_sample_size(browser: Browser, dashboard: 
 
 
 def test_a_shared_address_opens_its_loop(browser: Browser, dashboard: str) -> None:
-    with visit(browser, f"{dashboard}/?loop=newsletter") as seen:
+    with visit(browser, f"{dashboard}/generations?loop=newsletter") as seen:
         seen.settle()
         assert seen.metric("Decisions served") == "902"
 
@@ -243,7 +245,7 @@ def test_delays_are_a_page_of_their_own(browser: Browser, dashboard: str, width:
 
 
 def test_the_menu_leads_from_page_to_page(browser: Browser, dashboard: str) -> None:
-    with visit(browser, dashboard) as seen:
+    with visit(browser, f"{dashboard}/generations") as seen:
         seen.settle()
         seen.page.get_by_test_id("stSidebarNav").get_by_role("link", name="Delays").click()
         expect(seen.page).to_have_url(re.compile(r"/delays"))

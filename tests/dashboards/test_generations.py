@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -12,7 +11,6 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from croupier.dashboards import app as entry_point
 from croupier.dashboards.settings import DATA_DIR_VARIABLE
 from croupier.offline.lake import SCHEMAS, Lake
 from tests.dashboards.lakes import (
@@ -25,23 +23,39 @@ from tests.dashboards.lakes import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
     st.cache_data.clear()
+    st.cache_resource.clear()
     yield tmp_path
     st.cache_data.clear()
+    st.cache_resource.clear()
 
 
 def show(loop: str | None = None) -> AppTest:
-    page = AppTest.from_file(str(Path(entry_point.__file__)), default_timeout=60)
+    page = AppTest.from_string(_PAGE, default_timeout=60)
     if loop is not None:
         page.query_params["loop"] = loop
     page.run()
     assert not page.exception
     return page
+
+
+# Pages are switched to by their file, and these are functions.
+_PAGE = """
+from croupier.dashboards import generations
+from croupier.dashboards.data import LakeUnreadableError
+from croupier.dashboards.layout import show_unreadable, warn_of_spill
+warn_of_spill()
+try:
+    generations.show()
+except LakeUnreadableError as error:
+    show_unreadable(error)
+"""
 
 
 def metrics(page: AppTest) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from croupier.eventlog.log import Record
 from croupier.offline.lake import Lake
 from croupier.policy.events import (
+    Acknowledgement,
     Action,
     Activation,
     Decision,
@@ -59,7 +60,7 @@ def outcome(decision_id: str, outcome_id: str, ts: int = EPOCH_US, **changes: An
 
 
 def mixed_events(count: int, seed: int) -> list[Event]:
-    """Events of all four kinds in two loops, a fifth of them repeats of an earlier id."""
+    """Events of all kinds in two loops, a fifth of them repeats of an earlier id."""
     rng = random.Random(seed)
     events: list[Event] = []
     for number in range(count):
@@ -68,7 +69,8 @@ def mixed_events(count: int, seed: int) -> list[Event]:
             continue
         loop, ts = rng.choice(["shop", "mail"]), EPOCH_US + number * 3_600_000_000
         of = f"d{rng.randrange(count)}"
-        match rng.choice(["decision", "decision", "outcome", "activation", "judgement"]):
+        kinds = ["decision", "decision", "outcome", "activation", "judgement", "seen"]
+        match rng.choice(kinds):
             case "decision":
                 context = {"n": number, "x": rng.random()}
                 events.append(decision(f"d{number}", ts, loop=loop, context=context))
@@ -76,6 +78,12 @@ def mixed_events(count: int, seed: int) -> list[Event]:
                 events.append(outcome(of, f"o{number}", ts, loop=loop, reward=rng.random()))
             case "activation":
                 events.append(Activation(decision_id=of, loop=loop, ts=ts))
+            case "seen":
+                events.append(
+                    Acknowledgement(
+                        acknowledgement_id=f"a{number}", loop=loop, alert_id=of, by="bo", ts=ts
+                    )
+                )
             case _:
                 events.append(
                     Judgement(

@@ -15,6 +15,7 @@ from croupier.offline.lake import LakeLockedError
 from croupier.offline.nightly import Nightly, NightlyConfig
 from croupier.offline.registry import Registry
 from croupier.offline.retrain import is_judged, learner_folds, retrain
+from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.exploration import Conservative, EpsilonGreedy
 from croupier.policy.generation import cold_start
@@ -105,6 +106,29 @@ def test_the_sink_and_the_join_take_in_the_day(history: History) -> None:
     assert sorted(interactions["decision_id"]) == sorted(decisions["decision_id"])
     clicks = lake.scan("outcomes", "shop").collect()
     assert interactions["reward"].sum() == len(clicks)
+
+
+def test_small_tables_hold_what_nights_found(history: History) -> None:
+    shop, summaries = history.shop, summaries_of(history.shop.lake)
+    nights = summaries.read("shop", "nights")
+    assert nights["joined"].to_list() == [400] * 5
+    assert nights["champion"].to_list() == [night.champion for night in history.nights]
+    assert nights["challenger"].to_list() == [1, 2, 3, 4, 5]
+    assert summaries.read("shop", "days")["joined"].sum() == 2000
+    estimates = summaries.read("shop", "estimates")
+    for number, row in list(shop.rows().items())[1:]:
+        told = estimates.filter(
+            pl.col("policy") == f"generation {number}",
+            pl.col("generation") == number,
+            pl.col("estimator") == row["estimator"],
+        )
+        columns = ("value", "lower", "upper", "ess", "max_weight")
+        promised = ("estimate", "lower", "upper", "ess", "max_weight")
+        assert told.select(columns).rows() == [tuple(row[name] for name in promised)]
+    drifted = summaries.read("shop", "drift")
+    served = summaries.read("shop", "hours")["generation"].unique().sort().to_list()
+    assert drifted.select("before", "after").unique().rows() == [tuple(served[-2:])]
+    assert not drifted["significant"].any()
 
 
 def test_rows_hold_what_was_promised(history: History) -> None:

@@ -21,6 +21,7 @@ from croupier.offline.lake import Lake, LakeLockedError
 from croupier.offline.sink import SinkReport, sink, sunk_position
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import (
+    Acknowledgement,
     Action,
     Activation,
     Decision,
@@ -177,7 +178,34 @@ def expected_row(event: Event, offset: int) -> tuple[TableName, Key, dict[str, A
             }
             return "outcomes", (event.loop, "activation", event.decision_id), row
         case Judgement():
-            return "audits", (event.loop, event.judgement_id), row | {"kind": "judgement"}
+            return (
+                "audits",
+                (event.loop, event.judgement_id),
+                row
+                | {
+                    "kind": "judgement",
+                    "alert_id": None,
+                },
+            )
+        case Acknowledgement():
+            return (
+                "audits",
+                (event.loop, event.acknowledgement_id),
+                {
+                    "loop": event.loop,
+                    "date": moment.date(),
+                    "offset": offset,
+                    "kind": "acknowledgement",
+                    "judgement_id": event.acknowledgement_id,
+                    "decision_id": None,
+                    "other_decision_id": None,
+                    "auditor": event.by,
+                    "distance": None,
+                    "ts": moment,
+                    "partition": None,
+                    "alert_id": event.alert_id,
+                },
+            )
 
 
 def bits(value: Any) -> Any:

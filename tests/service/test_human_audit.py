@@ -131,6 +131,8 @@ def ada_judges(server: Server, contexts: dict[str, dict[str, Any]]) -> int:
     return len(pairs)
 
 
+# The gate, the proposals and the route have tests of their own; this is the whole walk.
+@pytest.mark.slow
 def test_a_persons_judgements_turn_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

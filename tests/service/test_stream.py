@@ -15,7 +15,7 @@ import pytest
 from croupier.eventlog.kafka.broker import Cluster
 from croupier.eventlog.kafka.config import KafkaConfig
 from croupier.eventlog.kafka.topics import KIND_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
-from croupier.policy.events import Activation, Decision, Judgement, Outcome, decode_event
+from croupier.policy.events import Activation, Decision, Judgement, Outcome, decode_event, event_key
 from croupier.policy.keeping import is_kept
 from tests.service.generations import generation
 from tests.service.running import Server, running, wait_until
@@ -172,7 +172,7 @@ def test_everything_that_can_be_asked_over_http(serving: Server, asker: Asker) -
     outcomes = [decode_event(each.value) for each in asker.committed("outcomes")]
     assert len(outcomes) == 3
     assert {
-        (type(each), each.decision_id) for each in outcomes if not isinstance(each, Judgement)
+        (type(each), event_key(each)) for each in outcomes if not isinstance(each, Judgement)
     } == {
         (Activation, "filled"),
         (Outcome, "dealt"),

@@ -57,6 +57,7 @@ _STREAMS: dict[str, Stream] = {
     "outcome": "outcomes",
     "activation": "outcomes",
     "judgement": "audits",
+    "acknowledgement": "audits",
 }
 
 
