@@ -25,6 +25,7 @@ RuleName: TypeAlias = Literal[
     "oscillation",
     "disparity",
     "violations",
+    "simulators",
     "support",
     "join_completeness",
     "orphans",
@@ -44,7 +45,7 @@ class AlertRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes
     ----------
-    oscillation, disparity, violations
+    oscillation, disparity, violations, simulators
         Whether the signals of these names are alerts.
     least_effective
         Effective sample size of the latest judgement's challenger below which the log can't tell;
@@ -59,6 +60,7 @@ class AlertRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     oscillation: bool = True
     disparity: bool = True
     violations: bool = True
+    simulators: bool = True
     least_effective: float = 100.0
     least_joined: float = 0.95
     most_orphans: float = 0.05
@@ -176,6 +178,7 @@ def _of_signals(rules: AlertRules, generations: Mapping[int, Mapping[str, Any]])
         "oscillates": (rules.oscillation, "oscillation", "Generations oscillate", "generations"),
         "disparity_rises": (rules.disparity, "disparity", "A disparity rises", "fairness"),
         "violations_rise": (rules.violations, "violations", "Violations rise", "fairness"),
+        "simulators_err": (rules.simulators, "simulators", "Simulators are off", "simulators"),
     }
     for signal in latest_signals(generations):
         on, rule, title, page = wanted[signal.name]

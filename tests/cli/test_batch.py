@@ -282,10 +282,24 @@ def test_a_night_leaves_metrics_of_what_it_found(command: Command) -> None:
     written = command.directory / "croupier.prom"
     written.write_text("of the last night\n")
     assert command("nightly", "--metrics", str(written)).code == 0
-    shown = {
-        sample.name: (sample.labels, sample.value)
+    samples = [
+        sample
         for family in text_string_to_metric_families(written.read_text())
         for sample in family.samples
+    ]
+    alerts = {
+        each.labels["rule"]: each.value for each in samples if each.name == "croupier_alert_open"
+    }
+    assert {rule for rule, is_open in alerts.items() if is_open} == {
+        "oscillation",
+        "disparity",
+        # Its few decisions tell little of a challenger.
+        "support",
+    }
+    shown = {
+        each.name: (each.labels, each.value)
+        for each in samples
+        if each.name != "croupier_alert_open"
     }
     ended = shown.pop("croupier_nightly_ended_timestamp_seconds")[1]
     assert abs(ended - time.time()) < 600
