@@ -185,7 +185,7 @@ def test_headline_and_charts_are_visible(browser: Browser, dashboard: str, width
         expect(seen.page.get_by_text(interval)).to_be_visible()
         drawn = seen.page.get_by_test_id("stVegaLiteChart").locator("canvas, svg.marks")
         expect(drawn).to_have_count(2)
-        expect(seen.page.get_by_test_id("stDataFrame")).to_be_visible()
+        expect(seen.page.get_by_test_id("stDataFrame").first).to_be_visible()
         overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert seen.page.evaluate(overflow) == 0
 
@@ -236,7 +236,7 @@ def test_delays_are_a_page_of_their_own(browser: Browser, dashboard: str, width:
         assert seen.metric("Decisions with an outcome") == "100"
         chart = seen.page.get_by_test_id("stVegaLiteChart")
         expect(chart.locator("canvas, svg.marks")).to_have_count(1)
-        expect(seen.page.get_by_test_id("stDataFrame")).to_be_visible()
+        expect(seen.page.get_by_test_id("stDataFrame").first).to_be_visible()
         chart.locator('path[aria-label*="Delay: 30 s;"]').hover()
         tooltip = seen.page.locator("#vg-tooltip-element")
         expect(tooltip).to_contain_text("60.0 %")
