@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -27,6 +28,7 @@ from croupier.service.mirror import MirrorJob, mirror_process, registry_is_new
 from croupier.service.scorer import Scorer
 from croupier.service.secret import kept_secret, parse_secret
 from croupier.service.serving import ServingDirectory
+from croupier.service.session_store import SessionEvent
 from croupier.service.settings import SettingsDirectory
 
 if TYPE_CHECKING:
@@ -168,6 +170,10 @@ def running_parts(setup: ServiceSetup, *, mirror: bool = True) -> Iterator[Servi
             on_session=lambda loop, event: metrics.session_events.labels(loop, event).inc(),
         )
         metrics.sessions.set_function(lambda: scorer.sessions)
+        for loop, event in product(setup.loops, get_args(SessionEvent)):
+            if setup.loops[loop].sessions is not None:
+                # From 0 on, so that a rate counts the first one.
+                metrics.session_events.labels(loop, event)
         serving = ServingDirectory(setup.serving_dir)
         if registry_is_new(setup.tracking_uri):
             # Nothing can be registered yet, so there is nothing to wait for.

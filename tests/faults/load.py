@@ -58,10 +58,15 @@ class Load:
         Decisions a second, of all clients together.
     clients
         How many; while scorers are slow, each waits for its own answer.
+    prefix
+        Of the ids, which no other load of the same deployment may have.
     """
 
-    def __init__(self, ports: Sequence[int], rate: float, clients: int = 8) -> None:
+    def __init__(
+        self, ports: Sequence[int], rate: float, clients: int = 8, *, prefix: str = "c"
+    ) -> None:
         self.told = Told()
+        self.prefix = prefix
         self._ports = ports
         self._every_s = clients / rate
         self._stopping = threading.Event()
@@ -124,7 +129,7 @@ class _Client:
         due = time.monotonic() + self._random.uniform(0, every_s)
         made = 0
         while not stopping.wait(max(0.0, due - time.monotonic())):
-            self._decide(f"c{self._number}-{made}")
+            self._decide(f"{self._load.prefix}{self._number}-{made}")
             made += 1
             self._reward_until(time.monotonic())
             # What was missed while the scorers were slow is not made up for.

@@ -41,7 +41,7 @@ def test_it_decides_learns_and_shows(kafka_runtime: Runtime, tmp_path: Path) -> 
         time.sleep(10.0)
         assert topology.night() == 0
         _await("scorers to serve what it promoted", lambda: topology.generations() == [1, 1])
-        with Load([topology.port], rate=40.0, clients=4) as more:
+        with Load([topology.port], rate=40.0, clients=4, prefix="d") as more:
             time.sleep(3.0)
         page = urllib.request.urlopen(f"http://127.0.0.1:{topology.dashboard_port}/", timeout=60)
         assert page.status == 200

@@ -32,6 +32,8 @@ port = 0
 [registry]
 tracking_uri = "http://127.0.0.1:9"
 [loops.digits]
+[loops.visits.sessions]
+user = "user"
 """
 
 # What Prometheus adds by itself.
