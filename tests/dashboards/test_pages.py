@@ -11,7 +11,7 @@ import io
 import os
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,8 +119,14 @@ def opened(browser: Browser, served: Served, path: str, heading: str) -> Iterato
 
 def choose(page: Page, label: str, option: str) -> None:
     box = page.get_by_test_id("stSelectbox").filter(has_text=label)
-    box.locator("input").click()
-    page.get_by_role("option", name=option, exact=True).click()
+    offered = page.get_by_role("option", name=option, exact=True)
+    for _ in range(10):
+        box.locator("input").click()
+        # A page that is drawn anew at this moment closes the list again.
+        with suppress(PlaywrightTimeoutError):
+            offered.wait_for(timeout=12_000)
+            break
+    offered.click()
     settle(page)
 
 
