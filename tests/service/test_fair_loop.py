@@ -20,8 +20,9 @@ from tests.service.running import Server, running, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# MLflow uses what its own dependencies have deprecated.
+# The oracle, its learners and the encodings have tests of their own; this is all of it in service.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

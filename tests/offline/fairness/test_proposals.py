@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy
 
 from croupier.offline.fairness.proposals import propose_pairs
@@ -79,6 +80,7 @@ def taught(seed: int, *, proposed: bool, rounds: int = 3, batch: int = 5) -> Dis
     return learner
 
 
+@pytest.mark.slow
 def test_they_teach_more_than_random_pairs() -> None:
     seeds = range(24)
     active = [wrong_verdicts(taught(seed, proposed=True), 5000 + seed) for seed in seeds]
