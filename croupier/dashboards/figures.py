@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
 
 __all__ = (
     "Z",
@@ -156,14 +156,14 @@ def new_and_vanished(actions: pl.DataFrame) -> tuple[list[str], list[str], date 
     """
     offered = actions.filter(pl.col("by").is_null(), pl.col("offered") > 0).drop_nulls("action")
     last = offered["date"].max()
-    if last is None:
+    if not isinstance(last, date):
         return [], [], None
     days = offered.group_by("action").agg(first=pl.col("date").min(), last=pl.col("date").max())
     if days["first"].min() == last:
-        return [], [], last  # type: ignore[return-value]
+        return [], [], last
     new = days.filter(pl.col("first") == last)["action"].sort().to_list()
     gone = days.filter(pl.col("last") < last)["action"].sort().to_list()
-    return new, gone, last  # type: ignore[return-value]
+    return new, gone, last
 
 
 def exploration_cost(hours: pl.DataFrame) -> pl.DataFrame:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from croupier.offline.fairness.frontier import FrontierPoint
     from croupier.offline.lake import Lake
     from croupier.offline.night import LoopNight
+    from croupier.offline.ope import Estimate
     from croupier.offline.promotion_report import Judged
     from croupier.offline.registry import Registry
     from croupier.offline.sink import SinkReport
@@ -124,40 +125,31 @@ def _estimates(number: int, judged: Judged) -> Iterator[dict[str, Any]]:
 
 def _of_evaluation(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for policy in evaluation.policies:
-        for name, estimate in policy.estimates.items():
-            yield {
-                "policy": policy.name,
-                "estimator": name,
-                "value": estimate.value,
-                "lower": estimate.lower,
-                "upper": estimate.upper,
-                "confidence": estimate.confidence,
-                "rows": estimate.n,
-                "nonzero_rewards": estimate.nonzero_rewards,
-                "ess": estimate.ess,
-                "mean_weight": estimate.mean_weight,
-                "max_weight": estimate.max_weight,
-                "deficient": policy.support.deficient,
-                "weight_bins": list(WEIGHT_EDGES),
-                "weight_counts": [policy.weights.zero, *policy.weights.counts],
-            }
-    for name, estimate in evaluation.differences.items():
-        yield {
-            "policy": "difference",
-            "estimator": name,
-            "value": estimate.value,
-            "lower": estimate.lower,
-            "upper": estimate.upper,
-            "confidence": estimate.confidence,
-            "rows": estimate.n,
-            "nonzero_rewards": estimate.nonzero_rewards,
-            "ess": estimate.ess,
-            "mean_weight": estimate.mean_weight,
-            "max_weight": estimate.max_weight,
-            "deficient": None,
-            "weight_bins": None,
-            "weight_counts": None,
+        weights = {
+            "deficient": policy.support.deficient,
+            "weight_bins": list(WEIGHT_EDGES),
+            "weight_counts": [policy.weights.zero, *policy.weights.counts],
         }
+        for name, estimate in policy.estimates.items():
+            yield {"policy": policy.name} | _of_estimate(name, estimate) | weights
+    without = dict.fromkeys(("deficient", "weight_bins", "weight_counts"))
+    for name, estimate in evaluation.differences.items():
+        yield {"policy": "difference"} | _of_estimate(name, estimate) | without
+
+
+def _of_estimate(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {
+        "estimator": name,
+        "value": estimate.value,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "confidence": estimate.confidence,
+        "rows": estimate.n,
+        "nonzero_rewards": estimate.nonzero_rewards,
+        "ess": estimate.ess,
+        "mean_weight": estimate.mean_weight,
+        "max_weight": estimate.max_weight,
+    }
 
 
 def changes_of(registry: Registry, loop: str) -> pl.DataFrame:
