@@ -6,7 +6,6 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import polars as pl
 import pytest
 from kafka import KafkaProducer
 
@@ -59,11 +58,9 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def values(root: Path, table: TableName) -> set[tuple[Any, ...]]:
+def values(root: Path, table: TableName) -> set[str]:
     """The rows of a table, wherever they stood in the log."""
-    found = rows(root, table).drop("offset", "partition")
-    encoded = found.select(pl.struct(pl.all()).struct.json_encode())
-    return set(encoded.rows())
+    return {repr(row) for row in rows(root, table).drop("offset", "partition").iter_rows()}
 
 
 def test_what_was_logged_is_in_the_lake_once_as_from_sqlite(log: KafkaLog, tmp_path: Path) -> None:
@@ -199,7 +196,7 @@ BAD: list[tuple[Stream, bytes | None, bytes | None, list[tuple[str, bytes]], str
     ("outcomes", b"k", encode_event(decision("k")), [], "event.type: expected one of outcomes"),
     ("decisions", b"k", encode_event(decision("k", loop="mail")), [], "expected 'shop', got 'mail"),
     ("decisions", b"other", encode_event(decision("k")), [], "record.key: expected 'k'"),
-    ("decisions", b"k", encode_event(decision("k", version=2)), [], "event.version"),
+    ("decisions", b"k", encode_event(decision("k", version=3)), [], "event.version"),
     ("decisions", b"k", encode_event(decision("k", chosen=2)), [], "event.chosen"),
     ("decisions", b"k", encode_event(decision("k", ts=-1)), [], "event.ts"),
     ("decisions", b"k", encode_event(decision("k", ts=2**62)), [], "event.ts"),
