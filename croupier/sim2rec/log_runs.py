@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 import polars as pl
-from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
 from croupier.offline.delays import settled_interactions
@@ -20,7 +19,7 @@ from croupier.offline.lake import Lake
 from croupier.offline.rewards import FOLDS
 from croupier.offline.session_values import compare_over_sessions
 from croupier.offline.sessions import LoggedSessions, logged_sessions
-from croupier.offline.study.runs import run_missing, stop_if_orphaned
+from croupier.offline.study.run_table import RunTable, stop_if_orphaned
 from croupier.policy.errors import NotEnoughDataError
 from croupier.policy.exploration import Greedy
 from croupier.policy.generation import Generation
@@ -164,11 +163,10 @@ def run_from_log(
     require_jax("simulate")
     text = msgspec.json.encode([config, loop], order="deterministic")
     digest = hashlib.sha256(text).hexdigest()[:16]
-    table = directory / "runs"
-    found = pl.DataFrame(schema=LOG_RUNS_SCHEMA)
-    if DeltaTable.is_deltatable(str(table)):
-        found = pl.read_delta(str(table)).filter(digest=digest).select(LOG_RUNS_SCHEMA.names())
-    done = set(found.select("seed", "variant").iter_rows())
+    table = RunTable(directory / "runs", LOG_RUNS_SCHEMA, ("seed", "variant"))
+    found = table.finished(pl.col("digest") == digest)
+    wanted = [(seed, variant) for seed in seeds for variant in variants]
+    unfinished = set(table.missing(wanted, found))
     # The study as it is comes first, so that what is there when it is stopped says the most; what
     # is turned afterwards finds its log and its models.
     parts = [
@@ -180,31 +178,22 @@ def run_from_log(
         [
             _Task(config, loop, seed, names, digest, directory)
             for seed in seeds
-            if (names := tuple(each for each in part if (seed, each) not in done))
+            if (names := tuple(each for each in part if (seed, each) in unfinished))
         ]
         for part in parts
     ]
     fresh: list[pl.DataFrame] = []
-    wanted = len(parts) * len(seeds)
+    groups = len(parts) * len(seeds)
     for place, tasks in enumerate(missing):
         later = sum(map(len, missing[place + 1 :]))
-        fresh += run_missing(
+        fresh += table.run(
             _run,
             [(task,) for task in tasks],
-            table=table,
-            wanted=wanted - later,
+            wanted=groups - later,
             jobs=jobs,
-            progress=None if progress is None else lambda done, _: progress(done, wanted),
+            progress=None if progress is None else lambda done, _: progress(done, groups),
         )
-    keys = pl.DataFrame(
-        [(seed, variant) for seed in seeds for variant in variants],
-        schema={name: LOG_RUNS_SCHEMA[name] for name in ("seed", "variant")},
-        orient="row",
-    )
-    runs = keys.join(
-        pl.concat([found, *fresh]), on=["seed", "variant"], how="left", maintain_order="left"
-    )
-    return runs.select(LOG_RUNS_SCHEMA.names())
+    return table.of(wanted, [found, *fresh])
 
 
 class _Task(NamedTuple):

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 import polars as pl
-from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
-from croupier.offline.study.runs import run_missing, stop_if_orphaned
+from croupier.offline.study.run_table import RunTable, stop_if_orphaned
 from croupier.sim2rec.jax_extra import prepare_jax, require_jax
 from croupier.sim2rec.lts import TRANSFER_LEVELS, UserPopulation, evaluation_config
 from croupier.sim2rec.recommender import myopic_returns
@@ -46,7 +45,6 @@ The supervised recommender has one row, with iteration 0 and nulls. The upper bo
 same at every level, has level 0.
 """
 
-_KEY = ["level", "arm", "seed"]
 _EVERY_LEVEL = 0
 
 
@@ -101,36 +99,25 @@ def run_transfer(
     population = test_population(config, users, user_seed)
     # Seed by seed, so that what is there when it is stopped can be compared.
     wanted = [
-        (arm, _EVERY_LEVEL if arm == UPPER_BOUND else level, seed)
+        (_EVERY_LEVEL if arm == UPPER_BOUND else level, arm, seed)
         for seed in seeds
         for level in levels
         for arm in (RECOMMENDER, *(each.name for each in ARMS))
         if arm != UPPER_BOUND or level == levels[0]
     ]
-    table = directory / "runs"
-    found = pl.DataFrame(schema=RUNS_SCHEMA)
-    if DeltaTable.is_deltatable(str(table)):
-        found = pl.read_delta(str(table)).filter(digest=digest).select(RUNS_SCHEMA.names())
-    done = {(arm, level, seed) for level, arm, seed in found.select(_KEY).unique().iter_rows()}
-    fresh = run_missing(
+    table = RunTable(directory / "runs", RUNS_SCHEMA, ("level", "arm", "seed"))
+    found = table.finished(pl.col("digest") == digest)
+    fresh = table.run(
         _run,
         [
-            (_Task(config, *each, population, digest, directory),)
-            for each in wanted
-            if each not in done
+            (_Task(config, level, arm, seed, population, digest, directory),)
+            for level, arm, seed in table.missing(wanted, found)
         ],
-        table=table,
         wanted=len(wanted),
         jobs=jobs,
         progress=progress,
     )
-    keys = pl.DataFrame(
-        [(level, arm, seed) for arm, level, seed in wanted],
-        schema={name: RUNS_SCHEMA[name] for name in _KEY},
-        orient="row",
-    )
-    runs = keys.join(pl.concat([found, *fresh]), on=_KEY, how="left", maintain_order="left")
-    return runs.select(RUNS_SCHEMA.names())
+    return table.of(wanted, [found, *fresh])
 
 
 def _digest(config: TransferConfig, users: int, user_seed: int) -> str:
@@ -140,8 +127,8 @@ def _digest(config: TransferConfig, users: int, user_seed: int) -> str:
 
 class _Task(NamedTuple):
     config: TransferConfig
-    arm: str
     level: int
+    arm: str
     seed: int
     population: UserPopulation
     digest: str

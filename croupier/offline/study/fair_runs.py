@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
 from croupier.offline.study.fair_learners import FAIR_ARMS
 from croupier.offline.study.fair_series import FAIR_SERIES_SCHEMA, run_fair_series
 from croupier.offline.study.fair_world import WORLDS
-from croupier.offline.study.runs import run_missing
+from croupier.offline.study.run_table import RunTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ _OWN = {
     "horizon": pl.Int64(),
     "instances": pl.Int64(),
 }
-_KEY = {"arm": pl.String()} | _OWN
 FAIR_RUNS_SCHEMA = pl.Schema(_OWN | dict(FAIR_SERIES_SCHEMA))
 """A row for each checkpoint of each series; `horizon` is T of the series, `instances` is k."""
 
@@ -70,29 +68,22 @@ def run_fair_arms(
     """
     for world in worlds:
         WORLDS[world](seeds[0])
-    table = directory / "series"
+    table = RunTable(directory / "series", FAIR_RUNS_SCHEMA, ("arm", *_OWN))
     wanted = [
         (arm, world, seed, rounds, instances) for world in worlds for arm in arms for seed in seeds
     ]
-    found = pl.DataFrame(schema=FAIR_RUNS_SCHEMA)
-    if DeltaTable.is_deltatable(str(table)):
-        found = pl.read_delta(str(table)).select(FAIR_RUNS_SCHEMA.names())
-    done = set(found.select(*_KEY).unique().iter_rows())
+    found = table.finished()
     missing: dict[tuple[str, int, int, int], list[str]] = {}
-    for arm, *where in (each for each in wanted if each not in done):
-        missing.setdefault(tuple(where), []).append(arm)  # type: ignore[arg-type]
-    fresh = run_missing(
+    for arm, *where in table.missing(wanted, found):
+        missing.setdefault(tuple(where), []).append(arm)
+    fresh = table.run(
         _run,
         [(*where, names) for where, names in missing.items()],
-        table=table,
         wanted=len(worlds) * len(seeds),
         jobs=jobs,
         progress=progress,
     )
-    keys = pl.DataFrame(wanted, schema=_KEY, orient="row")
-    whole = pl.concat([found, *fresh]).sort(*_KEY, "rounds")
-    joined = keys.join(whole, on=list(_KEY), how="left", maintain_order="left_right")
-    return joined.select(FAIR_RUNS_SCHEMA.names())
+    return table.of(wanted, [pl.concat([found, *fresh]).sort(*table.key, "rounds")])
 
 
 def _run(world: str, seed: int, rounds: int, instances: int, arms: list[str]) -> pl.DataFrame:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
-import os
 import shutil
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
-from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
 from croupier.offline.retrain import config_digest
+from croupier.offline.study.run_table import RunTable, end_if_orphaned, stop_if_orphaned
 from croupier.offline.study.series import SERIES_SCHEMA, Arm, run_series
 from croupier.policy.errors import InvalidInputError
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
     from croupier.offline.study.environment import StudyEnvironment
 
-__all__ = ("RUNS_SCHEMA", "EnvironmentChoice", "run_arms", "run_missing", "stop_if_orphaned")
+__all__ = ("RUNS_SCHEMA", "EnvironmentChoice", "run_arms")
 
 RUNS_SCHEMA = pl.Schema(
     {"environment": pl.String(), "arm": pl.String(), "digest": pl.String(), "seed": pl.Int64()}
@@ -117,91 +114,23 @@ def run_arms(
         If there is no such environment.
     """
     choice.make(seeds[0])
-    table = directory / "series"
-    wanted = [(arm, seed) for arm in arms for seed in seeds]
-    found = _finished(table, choice, generations)
-    done = {(name, digest, seed) for name, digest, seed in found.select(_KEY).unique().iter_rows()}
-    missing = [each for each in wanted if _key(*each) not in done]
-    fresh = run_missing(
+    table = RunTable(directory / "series", RUNS_SCHEMA, ("arm", "digest", "seed"))
+    runs = {
+        (arm.name, config_digest(arm.config), seed): (choice, arm, seed, generations)
+        for arm in arms
+        for seed in seeds
+    }
+    # A longer series begins as a shorter one does.
+    rows = table.finished(pl.col("environment") == str(choice), pl.col("generation") < generations)
+    found = rows.filter(pl.col("generation").max().over(table.key) == generations - 1)
+    fresh = table.run(
         _run,
-        [(choice, arm, seed, generations) for arm, seed in missing],
-        table=table,
-        wanted=len(wanted),
+        [runs[each] for each in table.missing(list(runs), found)],
+        wanted=len(runs),
         jobs=jobs,
         progress=progress,
     )
-    found = pl.concat([found, *fresh])
-    keys = pl.DataFrame(
-        [_key(*each) for each in wanted],
-        schema={"arm": pl.String, "digest": pl.String, "seed": pl.Int64},
-        orient="row",
-    )
-    return keys.join(found, on=_KEY, how="left", maintain_order="left").select(RUNS_SCHEMA.names())
-
-
-def run_missing(
-    run: Callable[..., pl.DataFrame],
-    tasks: Sequence[tuple[Any, ...]],
-    *,
-    table: Path,
-    wanted: int,
-    jobs: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[pl.DataFrame]:
-    """Run series in processes, and append each to a Delta table as soon as it is finished.
-
-    Parameters
-    ----------
-    run
-        Makes a series of a task's arguments; a function that other processes find.
-    tasks
-        Arguments of what is not in the table yet.
-    table
-        Made if it isn't there.
-    wanted
-        How many series there are with those that are in the table.
-    jobs
-        How many processes work, at least 1.
-    progress
-        Called with the numbers of series that are finished and that there are.
-
-    Returns
-    -------
-    series
-        Of the tasks, in the order in which they were finished.
-    """
-    fresh: list[pl.DataFrame] = []
-    if progress is not None:
-        progress(wanted - len(tasks), wanted)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running = [pool.submit(run, *task) for task in tasks]
-        try:
-            for task in as_completed(running):
-                fresh.append(task.result())
-                table.parent.mkdir(parents=True, exist_ok=True)
-                fresh[-1].write_delta(str(table), mode="append")
-                if progress is not None:
-                    progress(wanted - len(tasks) + len(fresh), wanted)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return fresh
-
-
-_KEY = ["arm", "digest", "seed"]
-
-
-def _key(arm: Arm, seed: int) -> tuple[str, str, int]:
-    return arm.name, config_digest(arm.config), seed
-
-
-def _finished(table: Path, choice: EnvironmentChoice, generations: int) -> pl.DataFrame:
-    if not DeltaTable.is_deltatable(str(table)):
-        return pl.DataFrame(schema=RUNS_SCHEMA)
-    rows = pl.read_delta(str(table)).filter(pl.col("environment") == str(choice))
-    whole = pl.col("generation").max().over(_KEY) >= generations - 1
-    return rows.filter(whole, pl.col("generation") < generations).sort(*_KEY, "generation")
+    return table.of(list(runs), [found.sort(*table.key, "generation"), *fresh])
 
 
 def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl.DataFrame:
@@ -219,22 +148,9 @@ def _run(choice: EnvironmentChoice, arm: Arm, seed: int, generations: int) -> pl
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if _is_orphan():
-            # A pool's process would go on and wait for work that nobody sends any more.
-            os._exit(1)
+        end_if_orphaned()
     named = {"environment": str(choice), "arm": arm.name, "digest": config_digest(arm.config)}
     return series.with_columns(
         *(pl.lit(value).alias(name) for name, value in named.items()),
         seed=pl.lit(seed, dtype=pl.Int64),
     ).select(RUNS_SCHEMA.names())
-
-
-def stop_if_orphaned() -> None:
-    """Break a series off if whoever wanted it is gone, however it went."""
-    if _is_orphan():
-        raise SystemExit(1)
-
-
-def _is_orphan() -> bool:
-    parent = multiprocessing.parent_process()
-    return parent is not None and not parent.is_alive()
