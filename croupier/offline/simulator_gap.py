@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy
 
 from croupier.offline.delays import settled_interactions
 from croupier.offline.generations import generation_rows
@@ -239,13 +239,13 @@ def gap_of(
         Of the intervals, in (0, 1).
     """
     groups = np.unique(users, return_inverse=True)[1]
-    wide = float(stats.t.ppf(0.5 + confidence / 2.0, groups.max()))
+    wide = float(scipy.stats.t.ppf(0.5 + confidence / 2.0, groups.max()))
     value, error = float(real.mean()), _clustered(real, groups)
     gap, gap_error = float((simulated - real).mean()), _clustered(simulated - real, groups)
     allowed = max_gap * abs(value)
     beyond = abs(gap) - allowed
     beyond = beyond / gap_error if gap_error > 0.0 else math.copysign(math.inf, beyond)
-    p_value = float(stats.t.sf(beyond, groups.max()))
+    p_value = float(scipy.stats.t.sf(beyond, groups.max()))
     return GenerationGap(
         generation=number,
         sessions=len(real),

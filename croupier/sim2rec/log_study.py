@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy import stats
+import scipy
 
 from croupier.offline.study.oscillation import Mean, mean_of
 from croupier.sim2rec.log_study_config import BASE, VARIANTS
@@ -256,13 +256,13 @@ def _ablations(runs: pl.DataFrame, base: pl.DataFrame) -> list[Ablation]:
 def _difference(values: NDArray[np.float64], error: float | None = None) -> Difference:
     """Of differences seed by seed; `error` is the standard error of the only one."""
     mean, n = float(values.mean()), len(values)
-    wide = float(stats.norm.ppf(0.5 + _CONFIDENCE / 2.0))
+    wide = float(scipy.stats.norm.ppf(0.5 + _CONFIDENCE / 2.0))
     p_value = None
     if n > 1:
         error = float(values.std(ddof=1)) / math.sqrt(n)
-        wide = float(stats.t.ppf(0.5 + _CONFIDENCE / 2.0, n - 1))
+        wide = float(scipy.stats.t.ppf(0.5 + _CONFIDENCE / 2.0, n - 1))
         if error > 0.0:
-            p_value = float(stats.ttest_1samp(values, 0.0).pvalue)
+            p_value = float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
     if error is None:
         return Difference(value=mean, lower=None, upper=None, p_value=None)
     return Difference(
