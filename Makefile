@@ -19,9 +19,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
 
-# TESTS narrows it down, JOBS runs files side by side: make test TESTS=tests/policy JOBS=2
+# TESTS narrows it down, JOBS runs files side by side: make test TESTS=tests/policy JOBS=2. Side by
+# side, threads of numerical libraries would only wait for each other, and they do so busily.
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow and not faults" \
+	$(if $(JOBS),OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1) $(BIN)/pytest -m "not slow and not faults" \
 		$(if $(JOBS),--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder) $(TESTS)
 
 test-slow: $(VENV)/.dev
