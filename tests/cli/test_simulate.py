@@ -40,6 +40,8 @@ def test_without_a_level_it_tells_of_constants_and_the_optimum(
     assert "mu_c = 9, 5 users" in capfd.readouterr().out
 
 
+# Most of its time goes into compiling five trainings.
+@pytest.mark.slow
 def test_with_a_level_it_trains_all_arms_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
