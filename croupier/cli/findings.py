@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from croupier.offline.imitation import Imitation
     from croupier.offline.night import LoopNight, NightlyReport
     from croupier.offline.ope import Estimate
+    from croupier.offline.simulator_gap import GenerationGap
     from croupier.offline.sink import SinkReport
     from croupier.policy.oracle import Fidelity
 
@@ -75,6 +76,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
             f"{gap.gap:+.4g} {interval(gap.gap_lower, gap.gap_upper, digits=2)}, over "
             f"{gap.sessions:,} sessions held out"
         )
+        session.output.remark(f"{night.loop}: {_off_policy(gap)}")
     if night.unsimulated is not None:
         session.output.warn(f"{night.loop}: simulators were not measured: {night.unsimulated}")
     show_fidelity(session, night.loop, night.fidelity)
@@ -98,6 +100,20 @@ def _show_night(session: Session, night: LoopNight) -> None:
     if night.report is not None:
         session.output.remark(f"{night.loop}: promotion report at {night.report}")
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
+
+
+def _off_policy(gap: GenerationGap) -> str:
+    """What the log says of a generation, and what the simulators promise beyond that."""
+    told = gap.off_policy
+    if told is None:
+        return f"the log says too little of generation {gap.generation}: {gap.unsupported}"
+    beyond = gap.simulated - told.value
+    return (
+        f"by the log generation {gap.generation} earns {told.value:.4g} in a session "
+        f"{interval(told.lower, told.upper, digits=2)}, the simulators {beyond:+.4g} "
+        f"{interval(gap.simulated - told.upper, gap.simulated - told.lower, digits=2)}, over "
+        f"{told.sessions:,} sessions worth {told.ess:,.0f}"
+    )
 
 
 def _rows_of(evaluation: Evaluation) -> str:

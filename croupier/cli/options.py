@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from croupier.eventlog.log import EventLog, LogWriter
     from croupier.offline.sessions import LoggedSessions
-    from croupier.offline.simulator_gap import Simulated
+    from croupier.offline.simulator_gap import Simulation
     from croupier.policy.generation import Generation
     from croupier.policy.simulators import SimulatorsSection
 
@@ -196,7 +196,7 @@ def _simulate(
     state: Sequence[str],
     seed: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Mapping[int, Simulated]:
+) -> Simulation:
     """:func:`~croupier.sim2rec.simulated_sessions.simulate_sessions`, imported when it is used."""
     from croupier.sim2rec.simulated_sessions import simulate_sessions  # noqa: PLC0415
 

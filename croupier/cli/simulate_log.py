@@ -13,13 +13,13 @@ from croupier.cli.output import Output, interval, write_json
 from croupier.policy.errors import InvalidInputError
 from croupier.sim2rec.jax_extra import require_jax
 from croupier.sim2rec.log_figure import draw_log
-from croupier.sim2rec.log_runs import LoggedLoop, run_from_log
+from croupier.sim2rec.log_runs import LoggedLoop, policy_folder, run_from_log
 from croupier.sim2rec.log_study import LogStudy, summarise_log
 from croupier.sim2rec.log_study_config import BASE, LOG_BUDGETS, VARIANTS
 
 if TYPE_CHECKING:
     from croupier.offline.study.oscillation import Mean
-    from croupier.sim2rec.log_study import Difference
+    from croupier.sim2rec.log_study import Difference, SessionEstimate
 
 __all__ = ("log",)
 
@@ -84,6 +84,9 @@ def log(
     write_json(output / "log.json", study)
     shown.result(study, lambda: _show(shown, study))
     shown.remark(f"runs are in {output / 'runs'}, the figure is {output / 'log.png'}")
+    if loop is not None:
+        first = policy_folder(output, runs.row(0, named=True))
+        shown.remark(f"make a challenger of it: croupier simulate register {first} --loop {loop}")
 
 
 def _logged(session: Session, loop: str) -> LoggedLoop:
@@ -159,6 +162,8 @@ def _show(shown: Output, study: LogStudy) -> None:
                 "p",
                 "simulated on",
                 "simulated off",
+                "unseen on",
+                "unseen off",
             ],
             [
                 [
@@ -170,9 +175,13 @@ def _show(shown: Output, study: LogStudy) -> None:
                     *_gain(each.gain),
                     _told(each.simulated_on),
                     _told(each.simulated_off),
+                    _told(each.unseen_on),
+                    _told(each.unseen_off),
                 ]
                 for each in study.ablations
             ],
+            note="Simulated: in the simulators that it was trained in. Unseen: in those of the "
+            "judges' users.",
         )
 
 
@@ -181,17 +190,11 @@ def _said(study: LogStudy) -> list[list[object]]:
     if study.truths is not None:
         off = f"{study.simulated.value - study.truths.policy.value:+.1f}"
     rows: list[list[object]] = [
-        ["trained", "simulators", _told(study.simulated), None, off, None],
+        ["trained", "simulators it was trained in", _told(study.simulated), None, off, None],
+        _estimated(study, study.unseen, study.unseen.estimator),
     ]
     rows += [
-        [
-            "trained",
-            f"{each.estimator} over the judges' sessions",
-            f"{each.value:.1f}",
-            interval(each.lower, each.upper, digits=1),
-            None if each.off is None else f"{each.off.value:+.1f}",
-            None if each.covers is None else f"{each.covers} of {study.seeds}",
-        ]
+        _estimated(study, each, f"{each.estimator} over the judges' sessions")
         for each in study.estimates
     ]
     if study.logged is not None:
@@ -199,6 +202,17 @@ def _said(study: LogStudy) -> list[list[object]]:
             ["latest generation", "its own sessions", _told(study.logged), None, None, None]
         )
     return rows
+
+
+def _estimated(study: LogStudy, told: SessionEstimate, by: str) -> list[object]:
+    return [
+        "trained",
+        by,
+        f"{told.value:.1f}",
+        interval(told.lower, told.upper, digits=1),
+        None if told.off is None else f"{told.off.value:+.1f}",
+        None if told.covers is None else f"{told.covers} of {study.seeds}",
+    ]
 
 
 def _true(study: LogStudy) -> list[list[object]]:

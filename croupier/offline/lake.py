@@ -215,6 +215,11 @@ _GENERATION: _Columns = {
     "simulator_gap_upper": pl.Float64,
     "simulator_p_value": pl.Float64,
     "simulators_err": pl.Boolean,
+    "off_policy_value": pl.Float64,
+    "off_policy_lower": pl.Float64,
+    "off_policy_upper": pl.Float64,
+    "off_policy_sessions": pl.Int64,
+    "off_policy_ess": pl.Float64,
 }
 
 _AUDIT: _Columns = {
@@ -279,8 +284,9 @@ generation, `decisions` are those that were logged, and `decisions_made` estimat
 :mod:`croupier.offline.oscillation`; `violation_p_value` and `violations_rise` likewise, see
 :mod:`croupier.offline.fairness.rises`. The other columns of violations are of the generation's own
 decisions, by the auditors as they were in the last night. The next two say whether a disparity has
-risen up to it, and the last ones what its sessions were worth, really and in simulators that were
-learned from a `simulated_version` of the interactions, see
+risen up to it, and the last ones what its sessions were worth: really, in simulators that were
+learned from a `simulated_version` of the interactions, and by the log of all held-out users'
+sessions since it was made, null where that says too little; see
 :mod:`croupier.offline.simulator_gap`. A row of `fairness` is a group's `reward`, or its `exposure`
 to an action, in a generation: with an interval, its difference to all other groups, and the `gap`
 and `ratio` of the attribute's groups; of a hidden group no number is kept. See

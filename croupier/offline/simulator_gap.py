@@ -5,6 +5,9 @@ answered are then played again: each from its first observation and as many step
 generation's answers and the simulated user's. The difference of the two returns is the gap of the
 simulators, a mean over sessions with an interval in which the sessions of one user count as one
 observation.
+
+Beside it stands what the log says of the generation over all held-out users' sessions since it was
+made, whoever has answered them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ import scipy
 
 from croupier.offline.delays import settled_interactions
 from croupier.offline.generations import generation_rows
+from croupier.offline.off_policy_sessions import (
+    LEAST_SESSIONS,
+    LEAST_USERS,
+    OffPolicyValue,
+    clustered_error,
+    off_policy_value,
+)
 from croupier.offline.sessions import LoggedSessions, logged_sessions
 from croupier.policy.errors import NotEnoughDataError
 
@@ -34,10 +44,15 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-__all__ = ("GenerationGap", "Simulate", "Simulated", "gap_of", "gap_rows", "measure_gaps")
-
-_LEAST_SESSIONS = 30
-_LEAST_USERS = 10
+__all__ = (
+    "GenerationGap",
+    "Simulate",
+    "Simulated",
+    "Simulation",
+    "gap_of",
+    "gap_rows",
+    "measure_gaps",
+)
 
 
 class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +74,11 @@ class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
         Of the gap being no larger than is allowed, one-sided.
     errs
         Whether the gap is shown to be larger than is allowed: its interval lies beyond.
+    off_policy
+        What the log says of it over all held-out users' sessions since it was made; None if that is
+        too little.
+    unsupported
+        Why it says too little; None if it doesn't.
     """
 
     generation: int
@@ -72,6 +92,8 @@ class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
     gap_upper: float
     p_value: float
     errs: bool
+    off_policy: OffPolicyValue | None = None
+    unsupported: str | None = None
 
 
 class Simulate(Protocol):
@@ -87,8 +109,8 @@ class Simulate(Protocol):
         state: Sequence[str],
         seed: int,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Mapping[int, Simulated]:
-        """Simulated returns of held-out sessions, by generation.
+    ) -> Simulation:
+        """Simulated returns of held-out sessions.
 
         Parameters
         ----------
@@ -113,6 +135,21 @@ class Simulate(Protocol):
             If there are too few users to learn from.
         """
         ...
+
+
+class Simulation(NamedTuple):
+    """What simulators say of generations.
+
+    Attributes
+    ----------
+    held_out
+        Which sessions nothing was learned from, shape (n,).
+    simulated
+        By generation, where some of them were answered by it.
+    """
+
+    held_out: NDArray[np.bool_]
+    simulated: Mapping[int, Simulated]
 
 
 class Simulated(NamedTuple):
@@ -178,7 +215,7 @@ def measure_gaps(
     rows = settled_interactions(lake, loop, config, version=version).collect()
     sessions = _latest(logged_sessions(rows, config.sessions), config.simulators.sessions)
     answered = _answered(sessions)
-    simulated = simulate(
+    held_out, simulated = simulate(
         sessions,
         answered,
         generation,
@@ -190,22 +227,25 @@ def measure_gaps(
     found = []
     for number, told in simulated.items():
         users = sessions.user[told.session]
-        if len(users) < _LEAST_SESSIONS or len(set(users.tolist())) < _LEAST_USERS:
+        if len(users) < LEAST_SESSIONS or len(set(users.tolist())) < LEAST_USERS:
             continue
         real = np.where(sessions.live, sessions.reward, 0.0).sum(axis=1)[told.session]
+        gap = gap_of(
+            number,
+            real,
+            told.returns,
+            users,
+            max_gap=config.simulators.max_gap,
+            confidence=confidence,
+        )
         found.append(
-            gap_of(
-                number,
-                real,
-                told.returns,
-                users,
-                max_gap=config.simulators.max_gap,
-                confidence=confidence,
+            _estimated(
+                gap, sessions, held_out, generation(number), confidence=confidence, seed=seed
             )
         )
     if not found:
         raise NotEnoughDataError(
-            f"expected {_LEAST_SESSIONS} sessions of {_LEAST_USERS} users held out that one "
+            f"expected {LEAST_SESSIONS} sessions of {LEAST_USERS} users held out that one "
             f"generation answered, got fewer of each in {len(sessions):,}"
         )
     return found
@@ -222,8 +262,8 @@ def gap_of(
 ) -> GenerationGap:
     """A generation's gap, with intervals whose standard errors are clustered by user.
 
-    ``se² = G / (G - 1) Σ_g (Σ_(i in g) (d_i - mean d))² / n²`` with G users (Liang and Zeger,
-    1986), and Student's distribution with G - 1 degrees of freedom.
+    They are those of :func:`~croupier.offline.off_policy_sessions.clustered_error` and of Student's
+    distribution with G - 1 degrees of freedom, of G users.
 
     Parameters
     ----------
@@ -240,8 +280,8 @@ def gap_of(
     """
     groups = np.unique(users, return_inverse=True)[1]
     wide = float(scipy.stats.t.ppf(0.5 + confidence / 2.0, groups.max()))
-    value, error = float(real.mean()), _clustered(real, groups)
-    gap, gap_error = float((simulated - real).mean()), _clustered(simulated - real, groups)
+    value, error = float(real.mean()), clustered_error(real, groups)
+    gap, gap_error = float((simulated - real).mean()), clustered_error(simulated - real, groups)
     allowed = max_gap * abs(value)
     beyond = abs(gap) - allowed
     beyond = beyond / gap_error if gap_error > 0.0 else math.copysign(math.inf, beyond)
@@ -279,15 +319,48 @@ def gap_rows(loop: str, gaps: list[GenerationGap], version: int) -> list[dict[st
             "simulator_p_value": each.p_value,
             "simulators_err": each.errs,
         }
+        | _off_policy_columns(each.off_policy)
         for each in gaps
     ]
 
 
+def _off_policy_columns(found: OffPolicyValue | None) -> dict[str, object]:
+    columns = ("value", "lower", "upper", "sessions", "ess")
+    return {
+        f"off_policy_{each}": None if found is None else getattr(found, each) for each in columns
+    }
+
+
+def _estimated(
+    gap: GenerationGap,
+    sessions: LoggedSessions,
+    held_out: NDArray[np.bool_],
+    generation: Generation,
+    *,
+    confidence: float,
+    seed: int,
+) -> GenerationGap:
+    """With what the log says of the generation, or why it says too little."""
+    # What was there when it was made it may have learned from.
+    made = generation.provenance.created_us if generation.provenance is not None else 0
+    since = held_out & (_begun(sessions) >= made)
+    try:
+        value = off_policy_value(sessions.only(since), generation, confidence=confidence, seed=seed)
+    except NotEnoughDataError as reason:
+        return msgspec.structs.replace(gap, unsupported=str(reason))
+    return msgspec.structs.replace(gap, off_policy=value)
+
+
 def _latest(sessions: LoggedSessions, most: int) -> LoggedSessions:
-    begun = sessions.interactions["ts"].cast(pl.Int64).to_numpy()[sessions.row[:, 0]]
     kept = np.zeros(len(sessions), dtype=np.bool_)
-    kept[np.argsort(begun, kind="stable")[-most:]] = True
+    kept[np.argsort(_begun(sessions), kind="stable")[-most:]] = True
     return sessions.only(kept)
+
+
+def _begun(sessions: LoggedSessions) -> NDArray[np.int64]:
+    """When each session began, in µs, shape (n,)."""
+    begun: NDArray[np.int64] = sessions.interactions["ts"].cast(pl.Int64).to_numpy()
+    return begun[sessions.row[:, 0]]
 
 
 def _answered(sessions: LoggedSessions) -> dict[int, NDArray[np.bool_]]:
@@ -298,9 +371,3 @@ def _answered(sessions: LoggedSessions) -> dict[int, NDArray[np.bool_]]:
     first = numbers[:, :1]
     whole = ((alone & (numbers == first)) | ~sessions.live).all(axis=1)
     return {int(number): whole & (first[:, 0] == number) for number in np.unique(first[whole, 0])}
-
-
-def _clustered(values: FloatArray, groups: NDArray[np.intp]) -> float:
-    sums = np.bincount(groups, values - values.mean())
-    count = len(sums)
-    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))

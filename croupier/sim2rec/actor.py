@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     previous
         Place of the action before, integers of shape (...); -1 at the first step.
     left
-        Share of the episode that is left, in (0, 1], of a shape that broadcasts to (...).
+        Share of the session that is left, in (0, 1], of a shape that broadcasts to (...).
     code
         The group's code, of a shape that broadcasts to (..., C).
     """
@@ -81,13 +81,25 @@ class Actor(eqx.Module):
             hidden = state = self.recurrent.step(state, self.recurrent.inputs(hidden))
         return state, self._pmf(inputs, hidden)
 
-    def pmfs(self, seen: Seen) -> jax.Array:
-        """The pmf at every step of whole episodes, shape (T, ..., D), of what is seen in them."""
+    def pmfs(self, seen: Seen, state: jax.Array | None = None) -> jax.Array:
+        """The pmf at every step of episodes, shape (T, ..., D), of what is seen in them.
+
+        They go on from a state (..., H), and begin sessions without one.
+        """
         inputs = self._inputs(seen)
         hidden = self._before(inputs)
         if self.recurrent is not None:
-            hidden = self.recurrent(hidden, self.first_state(hidden.shape[1:-1]))
+            start = self.first_state(hidden.shape[1:-1]) if state is None else state
+            hidden = self.recurrent(hidden, start)
         return self._pmf(inputs, hidden)
+
+    def states(self, seen: Seen) -> jax.Array:
+        """The state before each step of sessions and after the last, shape (T + 1, ..., H)."""
+        hidden = self._before(self._inputs(seen))
+        first = self.first_state(hidden.shape[1:-1])
+        if self.recurrent is None:
+            return jnp.broadcast_to(first, (len(hidden) + 1, *first.shape))
+        return jnp.concatenate([first[None], self.recurrent(hidden, first)])
 
     def _inputs(self, seen: Seen) -> jax.Array:
         columns = self.scaling(seen.observation)[..., jnp.asarray(self.config.sees)]

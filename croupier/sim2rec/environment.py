@@ -8,13 +8,14 @@ vectorised over S simulators and the U users of each.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ("Environment", "Key", "State", "key_of", "numbers_of", "restored")
+__all__ = ("Environment", "Key", "Past", "State", "key_of", "numbers_of", "restored")
 
 Key: TypeAlias = jax.Array
 """A key of :mod:`jax.random`."""
@@ -44,8 +45,37 @@ def restored(numbers: jax.Array) -> Key:
     return key
 
 
+class Past(NamedTuple):
+    """What had happened in the sessions of users before an episode meets them.
+
+    Attributes
+    ----------
+    observation
+        Before each of the first P steps, shape (S, U, P, F), P at least 1.
+    action
+        What was done then, integers of shape (S, U, P).
+    steps
+        How many of them come before the episode, integers in [0, P], shape (S, U).
+    """
+
+    observation: jax.Array
+    action: jax.Array
+    steps: jax.Array
+
+    @property
+    def previous(self) -> jax.Array:
+        """What was done last, shape (S, U); -1 if nothing was."""
+        last = jnp.maximum(self.steps - 1, 0)[..., None]
+        found = jnp.take_along_axis(self.action, last, axis=-1)[..., 0]
+        return jnp.where(self.steps > 0, found, -1)
+
+
 class Environment(eqx.Module):
-    """S simulators with U users each, all stepped together."""
+    """S simulators with U users each, all stepped together.
+
+    An episode may be a part of a session. What comes after it counts then, and users may have a
+    past; the session ends where no step of it is left.
+    """
 
     @property
     @abstractmethod
@@ -56,6 +86,15 @@ class Environment(eqx.Module):
     @abstractmethod
     def horizon(self) -> int:
         """Steps of an episode, at least 1."""
+
+    @property
+    def session(self) -> int:
+        """Steps of a session, at least those of an episode."""
+        return self.horizon
+
+    def past(self) -> Past | None:
+        """What comes before an episode; None if sessions begin with it."""
+        return None
 
     @property
     @abstractmethod
@@ -119,4 +158,10 @@ class Environment(eqx.Module):
 
     @abstractmethod
     def group_items(self, observation: jax.Array) -> jax.Array:
-        """What the first observations say of the group of each simulator, shape (S, U, I)."""
+        """What is seen first says of the group of each simulator, shape (S, U, I).
+
+        Parameters
+        ----------
+        observation
+            Of :meth:`reset`.
+        """

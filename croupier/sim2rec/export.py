@@ -93,15 +93,28 @@ def exported(
     )
 
 
-def group_codes(extractor: SADAE, sessions: LoggedSessions) -> dict[str, tuple[float, ...]]:
-    """The code of each group of a log, told by how its sessions begin.
+def group_codes(
+    extractor: SADAE, sessions: LoggedSessions, telling: Sequence[int]
+) -> dict[str, tuple[float, ...]]:
+    """The code of each group that sessions are of, told by how these begin.
 
     It is worked out once, here, and stands in what is served: a group's code changes when a policy
     is exported anew, and never between two requests.
+
+    Parameters
+    ----------
+    extractor
+        Of the training.
+    sessions
+        Of a log.
+    telling
+        Columns of a first observation that the extractor sees, as
+        :attr:`~croupier.sim2rec.learned_users.LearnedUsers.telling` names them.
     """
-    first = sessions.state[:, 0]
+    first = sessions.state[:, 0, list(telling)]
     codes = {}
-    for place, group in enumerate(sessions.groups):
+    for place in np.unique(sessions.group):
+        group = sessions.groups[place]
         rows: NDArray[np.float64] = first[sessions.group == place]
         found = extractor.encode(jnp.asarray(rows[None], jnp.float32))
         codes[group] = tuple(np.asarray(found.mean[0], dtype=np.float64).tolist())

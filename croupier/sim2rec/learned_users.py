@@ -5,7 +5,8 @@ is modelled against all sense is where a policy could learn to exploit the model
 the users; each of these has a switch of its own (Chen et al., 2023, arXiv 2305.04832):
 
 - the *penalty* takes off each reward what the members' expectations of it differ by;
-- *truncated* roll-outs begin anywhere in a logged session and take a few steps;
+- *truncated* roll-outs begin anywhere in a logged session and take a few steps, so that errors have
+  few steps to add up in; the critic says what would have come;
 - the *trend* filter drops users whose expected reward goes the wrong way as the action grows;
 - the *execution* filter ends a roll-out at an action that the log hardly has, with a pessimistic
   reward for each step that is left.
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
-from croupier.sim2rec.environment import Environment, Key
+from croupier.sim2rec.environment import Environment, Key, Past
 from croupier.sim2rec.user_model import Prediction, UserModel, drawn_reward, told_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class LearnedUsers(Environment):
         Which of them each simulator is, shape (S,).
     start
         Where the users start.
+    before
+        What had happened to them in their sessions; None if all start at the first step.
     supported
         Which actions the log supports for each user, shape (S, U, D).
     lowest, highest
@@ -72,11 +75,14 @@ class LearnedUsers(Environment):
         Of each step from an action on that isn't supported; a scalar.
     telling
         Columns that aren't the same for all users at the start, and tell groups apart.
+    steps, whole
+        Of a roll-out, and of a whole session.
     """
 
     models: UserModel
     member: jax.Array
     start: UsersState
+    before: Past | None
     supported: jax.Array
     lowest: jax.Array
     highest: jax.Array
@@ -84,6 +90,7 @@ class LearnedUsers(Environment):
     exit_reward: jax.Array
     telling: tuple[int, ...] = eqx.field(static=True)
     steps: int = eqx.field(static=True)
+    whole: int = eqx.field(static=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -95,6 +102,15 @@ class LearnedUsers(Environment):
     def horizon(self) -> int:
         """Steps of a roll-out."""
         return self.steps
+
+    @property
+    def session(self) -> int:
+        """Steps of a session."""
+        return self.whole
+
+    def past(self) -> Past | None:
+        """What had happened before the roll-outs."""
+        return self.before
 
     @property
     def actions(self) -> int:
@@ -170,8 +186,12 @@ class LearnedUsers(Environment):
         return jnp.concatenate([own, state.observation, inside], axis=-1)
 
     def group_items(self, observation: jax.Array) -> jax.Array:
-        """The columns of the first observation that tell groups apart, shape (S, U, I)."""
-        return observation[..., jnp.asarray(self.telling)]
+        """The columns of the first observation that tell groups apart, shape (S, U, I).
+
+        Who is met within a session is told by the observation with which it began.
+        """
+        first = observation if self.before is None else self.before.observation[:, :, 0]
+        return first[..., jnp.asarray(self.telling)]
 
     def _followings(self, state: UsersState, action: jax.Array, reward: jax.Array) -> Prediction:
         """What each simulator's own member expects to be observed, shape (S, U, F)."""
@@ -202,6 +222,7 @@ class LearnedUsers(Environment):
             models=self.models,
             member=member,
             start=UsersState(*map(take, self.start)),
+            before=None if self.before is None else Past(*map(take, self.before)),
             supported=take(self.supported),
             lowest=self.lowest,
             highest=self.highest,
@@ -209,6 +230,7 @@ class LearnedUsers(Environment):
             penalty=self.penalty,
             exit_reward=self.exit_reward,
             steps=self.steps,
+            whole=self.whole,
         )
 
 
@@ -234,8 +256,8 @@ def learned_users(
     Raises
     ------
     InvalidInputError
-        If the sessions have other actions or columns than the models, or the trend's scores aren't
-        one for each action.
+        If the sessions have other actions or columns than the models or fewer steps than a
+        roll-out, or the trend's scores aren't one for each action.
     NotEnoughDataError
         If a filter leaves no user.
     """
@@ -243,10 +265,12 @@ def learned_users(
         raise InvalidInputError(
             "sessions", f"expected {models.actions} actions, got {len(sessions.actions)}"
         )
-    live = sessions.live.copy()
-    if config.starts == "first":
-        live[:, 1:] = False
-    place, step = np.nonzero(live)
+    whole = sessions.row.shape[1]
+    if config.horizon > whole:
+        raise InvalidInputError(
+            "horizon", f"expected at most the {whole} steps of a session, got {config.horizon}"
+        )
+    place, step = _starts(sessions, config)
     memory = np.asarray(_memories(models, sessions))[:, step, place]
     observation = jnp.asarray(sessions.state[place, step], jnp.float32)
     fine = np.ones((memory.shape[0], len(place)), dtype=np.bool_)
@@ -274,6 +298,9 @@ def learned_users(
         models=models,
         member=jnp.tile(jnp.arange(len(fine)), len(parts)),
         start=start,
+        before=_before(sessions, place[chosen], step[chosen], whole - config.horizon)
+        if step.any()
+        else None,
         supported=jnp.asarray(support[chosen]),
         lowest=jnp.asarray(states.min(axis=0), jnp.float32),
         highest=jnp.asarray(states.max(axis=0), jnp.float32),
@@ -281,6 +308,7 @@ def learned_users(
         penalty=jnp.asarray(config.penalty),
         exit_reward=jnp.asarray(np.quantile(rewards, config.pessimism), jnp.float32),
         steps=config.horizon,
+        whole=whole,
     )
 
 
@@ -290,6 +318,31 @@ def first_members(models: UserModel, count: int) -> UserModel:
         lambda each: each[:count] if eqx.is_array(each) else each, models
     )
     return first
+
+
+def _starts(
+    sessions: LoggedSessions, config: SimulatorsConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sessions and steps at which roll-outs may begin.
+
+    One that would go on beyond the end begins earlier, so that it ends with the session.
+    """
+    live = sessions.live.copy()
+    if config.starts == "first":
+        live[:, 1:] = False
+    place, step = np.nonzero(live)
+    return place, np.minimum(step, live.shape[1] - config.horizon)
+
+
+def _before(
+    sessions: LoggedSessions, place: NDArray[np.int64], step: NDArray[np.int64], most: int
+) -> Past:
+    """What was logged of sessions before steps, shape (S, U) each, none later than `most`."""
+    return Past(
+        observation=jnp.asarray(sessions.state[:, :most][place], jnp.float32),
+        action=jnp.asarray(sessions.action[:, :most][place], jnp.int32),
+        steps=jnp.asarray(step, jnp.int32),
+    )
 
 
 def _telling(states: NDArray[np.float64]) -> tuple[int, ...]:

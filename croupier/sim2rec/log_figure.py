@@ -44,7 +44,10 @@ def _returns(axes: Axes, study: LogStudy) -> None:
         for label in ("greedy", "champion", "constant", "policy", "optimum"):
             add(f"true: {label}", getattr(truths, label))
     add("policy, by the simulators", study.simulated)
-    rows += [(f"policy, by {e.estimator}", e.value, e.lower, e.upper) for e in study.estimates]
+    rows += [
+        (f"policy, by {e.estimator}", e.value, e.lower, e.upper)
+        for e in (study.unseen, *study.estimates)
+    ]
     _dots(axes, rows)
     axes.set_xlabel("return of a session, with 95% intervals")
 

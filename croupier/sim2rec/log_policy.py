@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
@@ -13,6 +14,7 @@ import numpy as np
 from croupier.sim2rec.actor import Actor, Seen
 from croupier.sim2rec.checkpoint import load_checkpoint, save_checkpoint
 from croupier.sim2rec.environment import key_of
+from croupier.sim2rec.export import exported, group_codes
 from croupier.sim2rec.learned_users import LearnedUsers, first_members, learned_users
 from croupier.sim2rec.ppo import Training, advance, begin, play
 from croupier.sim2rec.sadae import SADAE, blank_sadae, fit_sadae
@@ -24,13 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from croupier.offline.sessions import LoggedSessions
+    from croupier.policy.recurrent import RecurrentPolicy, TrainingNotes
+    from croupier.policy.sessions import SessionsConfig
     from croupier.sim2rec.log_study_config import PolicyConfig
     from croupier.sim2rec.user_model import UserModel
+    from croupier.sim2rec.user_model_config import SimulatorsConfig
 
     FloatArray = NDArray[np.float64]
     IntArray = NDArray[np.int64]
 
-__all__ = ("LearnedPolicy", "Playing", "train_policy")
+__all__ = ("LearnedPolicy", "Playing", "returns_in", "train_policy")
 
 # A part of the seed of its own: what a trained policy is worth in its simulators.
 _TOLD = 102
@@ -47,16 +52,12 @@ class LearnedPolicy(NamedTuple):
         Columns of a first observation that the auto-encoder sees.
     horizon
         Steps of a session.
-    simulated
-        Mean return of a session in the simulators, of the policy as it would be served, without
-        penalty.
     """
 
     actor: Actor
     extractor: SADAE | None
     telling: tuple[int, ...]
     horizon: int
-    simulated: float
 
     def codes(self, first: FloatArray, group: IntArray) -> FloatArray:
         """The code of each user's group, shape (n, C), of first observations (n, F)."""
@@ -68,6 +69,22 @@ class LearnedPolicy(NamedTuple):
             items = jnp.asarray(first[own][:, list(self.telling)], jnp.float32)
             codes[own] = np.asarray(self.extractor.encode(items).mean)
         return codes
+
+    def exported(
+        self, sessions: LoggedSessions, config: SessionsConfig, notes: TrainingNotes
+    ) -> RecurrentPolicy:
+        """What it is served as; groups are known by the sessions that it was learned from."""
+        codes = None
+        if self.extractor is not None:
+            codes = group_codes(self.extractor, sessions, self.telling)
+        return exported(
+            self.actor,
+            actions=sessions.actions,
+            sessions=config,
+            horizon=self.horizon,
+            training=notes,
+            codes=codes,
+        )
 
     def pmfs(self, sessions: LoggedSessions) -> FloatArray:
         """What it would have done at every logged step, shape (n, T, D), among what could be."""
@@ -181,20 +198,55 @@ def train_policy(
             save_checkpoint(checkpoint, run, purpose=purpose, notes=before + config.every)
     if progress is not None:
         progress(total, total)
-    horizon = sessions.row.shape[1]
+    return LearnedPolicy(run.training.actor, run.extractor, users.telling, sessions.row.shape[1])
+
+
+def returns_in(
+    models: UserModel,
+    sessions: LoggedSessions,
+    policy: LearnedPolicy,
+    config: SimulatorsConfig,
+    seed: int,
+    *,
+    shares: FloatArray,
+) -> FloatArray:
+    """Mean return of a session in each simulator, without penalty and filters, shape (M,).
+
+    Of the policy as it would be served.
+
+    Parameters
+    ----------
+    models
+        M members.
+    sessions
+        Whose users are met, from the beginning of their sessions on.
+    policy
+        Of the same actions and columns.
+    config
+        How many users there are, and whether groups have simulators of their own.
+    seed
+        Of the users and of all draws, at least 0.
+    shares
+        How much each group of the sessions counts where they have simulators of their own, shape
+        (G,).
+    """
     plain = msgspec.structs.replace(
-        config.simulators, penalty=0.0, support=0.0, trend=None, starts="first", horizon=horizon
+        config, penalty=0.0, support=0.0, trend=None, starts="first", horizon=sessions.row.shape[1]
     )
-    judged = learned_users(models, sessions, plain, seed=seed)
-    simulated = float(_mean_return(run.training.actor, judged, run.extractor, key_of(seed, _TOLD)))
-    return LearnedPolicy(run.training.actor, run.extractor, users.telling, horizon, simulated)
+    users = learned_users(models, sessions, plain, seed=seed)
+    users = replace(users, telling=policy.telling)
+    key = key_of(seed, _TOLD)
+    found = np.asarray(_mean_returns(policy.actor, users, policy.extractor, key), np.float64)
+    share = shares[np.unique(sessions.group)] if config.by_group else np.ones(1)
+    returns: FloatArray = share / share.sum() @ found.reshape(len(share), -1)
+    return returns
 
 
 @eqx.filter_jit
-def _mean_return(
+def _mean_returns(
     actor: Actor, users: LearnedUsers, extractor: SADAE | None, key: jax.Array
 ) -> jax.Array:
-    return play(actor, users, extractor, key).reward.sum(axis=0).mean()
+    return play(actor, users, extractor, key).reward.sum(axis=0).mean(axis=-1)
 
 
 def _extractor(config: PolicyConfig, users: LearnedUsers, members: UserModel, seed: int) -> SADAE:

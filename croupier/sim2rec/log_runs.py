@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 import polars as pl
+import scipy
 from threadpoolctl import threadpool_limits
 
 from croupier.offline.delays import settled_interactions
@@ -24,17 +25,19 @@ from croupier.policy.errors import NotEnoughDataError
 from croupier.policy.exploration import Greedy
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
+from croupier.policy.recurrent import TrainingNotes
 from croupier.sim2rec.jax_extra import prepare_jax, require_jax
 from croupier.sim2rec.log_loop import LOOP, GenerationAnswers, drawn, loop_of, serve_nights
 from croupier.sim2rec.log_study_config import BASE, VARIANTS, LogStudyConfig, PolicyConfig
 from croupier.sim2rec.log_world import Crowd, best_constant, optimum, play_crowd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from croupier.offline.ope import Estimate
+    from croupier.policy.sessions import SessionsConfig
     from croupier.sim2rec.log_policy import LearnedPolicy
     from croupier.sim2rec.log_world import Answering
     from croupier.sim2rec.user_model import FittedUsers
@@ -42,11 +45,14 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float64]
     IntArray = NDArray[np.int64]
 
-__all__ = ("ESTIMATORS", "LOG_RUNS_SCHEMA", "LoggedLoop", "run_from_log")
+__all__ = ("ESTIMATORS", "LOG_RUNS_SCHEMA", "UNSEEN", "LoggedLoop", "policy_folder", "run_from_log")
 
 ESTIMATORS: Final = ("wpdis", "sdr", "wdr", "mdr", "wmdr")
 """Of what the policy is worth over the judges' sessions, see
 :data:`~croupier.offline.ope.SESSION_ESTIMATORS`."""
+
+UNSEEN: Final = "simulators of the judges"
+"""What tells of a policy by simulators in which it was not trained."""
 
 _ESTIMATE: Final[pl.DataType] = pl.Struct(
     {
@@ -71,6 +77,7 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "rolled_naive_rmse": pl.Float64,
     "return_bias": pl.Float64,
     "simulated": pl.Float64,
+    "unseen": _ESTIMATE,
     "estimates": pl.List(_ESTIMATE),
     "logged": _ESTIMATE,
     "value": pl.Float64,
@@ -88,8 +95,9 @@ LOG_RUNS_SCHEMA: Final = pl.Schema(_COLUMNS)
 
 `rmse`, `naive_rmse` and `coverage` are the simulators' one step errors of held-out users,
 `rolled_rmse`, `rolled_naive_rmse` and `return_bias` those of roll-outs; `simulated` is the policy's
-return in them, `estimates` what the judges' sessions say of it, `logged` the mean return of the
-sessions that the latest generation answered. The rest is true, of fresh users of the hidden
+return in them, `unseen` that in simulators of the judges' users, in which it was not trained,
+`estimates` what the judges' sessions say of it, `logged` the mean return of the sessions that the
+latest generation answered. The rest is true, of fresh users of the hidden
 population, and null where there is none: the returns of the policy (with its standard error over
 users), of the bandit's champion as it is served and without exploration, of the best constant and
 of the optimum; `lead` is the policy's over the champion, user by user.
@@ -196,6 +204,11 @@ def run_from_log(
     return table.of(wanted, [found, *fresh])
 
 
+def policy_folder(directory: Path, run: Mapping[str, Any]) -> Path:
+    """Where a run's policy is as it would be served; only that of the study as it is."""
+    return directory / f"{run['seed']}-{run['digest']}" / "policy"
+
+
 class _Task(NamedTuple):
     config: LogStudyConfig
     loop: LoggedLoop | None
@@ -220,7 +233,8 @@ def _rows(task: _Task) -> list[dict[str, Any]]:
     champion = None if task.loop is not None else _served(task)
     log = _Log.of(task)
     config = _fitted_to(task.config.policy, log.sessions)
-    fitted = _models(task, config, log)
+    fitted = _models(task, config, log.learner, "models")
+    unseen = _models(task, config, log.judges, "models-of-judges")
     about = _about(log, fitted)
     truth = None if champion is None else _Truth(task, champion)
     rows = []
@@ -230,7 +244,13 @@ def _rows(task: _Task) -> list[dict[str, Any]]:
         stop_if_orphaned()
         own = _fitted_to(task.config.variant(variant), log.sessions)
         row = about | {"digest": task.digest, "seed": task.seed, "variant": variant.name}
-        row |= _trained(task, variant.name, own, log=log, fitted=fitted, truth=truth)
+        policy = _trained(task, variant.name, own, log=log, fitted=fitted)
+        row |= _simulated(task, policy, log=log, fitted=fitted, unseen=unseen)
+        if variant.name == BASE.name:
+            row["estimates"] = _estimates(task, policy, log)
+            _export(task, policy, own, log)
+        if truth is not None:
+            row |= truth.of(policy)
         rows.append(row)
     return rows
 
@@ -252,8 +272,10 @@ def _served(task: _Task) -> Generation:
 
 
 class _Log(NamedTuple):
-    """Logged sessions: all, those that are learned from, and the judges'."""
+    """Logged sessions: all, those that are learned from, and the judges'; of what and of when."""
 
+    config: SessionsConfig
+    version: int
     sessions: LoggedSessions
     learner: LoggedSessions
     judges: LoggedSessions
@@ -267,14 +289,16 @@ class _Log(NamedTuple):
                 LOOP,
                 loop_of(task.config.world),
             )
-            rows = settled_interactions(lake, name, config)
+            version = lake.version("interactions")
         else:
-            name, config = loop.name, loop.config
-            rows = settled_interactions(Lake(Path(loop.lake)), name, config, version=loop.version)
+            lake, name, config = Lake(Path(loop.lake)), loop.name, loop.config
+            version = loop.version
+        rows = settled_interactions(lake, name, config, version=version)
         assert config.sessions is not None, "whoever asks has looked"
         sessions = logged_sessions(rows.collect(), config.sessions)
         judging = judging_users(sessions, task.config.policy.judge_share)
-        return cls(sessions, sessions.only(~judging), sessions.only(judging))
+        ours, theirs = sessions.only(~judging), sessions.only(judging)
+        return cls(config.sessions, version, sessions, ours, theirs)
 
 
 def judging_users(sessions: LoggedSessions, share: float) -> NDArray[np.bool_]:
@@ -302,14 +326,14 @@ def _fitted_to(config: PolicyConfig, sessions: LoggedSessions) -> PolicyConfig:
     )
 
 
-def _models(task: _Task, config: PolicyConfig, log: _Log) -> FittedUsers:
+def _models(task: _Task, config: PolicyConfig, sessions: LoggedSessions, name: str) -> FittedUsers:
     from croupier.sim2rec.user_model import fit_users  # noqa: PLC0415 - imports JAX, an extra
 
     return fit_users(
-        log.learner,
+        sessions,
         config.models,
         seed=task.seed,
-        checkpoint=task.folder / "models",
+        checkpoint=task.folder / name,
         progress=lambda _done, _total: stop_if_orphaned(),
     )
 
@@ -347,18 +371,11 @@ def _told(estimate: Estimate) -> dict[str, Any]:
 
 
 def _trained(
-    task: _Task,
-    name: str,
-    config: PolicyConfig,
-    *,
-    log: _Log,
-    fitted: FittedUsers,
-    truth: _Truth | None,
-) -> dict[str, Any]:
-    """What a policy is worth, by its simulators, by the judges' sessions and truly."""
+    task: _Task, name: str, config: PolicyConfig, *, log: _Log, fitted: FittedUsers
+) -> LearnedPolicy:
     from croupier.sim2rec.log_policy import train_policy  # noqa: PLC0415 - imports JAX, an extra
 
-    policy = train_policy(
+    return train_policy(
         config,
         fitted.models,
         log.learner,
@@ -366,13 +383,45 @@ def _trained(
         checkpoint=task.folder / f"policy-{name.replace(' ', '-')}",
         progress=lambda _done, _total: stop_if_orphaned(),
     )
-    row: dict[str, Any] = {"simulated": policy.simulated}
-    if name == BASE.name:
-        judged = compare_over_sessions(
-            log.judges, {name: policy}, estimators=ESTIMATORS, seed=task.seed
-        )
-        row["estimates"] = [_told(each) for each in judged.policies[0].estimates]
-    return row if truth is None else row | truth.of(policy)
+
+
+def _simulated(
+    task: _Task, policy: LearnedPolicy, *, log: _Log, fitted: FittedUsers, unseen: FittedUsers
+) -> dict[str, Any]:
+    """What a policy returns in the simulators of the learner's users, and of the judges'."""
+    from croupier.sim2rec.log_policy import returns_in  # noqa: PLC0415 - imports JAX, an extra
+
+    config = _fitted_to(task.config.policy, log.sessions).simulators
+    # As in the whole log: neither part of the users has exactly its groups.
+    shares = np.bincount(log.sessions.group) / len(log.sessions)
+    ours, theirs = (
+        returns_in(each.models, sessions, policy, config, task.seed, shares=shares)
+        for each, sessions in ((fitted, log.learner), (unseen, log.judges))
+    )
+    # Members are fitted to users drawn with replacement: they differ by a bootstrap's error.
+    value, error = float(theirs.mean()), float(theirs.std(ddof=1))
+    wide = float(scipy.stats.t.ppf(0.975, len(theirs) - 1)) * error
+    told = {"estimator": UNSEEN, "value": value, "lower": value - wide, "upper": value + wide}
+    return {"simulated": float(ours.mean()), "unseen": told | {"ess": None}}
+
+
+def _estimates(task: _Task, policy: LearnedPolicy, log: _Log) -> list[dict[str, Any]]:
+    """What the judges' sessions say of it."""
+    named = {BASE.name: policy}
+    judged = compare_over_sessions(log.judges, named, estimators=ESTIMATORS, seed=task.seed)
+    return [_told(each) for each in judged.policies[0].estimates]
+
+
+def _export(task: _Task, policy: LearnedPolicy, config: PolicyConfig, log: _Log) -> None:
+    """Keep the policy as it would be served."""
+    notes = TrainingNotes(
+        seed=task.seed,
+        lake_version=log.version,
+        rows=len(log.learner.interactions),
+        settings=msgspec.json.encode(config).decode(),
+    )
+    served = policy.exported(log.learner, log.config, notes)
+    served.save(policy_folder(task.directory, {"seed": task.seed, "digest": task.digest}))
 
 
 class _Truth:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import polars as pl
 import scipy
 
 from croupier.offline.study.oscillation import Mean, mean_of
 from croupier.sim2rec.log_study_config import BASE, VARIANTS
 
 if TYPE_CHECKING:
-    import polars as pl
     from numpy.typing import NDArray
 
 __all__ = ("Ablation", "Difference", "LogStudy", "SessionEstimate", "Truths", "summarise_log")
@@ -106,6 +106,8 @@ class Ablation(msgspec.Struct, frozen=True, kw_only=True):
         Returns; the standard errors are over seeds.
     simulated_on, simulated_off
         What the simulators say of them, without penalty.
+    unseen_on, unseen_off
+        What simulators say in which they were not trained.
     gain
         Of the switch, seed by seed.
     """
@@ -117,6 +119,8 @@ class Ablation(msgspec.Struct, frozen=True, kw_only=True):
     off: Mean
     simulated_on: Mean
     simulated_off: Mean
+    unseen_on: Mean
+    unseen_off: Mean
     gain: Difference
 
 
@@ -136,6 +140,9 @@ class LogStudy(msgspec.Struct, frozen=True, kw_only=True):
         Mean return of the sessions that the latest generation answered; None if there are none.
     simulated
         The policy's return in the simulators.
+    unseen
+        The same in simulators of the judges' users, in which it was not trained; the interval is
+        that of a bootstrap of users.
     estimates
         The same by the log.
     truths
@@ -155,6 +162,7 @@ class LogStudy(msgspec.Struct, frozen=True, kw_only=True):
     return_bias: Mean
     logged: Mean | None
     simulated: Mean
+    unseen: SessionEstimate
     estimates: list[SessionEstimate]
     truths: Truths | None
     ablations: list[Ablation]
@@ -189,18 +197,19 @@ def summarise_log(runs: pl.DataFrame) -> LogStudy:
         return_bias=mean("return_bias"),
         logged=mean_of(np.array(logged)) if logged else None,
         simulated=mean("simulated"),
-        estimates=_estimates(base, known=known),
+        unseen=_estimates(base.with_columns(pl.concat_list("unseen")), "unseen", known=known)[0],
+        estimates=_estimates(base, "estimates", known=known),
         truths=_truths(base) if known else None,
         ablations=_ablations(runs, base) if known else [],
     )
 
 
-def _estimates(base: pl.DataFrame, *, known: bool) -> list[SessionEstimate]:
-    told = base.select("value", "estimates").explode("estimates").unnest("estimates", separator=".")
+def _estimates(base: pl.DataFrame, column: str, *, known: bool) -> list[SessionEstimate]:
+    told = base.select("value", told=column).explode("told").unnest("told", separator=".")
     found = []
-    for (name,), rows in told.group_by("estimates.estimator", maintain_order=True):
+    for (name,), rows in told.group_by("told.estimator", maintain_order=True):
         value, lower, upper = (
-            rows[f"estimates.{each}"].to_numpy() for each in ("value", "lower", "upper")
+            rows[f"told.{each}"].to_numpy() for each in ("value", "lower", "upper")
         )
         truth = rows["value"].to_numpy()
         found.append(
@@ -247,10 +256,16 @@ def _ablations(runs: pl.DataFrame, base: pl.DataFrame) -> list[Ablation]:
                 off=mean_of(off["value"].to_numpy()),
                 simulated_on=mean_of(on["simulated"].to_numpy()),
                 simulated_off=mean_of(off["simulated"].to_numpy()),
+                unseen_on=_unseen(on),
+                unseen_off=_unseen(off),
                 gain=_difference(on["value"].to_numpy() - off["value"].to_numpy()),
             )
         )
     return found
+
+
+def _unseen(runs: pl.DataFrame) -> Mean:
+    return mean_of(runs["unseen"].struct["value"].to_numpy())
 
 
 def _difference(values: NDArray[np.float64], error: float | None = None) -> Difference:

@@ -124,8 +124,8 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
         from beside those that are held out.
         """
         users, actor = self.simulators, self.actor
-        if users.starts == "first":
-            users = msgspec.structs.replace(users, horizon=horizon)
+        steps = horizon if users.starts == "first" else min(users.horizon, horizon)
+        users = msgspec.structs.replace(users, horizon=steps)
         several = groups >= self.held_out + 2
         return msgspec.structs.replace(
             self,
@@ -209,6 +209,9 @@ class LogStudyConfig(msgspec.Struct, frozen=True, kw_only=True):
             case "uncertainty penalty":
                 return _with(policy, penalty=0.0)
             case "truncated roll-outs":
+                # As many steps in an iteration as with whole sessions.
+                users = policy.ppo.users * max(1, self.world.horizon // self.truncated)
+                policy = changed(policy, ppo=changed(policy.ppo, users=users))
                 return _with(policy, starts="any", horizon=self.truncated)
             case "trend filter":
                 scores = clickbait_scores(self.world.documents)

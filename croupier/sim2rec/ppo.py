@@ -5,6 +5,11 @@ minibatches of whole episodes. The critic sees the simulator's state, which it m
 needed in training alone (Pinto et al., 2018, "Asymmetric actor critic"): it needs no memory of its
 own and its advantages have less noise.
 
+An episode ends with the session, or earlier. With a session ends all that could be earned; where an
+episode is truncated the critic says what would have come (Pardo et al., 2018, "Time limits in
+reinforcement learning"). A policy that meets a user within a session has seen what came before, as
+it will have where it is served.
+
 Source: Schulman et al., 2017 (arXiv 1707.06347) for the objective, 2016 (arXiv 1506.02438) for the
 advantages; Chen et al., 2023 (arXiv 2305.04832) for the policy.
 """
@@ -41,13 +46,12 @@ class Critic(eqx.Module):
     reward_scale: jax.Array
     discount: float = eqx.field(static=True)
 
-    def __call__(self, secret: jax.Array, steps_left: jax.Array, horizon: int) -> jax.Array:
-        """Shape (T, S, U), of secrets (T, S, U, P) and the steps left, shape (T,)."""
-        left = steps_left.reshape(-1, *(1,) * (secret.ndim - 2))
-        share = jnp.broadcast_to(2.0 * left / horizon - 1.0, secret.shape[:-1])
+    def __call__(self, secret: jax.Array, steps_left: jax.Array, session: int) -> jax.Array:
+        """Shape (T, S, U), of secrets (T, S, U, P) and the steps left of a session, (T, S, U)."""
+        share = 2.0 * steps_left / session - 1.0
         inputs = jnp.concatenate([self.scaling(secret), share[..., None]], axis=-1)
         mean, scale = jax.lax.stop_gradient((self.reward_mean, self.reward_scale))
-        return self.weight(left) * (mean + scale * self.layers(inputs)[..., 0])
+        return self.weight(steps_left) * (mean + scale * self.layers(inputs)[..., 0])
 
     def weight(self, steps_left: jax.Array) -> jax.Array:
         """``sum_{i < n} gamma^i`` of n steps."""
@@ -75,15 +79,21 @@ class Episode(NamedTuple):
         What the policy saw at each step, with leading axes (T, S, U).
     action, reward, probability
         What was done, what it earned, and the probability with which it was done: (T, S, U).
+    state
+        The policy's own before the first step, shape (S, U, H).
     secret
-        What the critic sees, shape (T, S, U, P).
+        What the critic sees before each step and after the last, shape (T + 1, S, U, P).
+    steps_left
+        Of the session at these times, shape (T + 1, S, U); 0 where it is over.
     """
 
     seen: Seen
     action: jax.Array
     reward: jax.Array
     probability: jax.Array
+    state: jax.Array
     secret: jax.Array
+    steps_left: jax.Array
 
 
 def play(
@@ -118,7 +128,9 @@ def play(
         drawn = found.deviation * jax.random.normal(keys[1], found.mean.shape)
         code = (found.mean + drawn if sampled else found.mean)[:, None]
     draws = jax.random.uniform(keys[2], (horizon, *shape))
-    left = jnp.arange(horizon, 0, -1) / horizon
+    begun = _begun(actor, environment, code)
+    steps_left = environment.session - begun.steps - jnp.arange(horizon + 1)[:, None, None]
+    left = steps_left[:-1] / environment.session
 
     def step(carry, given):  # type: ignore[no-untyped-def]
         state, observation, previous, memory = carry
@@ -131,12 +143,33 @@ def play(
         row = (observation, previous, action, reward, probability, environment.secret(state))
         return (after, following, action, memory), row
 
-    nothing = jnp.full(shape, -1)
-    start = (state, observation, nothing, actor.first_state(shape))
-    _, rows = jax.lax.scan(step, start, (draws, keys[3:], left))
+    start = (state, observation, begun.previous, begun.memory)
+    (ended, *_), rows = jax.lax.scan(step, start, (draws, keys[3:], left))
     observation, previous, action, reward, probability, secret = rows
-    seen = Seen(observation, previous, left[:, None, None], code)
-    return Episode(seen, action, reward, probability, secret)
+    seen = Seen(observation, previous, left, code)
+    secret = jnp.concatenate([secret, environment.secret(ended)[None]])
+    return Episode(seen, action, reward, probability, begun.memory, secret, steps_left)
+
+
+class _Begun(NamedTuple):
+    """Where a policy stands with users when an episode begins: steps, last action and memory."""
+
+    steps: jax.Array
+    previous: jax.Array
+    memory: jax.Array
+
+
+def _begun(actor: Actor, environment: Environment, code: jax.Array) -> _Begun:
+    shape, past = environment.shape, environment.past()
+    if past is None:
+        return _Begun(jnp.zeros(shape, jnp.int32), jnp.full(shape, -1), actor.first_state(shape))
+    observation, action = (jnp.moveaxis(each, 2, 0) for each in past[:2])
+    previous = jnp.concatenate([jnp.full_like(action[:1], -1), action[:-1]])
+    steps = jnp.arange(len(action))[:, None, None]
+    left = (environment.session - steps) / environment.session
+    states = actor.states(Seen(observation, previous, left, code))
+    memory = jnp.take_along_axis(states, past.steps[None, ..., None], axis=0)[0]
+    return _Begun(past.steps, past.previous, memory)
 
 
 def begin(
@@ -237,7 +270,7 @@ def _scales(
     episode = play(actor, chosen, extractor, key)
     return _Scales(
         observation=Scaling.of(episode.seen.observation),
-        secret=Scaling.of(episode.secret),
+        secret=Scaling.of(episode.secret[:-1]),
         reward=Scaling.of(episode.reward[..., None]),
     )
 
@@ -307,7 +340,8 @@ def _iterate(
     key, users_key, play_key, order_key = jax.random.split(restored(training.key), 4)
     chosen = environment.take_users(users_key, users_of_each(config, environment))
     episode = play(training.actor, chosen, extractor, play_key, sampled=True)
-    advantage, target, value = _advantages(config, training.critic, episode)
+    session = environment.session
+    advantage, target, value = _advantages(config, training.critic, episode, session)
     rows = _Rows(episode, advantage, target)
     entropy_weight = config.entropy * (1.0 - training.iteration / config.iterations)
     transforms = optimisers(config)
@@ -320,7 +354,7 @@ def _iterate(
         )
         moved, first = transforms[0].update(gradient, first)
         actor = eqx.apply_updates(actor, moved)
-        gradient = eqx.filter_grad(_critic_loss)(critic, batch)
+        gradient = eqx.filter_grad(_critic_loss)(critic, batch, session)
         moved, second = transforms[1].update(gradient, second)
         critic = eqx.apply_updates(critic, moved)
         return (actor, critic, (first, second)), entropy
@@ -358,27 +392,33 @@ def _part(rows: _Rows, users: jax.Array) -> _Rows:
         return jnp.take(array, users, axis=2)
 
     episode = rows.episode
-    seen = episode.seen._replace(
-        observation=take(episode.seen.observation), previous=take(episode.seen.previous)
-    )
     own = Episode(
-        seen=seen,
+        seen=episode.seen._replace(
+            observation=take(episode.seen.observation),
+            previous=take(episode.seen.previous),
+            left=take(episode.seen.left),
+        ),
         action=take(episode.action),
         reward=take(episode.reward),
         probability=take(episode.probability),
+        state=jnp.take(episode.state, users, axis=1),
         secret=take(episode.secret),
+        steps_left=take(episode.steps_left),
     )
     return _Rows(own, take(rows.advantage), take(rows.target))
 
 
 def _advantages(
-    config: PPOConfig, critic: Critic, episode: Episode
+    config: PPOConfig, critic: Critic, episode: Episode, session: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``A_t = sum_i (gamma lambda)^i (r_{t+i} + gamma V_{t+i+1} - V_{t+i})``, A + V and V."""
-    horizon = episode.reward.shape[0]
-    value = critic(episode.secret, jnp.arange(horizon, 0, -1), horizon)
-    following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
-    errors = episode.reward + config.discount * following - value
+    """``A_t = sum_i (gamma lambda)^i (r_{t+i} + gamma V_{t+i+1} - V_{t+i})``, A + V and V.
+
+    V after the last step is 0 if the session is over, and the critic's if it was truncated: of no
+    steps left the critic says 0.
+    """
+    values = critic(episode.secret, episode.steps_left, session)
+    value = values[:-1]
+    errors = episode.reward + config.discount * values[1:] - value
 
     def step(later: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
         advantage = error + config.discount * config.trace * later
@@ -393,7 +433,7 @@ def _actor_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """``-min(w A, clip(w, 1 - eps, 1 + eps) A)`` and the entropy, means over all steps."""
     episode = rows.episode
-    pmf = actor.pmfs(episode.seen)
+    pmf = actor.pmfs(episode.seen, episode.state)
     probability = probability_of(pmf, episode.action)
     ratio = probability / episode.probability
     # Simulators with larger rewards would otherwise drown those with smaller ones.
@@ -404,11 +444,9 @@ def _actor_loss(
     return -gain.mean() - entropy_weight * entropy, entropy
 
 
-def _critic_loss(critic: Critic, rows: _Rows) -> jax.Array:
+def _critic_loss(critic: Critic, rows: _Rows, session: int) -> jax.Array:
     """Squared error of the mean reward to come, in units of its scale."""
-    horizon = rows.target.shape[0]
-    left = jnp.arange(horizon, 0, -1)
-    value = critic(rows.episode.secret, left, horizon)
-    weight = critic.weight(left)[:, None, None]
-    error = (value - rows.target) / (weight * critic.reward_scale)
+    left = rows.episode.steps_left[:-1]
+    value = critic(rows.episode.secret[:-1], left, session)
+    error = (value - rows.target) / (critic.weight(left) * critic.reward_scale)
     return jnp.square(error).mean()

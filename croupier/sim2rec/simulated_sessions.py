@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from croupier.offline.interactions import logged_requests
-from croupier.offline.simulator_gap import Simulated
+from croupier.offline.simulator_gap import Simulated, Simulation
 from croupier.sim2rec.environment import key_of
 from croupier.sim2rec.user_model import UserModel, drawn_reward, fit_users
 from croupier.sim2rec.user_model_config import UserModelConfig
@@ -44,7 +44,7 @@ def simulate_sessions(
     state: Sequence[str],
     seed: int,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[int, Simulated]:
+) -> Simulation:
     """Learn simulators from sessions, and play those that were held out again.
 
     This is a :class:`~croupier.offline.simulator_gap.Simulate`, which see.
@@ -67,7 +67,7 @@ def simulate_sessions(
                 fitted.models, sessions, places, generation(number), state=state, seed=seed
             ),
         )
-    return found
+    return Simulation(fitted.held_out, found)
 
 
 def play_generation(

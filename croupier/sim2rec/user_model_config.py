@@ -73,7 +73,8 @@ class SimulatorsConfig(msgspec.Struct, frozen=True, kw_only=True):
     horizon
         Steps of a roll-out, at least 1; less than those of a session for truncated ones.
     starts
-        Where roll-outs begin: at ``first`` steps of logged sessions, or at ``any``.
+        Where roll-outs begin: at ``first`` steps of logged sessions, or at ``any`` of which a
+        roll-out's steps are left.
     penalty
         Weight of the members' disagreement on the reward, in rewards, at least 0; 0 switches the
         penalty off.

@@ -60,8 +60,16 @@ def test_a_night_measures_the_gap(command: Command, tmp_path: Path) -> None:
     assert (gap["generation"], gap["sessions"]) == (0, 75)
     assert gap["gap"] == pytest.approx(gap["simulated"] - gap["value"])
     assert abs(gap["gap"]) < 0.2 * gap["value"]
+    # The cold start answered them all: its own log tells of it what it has earned.
+    told = gap["off_policy"]
+    assert told["sessions"] == 75
+    assert told["ess"] == pytest.approx(75.0)
+    assert told["value"] == pytest.approx(gap["value"])
+    assert (told["lower"], told["upper"]) == pytest.approx((gap["lower"], gap["upper"]))
+    assert gap["unsupported"] is None
     row = generation_rows(command.lake, "feed")[0]
     assert row["simulator_gap"] == gap["gap"]
+    assert [row[f"off_policy_{name}"] for name in told] == list(told.values())
     assert (row["session_lower"], row["session_upper"]) == (gap["lower"], gap["upper"])
     assert f'croupier_simulator_gap{{loop="feed"}} {gap["gap"]!r}' in metrics.read_text()
     told = command("status", "--json").facts["loops"][0]["signals"]

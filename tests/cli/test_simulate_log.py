@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 # Of two groups none can be held out, so nobody is told a code; with three somebody is.
 TINY = LogStudyConfig(
-    world=LogWorldConfig(groups=(6.0, 24.0), users=18, nights=2, documents=4, horizon=4),
+    world=LogWorldConfig(groups=(6.0, 24.0), users=24, nights=2, documents=4, horizon=4),
     policy=PolicyConfig(
+        judge_share=0.5,
         models=UserModelConfig(members=2, memory=4, hidden=8, steps=20, every=10, sessions=8),
         simulators=SimulatorsConfig(users=16, by_group=True, penalty=1.0),
         actor=ActorConfig(memory=4, hidden=4, code=2, floor=0.05),
@@ -65,13 +66,16 @@ def test_a_policy_is_learned_from_a_log_and_told_of(
     runs = pl.read_delta(str(tmp_path / "runs"))
     assert runs.schema == LOG_RUNS_SCHEMA
     (row,) = runs.to_dicts()
-    # Every one of 36 users has a session a night; a real lake has all of their decisions.
-    assert row["sessions"] == 72
+    # Every one of 48 users has a session a night; a real lake has all of their decisions.
+    assert row["sessions"] == 96
     (folder,) = tmp_path.glob("0-*")
     lake = Lake(folder / "loop" / "lake")
     for table in ("decisions", "outcomes", "interactions"):
-        assert lake.scan(table, LOOP).select(pl.len()).collect().item() == 72 * 4
+        assert lake.scan(table, LOOP).select(pl.len()).collect().item() == 96 * 4
     assert [each["estimator"] for each in study["estimates"]] == list(ESTIMATORS)
+    # Simulators of other users, each of which is fitted to a bootstrap of them.
+    assert study["unseen"]["lower"] < study["unseen"]["value"] < study["unseen"]["upper"]
+    assert row["unseen"]["value"] == study["unseen"]["value"] != study["simulated"]["value"]
     truths = study["truths"]
     lead = truths["over_champion"]
     assert lead["value"] == pytest.approx(truths["policy"]["value"] - truths["champion"]["value"])
@@ -126,7 +130,7 @@ group = "city"
     own = json.loads(capfd.readouterr().out)
     assert own["truths"] is None
     assert own["simulated"]["value"] > 0.0
-    assert own["sessions"] == 108
+    assert own["sessions"] == 144
     assert [each["estimator"] for each in own["estimates"]] == list(ESTIMATORS)
 
 

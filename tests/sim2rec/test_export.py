@@ -119,7 +119,9 @@ def test_groups_are_told_apart_by_codes_that_are_worked_out_once() -> None:
     sessions = logged_sessions(told.with_columns(context=pl.Series(texts)), LOGGED)
     scaling = Scaling(mean=jnp.array([10.0, 5.0]), deviation=jnp.array([5.0, 2.0]))
     extractor = SADAE(SADAEConfig(code=2), scaling, np.random.default_rng(4))
-    codes = group_codes(extractor, sessions)
+    codes = group_codes(extractor, sessions, (0, 1))
+    # Groups of which there is no session have none.
+    assert list(group_codes(extractor, sessions.only(sessions.group == 1), (0, 1))) == ["leiden"]
     assert sorted(codes) == ["delft", "leiden"]
     plain = policy_of(actor_of(code=2))
     policy = RecurrentPolicy(msgspec.structs.replace(plain.config, codes=codes), plain.arrays)

@@ -82,7 +82,7 @@ def test_an_episode_tells_the_probabilities_with_which_it_was_played(
 def test_advantages_equal_a_plain_loop(environment: LTSGroups, begun: Training) -> None:
     config = PPOConfig(discount=0.9, trace=0.8)
     episode = eqx.filter_jit(play)(begun.actor, environment, None, key_of(2))
-    advantage, target, value = _advantages(config, begun.critic, episode)
+    advantage, target, value = _advantages(config, begun.critic, episode, 4)
     reward, values = np.asarray(episode.reward), np.asarray(value)
     expected = np.zeros_like(reward)
     for t in range(4):

@@ -208,9 +208,38 @@ def test_truncated_roll_outs_start_anywhere(fitted: FittedUsers, sessions: Logge
     config = msgspec.structs.replace(SIMULATORS, starts="any", horizon=3)
     users = learned_users(fitted.models, sessions, config, seed=20)
     assert users.horizon == 3
+    assert users.session == STEPS
+    past = users.past()
+    assert past is not None
+    # All end within the session, and those that would not have begin earlier.
+    steps = np.asarray(past.steps)
+    assert np.unique(steps).tolist() == list(range(8))
+    assert (steps == 7).sum() > 2 * (steps == 6).sum()
     # At first steps nothing is remembered, later something is.
     remembered = np.abs(np.asarray(users.start.memory)).max(axis=(2, 3)) > 0.0
     assert 0.8 < remembered.mean() < 0.98
+    np.testing.assert_array_equal(remembered, steps > 0)
+    # Where they stand, and who they are, is what the log says of the session's steps.
+    logged = {
+        tuple(row): each for each, row in enumerate(sessions.state[:, :7, 1].astype(np.float32))
+    }
+    observation = np.asarray(past.observation)
+    for user in range(20):
+        session = logged[tuple(observation[0, user, :, 1])]
+        step = steps[0, user]
+        np.testing.assert_array_equal(past.action[0, user], sessions.action[session, :7])
+        assert np.asarray(users.start.observation)[0, user] == pytest.approx(
+            sessions.state[session, step], rel=1e-5
+        )
+        assert np.asarray(past.previous)[0, user] == (
+            sessions.action[session, step - 1] if step else -1
+        )
+        assert np.asarray(users.group_items(users.start.observation))[0, user] == pytest.approx(
+            sessions.state[session, 0, [0]], rel=1e-5
+        )
+    some = users.take_users(key_of(21), 50).past()
+    assert some is not None
+    assert some.observation.shape == (3, 50, 7, 2)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +266,9 @@ def test_logs_and_scores_are_checked(fitted: FittedUsers, sessions: LoggedSessio
     other = replace(sessions, actions=("a", "b"))
     with pytest.raises(InvalidInputError, match=r"^sessions: expected 5 actions, got 2"):
         learned_users(fitted.models, other, SIMULATORS, seed=0)
+    longer = msgspec.structs.replace(SIMULATORS, horizon=STEPS + 1)
+    with pytest.raises(InvalidInputError, match=r"^horizon: expected at most the 10 steps"):
+        learned_users(fitted.models, sessions, longer, seed=0)
     flat = msgspec.structs.replace(SIMULATORS, trend=(1.0,) * 5)
     with pytest.raises(InvalidInputError, match=r"^trend: expected 5 scores that differ"):
         learned_users(fitted.models, sessions, flat, seed=0)
