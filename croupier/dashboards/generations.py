@@ -16,6 +16,7 @@ from croupier.dashboards.generation_details import (
     show_comparison,
     show_timeline,
 )
+from croupier.dashboards.generation_swings import show_swings
 from croupier.dashboards.layout import choose_loop, draw, show_empty, small
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def show() -> None:
     _differences(drawn, leads, number)
     _table(rows, rewards, leads)
     show_timeline(loop, rows)
+    show_swings(loop)
     show_behaviour(loop, rows)
     show_comparison(loop)
     small(

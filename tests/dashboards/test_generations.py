@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
 import streamlit as st
@@ -13,6 +14,9 @@ from streamlit.testing.v1 import AppTest
 
 from croupier.dashboards.settings import DATA_DIR_VARIABLE
 from croupier.offline.lake import SCHEMAS, Lake
+from croupier.offline.realised import Moments, Realised
+from croupier.offline.summaries.nights import swings_of
+from croupier.offline.summaries.tables import Summaries, SummaryState
 from tests.dashboards.lakes import (
     champion_of,
     generation_row,
@@ -175,6 +179,33 @@ def test_oscillation_is_pointed_out(data_dir: Path, oscillates: bool) -> None:
 
     assert (f"up to {rows[-1]['generation']} oscillate" in said) is oscillates
     assert ("(p = 0.012)" in said) is oscillates
+
+
+@pytest.mark.parametrize("swing", [0.2, 0.0])
+def test_swings_stand_within_the_band_of_noise(data_dir: Path, swing: float) -> None:
+    rng = np.random.default_rng(5)
+    found = {
+        number: Realised(
+            moments=Moments.of(
+                (rng.random(500) < 0.5 + swing * (-1) ** number).astype(float), np.ones(500)
+            ),
+            guardrails={},
+            propensity_p_value=0.5,
+        )
+        for number in range(9)
+    }
+    table = swings_of(found)
+    summaries = Summaries(data_dir / "lake" / "summaries")
+    summaries.write("homepage", {"swings": table}, SummaryState(format=1, made=1))
+    write_lake(data_dir, homepage())
+
+    page = show("homepage")
+    signal = "generations up to 8 **oscillate**"
+    assert (signal in text(page)) is (swing > 0.0)
+    assert ("**do not oscillate**" in text(page)) is (swing == 0.0)
+    page.selectbox(key="swing").set_value("Spread of the differences").run()
+    assert not page.exception
+    assert "standard deviation of the differences" in text(page)
 
 
 def same(shown: Any, stored: Any) -> bool:

@@ -46,6 +46,7 @@ SummaryName: TypeAlias = Literal[
     "frontier",
     "drift",
     "alerts",
+    "swings",
 ]
 
 PROPENSITY_BOUNDS: Final = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0)
@@ -244,6 +245,20 @@ SUMMARY_SCHEMAS: Final[dict[SummaryName, pl.Schema]] = {
             "delivered": _TIME,
         }
     ),
+    "swings": _schema(
+        {
+            "generation": pl.Int64,
+            "statistic": pl.String,
+            "generations": pl.Int64,
+            "seen": pl.Float64,
+            "expected": pl.Float64,
+            "lower": pl.Float64,
+            "upper": pl.Float64,
+            "p_value": pl.Float64,
+            "level": pl.Float64,
+            "oscillates": pl.Boolean,
+        }
+    ),
 }
 """Columns of every table, all of one loop.
 
@@ -270,6 +285,10 @@ day; its `keep_prob` counts both the log's and this one's; `place` orders it.
 ``difference`` is the challenger less the champion. The first of `weight_counts` counts weights of
 0, the others those up to each of `weight_bins`, and above. `nights` tell what each night brought;
 what was sunk is of all loops. An alert is open while `closed` is null.
+
+`swings` are the statistics of :class:`~croupier.offline.oscillation.Swings` of what generations
+earned, up to each of the latest: what was `seen` in that many `generations`, and what noise alone
+would show, its mean and the band from `lower` to `upper` (quantiles at `level` and 1 - `level`).
 """
 
 _STATE: Final = "state.json"
