@@ -11,11 +11,8 @@ from croupier.dashboards import data
 from croupier.dashboards.data import INTERVAL_LEVEL
 from croupier.dashboards.formatting import MISSING, Rewards, count, moment
 from croupier.dashboards.generation_charts import difference_chart, promise_chart
-from croupier.dashboards.generation_details import (
-    show_behaviour,
-    show_comparison,
-    show_timeline,
-)
+from croupier.dashboards.generation_comparison import show_comparison
+from croupier.dashboards.generation_details import show_behaviour, show_timeline
 from croupier.dashboards.generation_swings import show_swings
 from croupier.dashboards.layout import choose_loop, draw, show_empty, small
 

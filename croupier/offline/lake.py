@@ -215,6 +215,8 @@ _GENERATION: _Columns = {
     "simulator_gap_upper": pl.Float64,
     "simulator_p_value": pl.Float64,
     "simulators_err": pl.Boolean,
+    "simulator_error": pl.Float64,
+    "simulator_disagreement": pl.Float64,
 }
 
 _AUDIT: _Columns = {

@@ -59,6 +59,11 @@ class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
         Of the gap being no larger than is allowed, one-sided.
     errs
         Whether the gap is shown to be larger than is allowed: its interval lies beyond.
+    error
+        Root mean square of simulated less real over sessions, in a session's return, at least 0;
+        chance is part of it.
+    disagreement
+        Standard deviation of the simulators' mean returns, at least 0.
     """
 
     generation: int
@@ -72,6 +77,8 @@ class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
     gap_upper: float
     p_value: float
     errs: bool
+    error: float
+    disagreement: float
 
 
 class Simulate(Protocol):
@@ -123,7 +130,7 @@ class Simulated(NamedTuple):
     session
         Places among the sessions, shape (m,).
     returns
-        Of each, the mean over simulators, shape (m,).
+        Of each in every simulator, shape (members, m).
     """
 
     session: NDArray[np.int64]
@@ -229,8 +236,10 @@ def gap_of(
     ----------
     number
         Of the generation.
-    real, simulated
+    real
         Returns of its sessions, shape (n,).
+    simulated
+        Those in every simulator, shape (members, n).
     users
         Whose they are, shape (n,), at least two.
     max_gap
@@ -239,6 +248,7 @@ def gap_of(
         Of the intervals, in (0, 1).
     """
     groups = np.unique(users, return_inverse=True)[1]
+    disagreement, simulated = float(simulated.mean(axis=1).std()), simulated.mean(axis=0)
     wide = float(stats.t.ppf(0.5 + confidence / 2.0, groups.max()))
     value, error = float(real.mean()), _clustered(real, groups)
     gap, gap_error = float((simulated - real).mean()), _clustered(simulated - real, groups)
@@ -258,6 +268,8 @@ def gap_of(
         gap_upper=gap + wide * gap_error,
         p_value=p_value,
         errs=abs(gap) - wide * gap_error > allowed,
+        error=float(np.sqrt(np.square(simulated - real).mean())),
+        disagreement=disagreement,
     )
 
 
@@ -278,6 +290,8 @@ def gap_rows(loop: str, gaps: list[GenerationGap], version: int) -> list[dict[st
             "simulator_gap_upper": each.gap_upper,
             "simulator_p_value": each.p_value,
             "simulators_err": each.errs,
+            "simulator_error": each.error,
+            "simulator_disagreement": each.disagreement,
         }
         for each in gaps
     ]

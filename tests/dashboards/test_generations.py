@@ -208,6 +208,45 @@ def test_swings_stand_within_the_band_of_noise(data_dir: Path, swing: float) -> 
     assert "standard deviation of the differences" in text(page)
 
 
+def test_gaps_of_simulators_stand_beside_what_was_earned(data_dir: Path) -> None:
+    rows = homepage()
+    rows[-1] |= {
+        "session_value": 4.25,
+        "session_lower": 4.0,
+        "session_upper": 4.5,
+        "simulated_value": 5.0,
+        "simulated_sessions": 321,
+        "simulator_gap": 0.75,
+        "simulator_gap_lower": 0.5,
+        "simulator_gap_upper": 1.0,
+        "simulator_p_value": 0.003,
+        "simulators_err": True,
+        "simulator_error": 1.5,
+        "simulator_disagreement": 0.125,
+    }
+    write_lake(data_dir, rows + newsletter())
+    page = AppTest.from_string(_SIMULATORS, default_timeout=60)
+    page.query_params["loop"] = "homepage"
+    page.run()
+    assert not page.exception
+    shown = page.dataframe[0].value.iloc[0]
+    assert shown["Generation"] == rows[-1]["generation"]
+    assert (shown["Real return"], shown["Simulated return"], shown["Gap"]) == (4.25, 5.0, 0.75)
+    assert (shown["Gap, interval"], shown["Sessions"]) == ("+0.50 to +1.00", 321)
+    assert (shown["Error"], shown["Disagreement"]) == (1.5, 0.125)
+    assert "(p = 0.003)" in page.warning[0].value
+    page.query_params["loop"] = "newsletter"
+    page.run()
+    assert not page.dataframe
+    assert any("sessions" in each.value for each in page.info)
+
+
+_SIMULATORS = """
+from croupier.dashboards import simulators
+simulators.show()
+"""
+
+
 def same(shown: Any, stored: Any) -> bool:
     if stored is None:
         return str(shown) in {"None", "nan", "NaT"}

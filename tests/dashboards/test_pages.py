@@ -150,6 +150,21 @@ def downloaded(
         assert time.monotonic() < deadline, f"not what was to come: {found}"
 
 
+def downloads(page: Page, holds: Callable[[pl.DataFrame], bool]) -> pl.DataFrame:
+    """The data of whichever chart of the page is as it is to be."""
+    deadline = time.monotonic() + 240
+    while True:
+        buttons = page.get_by_role("button", name="Download this chart's data")
+        for number in reversed(range(buttons.count())):
+            with suppress(PlaywrightTimeoutError):
+                with page.expect_download(timeout=20_000) as download:
+                    buttons.nth(number).click(timeout=20_000)
+                found = pl.read_csv(io.BytesIO(download.value.path().read_bytes()))
+                if holds(found):
+                    return found
+        assert time.monotonic() < deadline, "no chart is as it was to come"
+
+
 def taken(rows: pl.DataFrame) -> dict[str, int]:
     """By action, how many decisions took it."""
     shares = rows.filter(pl.col("kind") == "Share of the decisions")
@@ -277,6 +292,48 @@ def test_estimates_are_those_of_the_gate_and_what_if_follows_its_controls(
         expect(page.get_by_test_id("stMetricValue").filter(has_text=before)).to_have_count(0)
         # Of three actions, four from the fourth day on; all may always be chosen.
         assert seen.metric("Entropy") == "1.099"
+
+
+def test_two_generations_are_compared_by_segment_and_by_feature(
+    browser: Browser, served: Served
+) -> None:
+    summaries = summaries_of(served.lake)
+    influences = summaries.read(LOOP, "influences")
+    assert set(influences["feature"]) == {"city", "visits"}
+    with opened(browser, served, "generations?one=2&other=1", "Generations") as seen:
+        page = seen.page
+        choose(page, "Told apart by", "context.city")
+        expect(page).to_have_url(re.compile(r"compare_by=context.city"))
+        estimates = summaries.read(LOOP, "segments").filter(
+            pl.col("by") == "context.city", pl.col("generation").is_in([1, 2])
+        )
+        shown = downloads(page, lambda rows: "worth_lower" in rows.columns and len(rows) == 4)
+        assert set(shown["segment"]) == {"Bern", "Zürich"}
+        told = {(g, s): v for g, s, v in shown.select("generation", "segment", "worth").iter_rows()}
+        known = estimates.select("generation", "segment", "value")
+        assert told == pytest.approx({(g, s): v for g, s, v in known.iter_rows()})
+        interactions = current_interactions(served.lake, LOOP).collect()
+        city = pl.col("context").str.json_path_match("$.city").alias("segment")
+        earned = interactions.filter(pl.col("generation").is_in([1, 2])).group_by(
+            "generation", city
+        )
+        means = {(g, s): m for g, s, m in earned.agg(pl.col("reward").mean()).iter_rows()}
+        # Not both have decided anything.
+        seen_means = shown.drop_nulls("mean").select("generation", "segment", "mean")
+        assert {(g, s): m for g, s, m in seen_means.iter_rows()} == pytest.approx(means)
+
+        looked = downloads(page, lambda rows: "total_variation" in rows.columns)
+        known = influences.filter(pl.col("generation").is_in([1, 2]))
+        assert dict(zip(looked["feature"], looked["generation"], strict=True)).keys() == set(
+            known["feature"]
+        )
+        assert looked["total_variation"].sum() == pytest.approx(known["total_variation"].sum())
+        choose(page, "Feature", "visits")
+        answers = downloads(
+            page, lambda rows: "mass" in rows.columns and "visits" in rows["feature"]
+        )
+        per_value = answers.group_by("generation", "value").agg(pl.col("mass").sum())
+        assert per_value["mass"].to_list() == pytest.approx([1.0] * len(per_value))
 
 
 def test_fairness_says_what_nights_have_found(browser: Browser, served: Served) -> None:

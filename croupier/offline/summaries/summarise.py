@@ -12,6 +12,7 @@ from croupier.offline.generations import generation_rows
 from croupier.offline.judged import judged_interactions
 from croupier.offline.lake import SCHEMAS
 from croupier.offline.realised import realised
+from croupier.offline.summaries.compared import compared_tables
 from croupier.offline.summaries.nights import (
     changes_of,
     drift_of,
@@ -94,6 +95,7 @@ def summarise_night(
             "drift": drift_of(lake, loop, hours),
             "frontier": _frontier(nightly, loop),
             "swings": swings_of(realised(lake, loop)),
+            **compared_tables(nightly, loop, hours),
         },
         state,
     )
