@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -189,3 +192,28 @@ def test_every_metric_is_documented(shown: dict[str, set[str]]) -> None:
     assert documented == exposed
     stages = re.findall(r"^\| `croupier_stage_seconds` .*$", page, re.MULTILINE)[0]
     assert set(re.findall(r"`([a-z]+)`", stages)) == {"stage", *STAGES}
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (("check", "rules"), EXAMPLES / "prometheus" / "croupier.rules.yml"),
+        (("check", "config"), EXAMPLES / "prometheus" / "prometheus.yml"),
+        (("test", "rules"), EXAMPLES / "prometheus" / "croupier.rules.test.yml"),
+        (("check", "config"), EXAMPLES.parent / "docker" / "prometheus.yml"),
+    ],
+)
+def test_prometheus_takes_the_files_and_rules_say_what_they_are_to(
+    tmp_path: Path, command: tuple[str, str], file: Path
+) -> None:
+    promtool = os.environ.get("CROUPIER_PROMTOOL") or shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: install prometheus, or name a binary in CROUPIER_PROMTOOL")
+    # As they are mounted: every configuration has the rules beside it.
+    for each in (*(EXAMPLES / "prometheus").iterdir(), file):
+        shutil.copy(each, tmp_path)
+    done = subprocess.run(
+        [promtool, *command, file.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
