@@ -75,8 +75,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
             f"{gap.gap:+.4g} {interval(gap.gap_lower, gap.gap_upper, digits=2)}, over "
             f"{gap.sessions:,} sessions held out"
         )
-    if night.unsimulated is not None:
-        session.output.warn(f"{night.loop}: simulators were not measured: {night.unsimulated}")
+    _show_unusual(session, night)
     show_fidelity(session, night.loop, night.fidelity)
     trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
     if night.resumed:
@@ -98,6 +97,13 @@ def _show_night(session: Session, night: LoopNight) -> None:
     if night.report is not None:
         session.output.remark(f"{night.loop}: promotion report at {night.report}")
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
+
+
+def _show_unusual(session: Session, night: LoopNight) -> None:
+    if night.unsimulated is not None:
+        session.output.warn(f"{night.loop}: simulators were not measured: {night.unsimulated}")
+    if night.overridden is not None:
+        session.output.remark(f"{night.loop}: {night.overridden}")
 
 
 def _rows_of(evaluation: Evaluation) -> str:

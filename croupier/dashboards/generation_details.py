@@ -14,6 +14,7 @@ from croupier.dashboards.filters import choose_one
 from croupier.dashboards.formatting import MISSING, Rewards, count, moment
 from croupier.dashboards.glossary import meaning
 from croupier.dashboards.layout import draw
+from croupier.dashboards.overriding import asked_happenings
 
 __all__ = ("happenings", "show_behaviour", "show_timeline")
 
@@ -73,6 +74,8 @@ def show_timeline(loop: str, rows: pl.DataFrame) -> None:
     """Draw what happened when."""
     st.subheader("What happened when?", help=meaning("champion", "challenger"))
     found = happenings(rows, data.summary(loop, "changes"))
+    found += asked_happenings(data.overrides(loop))
+    found.sort(key=lambda each: each["ts"], reverse=True)
     if not found:
         st.info("Nothing was trained yet.")
         return

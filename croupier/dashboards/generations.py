@@ -15,6 +15,7 @@ from croupier.dashboards.generation_comparison import show_comparison
 from croupier.dashboards.generation_details import show_behaviour, show_timeline
 from croupier.dashboards.generation_swings import show_swings
 from croupier.dashboards.layout import choose_loop, draw, show_empty, small
+from croupier.dashboards.overriding import show_overriding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,7 @@ def show() -> None:
     _promises(rows, drawn, rewards, number)
     _differences(drawn, leads, number)
     _table(rows, rewards, leads)
+    show_overriding(loop, rows, number)
     show_timeline(loop, rows)
     show_swings(loop)
     show_behaviour(loop, rows)

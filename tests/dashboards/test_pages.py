@@ -30,7 +30,7 @@ from croupier.dashboards.settings import (
 from croupier.offline.interactions import current_interactions
 from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Acknowledgement
+from croupier.policy.events import Acknowledgement, Override
 from tests.dashboards.months import FAIRNESS, LOOP, Town
 from tests.dashboards.test_browser import Visit, browser, running_dashboard, visit
 from tests.offline.logs import EPOCH_US
@@ -56,7 +56,7 @@ port = 0
 
 [service.keys.board]
 key = "{KEY}"
-scopes = ["judge"]
+scopes = ["judge", "override"]
 
 [loops.{LOOP}]
 """
@@ -201,6 +201,54 @@ def test_every_page_opens_and_everybody_can_read_it(
             assert against == [], f"at {width} px"
             overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert page.evaluate(overflow) == 0, f"at {width} px"
+
+
+_FOCUSED = """() => {
+    const it = document.activeElement;
+    if (!it || it === document.body) { return null; }
+    const box = it.getBoundingClientRect(), ring = getComputedStyle(it);
+    const around = [it, it.parentElement, it.parentElement?.parentElement].filter(Boolean);
+    const seen = around.some(each => {
+        const look = getComputedStyle(each);
+        return (look.outlineStyle !== 'none' && parseFloat(look.outlineWidth) > 0)
+            || look.boxShadow !== 'none' || it.matches('input, [role=slider]');
+    });
+    it.dataset.reached = 'yes';
+    return {seen, name: it.outerHTML.slice(0, 200), area: box.width * box.height};
+}"""
+_UNREACHED = """() => [...document.querySelectorAll(
+    'a[href], button, input, select, textarea, [role=slider], [role=tab], [tabindex="0"]'
+)].filter(each => {
+    const box = each.getBoundingClientRect(), look = getComputedStyle(each);
+    return box.width * box.height > 0 && look.visibility !== 'hidden' && !each.disabled
+        && each.tabIndex >= 0 && !each.closest('[aria-hidden=true], .vega-embed');
+}).filter(each => each.dataset.reached !== 'yes').map(each => each.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.parametrize("path", ["", "generations", "judge-pairs"])
+def test_every_control_is_reached_by_tab_and_shows_that_it_is(
+    browser: Browser, served: Served, path: str
+) -> None:
+    with opened(browser, served, path, PAGES[path]) as seen:
+        page = seen.page
+        stops, unseen = 0, []
+        for _ in range(300):
+            page.keyboard.press("Tab")
+            found = page.evaluate(_FOCUSED)
+            if found is None and stops:
+                # Around once: focus leaves the page for the browser's own.
+                break
+            if found is not None:
+                stops += 1
+                if not found["seen"] and found["area"] > 0:
+                    unseen.append(found["name"])
+        assert stops > 5
+        assert page.evaluate(_UNREACHED) == []
+        assert unseen == []
+        # What is reached is operated: a link of the menu opens its page.
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name="Delays").focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Delays", exact=True).wait_for()
 
 
 def test_now_says_what_the_scorer_and_the_lake_say(browser: Browser, served: Served) -> None:
@@ -435,6 +483,48 @@ def test_a_proxy_says_who_may_see_features(browser: Browser, served: Served) -> 
             asked = page.get_by_text("What was asked?")
             expect(asked).to_have_count(0 if who is None else 1)
             context.close()
+
+
+def test_who_may_asks_for_another_champion_with_a_reason(
+    browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the service and the log into the lake; nobody else is shown the form."""
+    told = DashboardSettings(
+        trusted_header="X-Forwarded-User", overrides_for=("ada",), service=served.server.url
+    )
+    monkeypatch.setenv(JUDGE_KEY_VARIABLE, KEY)
+    rows = served.lake.scan("generations", LOOP).collect()
+    champion = rows.filter(pl.col("status") == "champion")["generation"].item()
+    wanted = max(set(rows["generation"]) - {0, champion})
+    with running_dashboard(served.server.data_dir, told) as (url, _):
+        for who in ("ben", "ada"):
+            context = browser.new_context(extra_http_headers={"X-Forwarded-User": who})
+            context.set_default_timeout(120_000)
+            page = context.new_page()
+            page.goto(f"{url}/generations")
+            page.get_by_text("Read from version").wait_for()
+            settle(page)
+            heading = page.get_by_role("heading", name="Should another generation decide?")
+            expect(heading).to_have_count(1 if who == "ada" else 0)
+            if who == "ben":
+                context.close()
+        review = page.get_by_role("button", name="Review")
+        expect(review).to_be_disabled()
+        page.get_by_role("textbox", name="Why").fill("agreed with marketing")
+        page.get_by_role("textbox", name="Why").press("Enter")
+        expect(review).to_be_enabled()
+        review.click()
+        expect(page.get_by_text("It takes effect with the next night")).to_be_visible()
+        assert not any(isinstance(each, Override) for each in served.server.events())
+        page.get_by_role("button", name="Record the override").click()
+        expect(page.get_by_text("The override is recorded")).to_be_visible()
+        (event,) = (each for each in served.server.events() if isinstance(each, Override))
+        assert (event.action, event.generation, event.champion) == ("promote", wanted, champion)
+        assert (event.by, event.reason) == ("ada", "agreed with marketing")
+        served.server.run("sink")
+        page.reload()
+        expect(page.get_by_text("it waits for the next night")).to_be_visible()
+        context.close()
 
 
 def test_others_are_not_let_in_without_access_control(tmp_path: Path) -> None:

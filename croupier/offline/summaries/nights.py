@@ -80,6 +80,7 @@ def night_row(night: LoopNight, sunk: SinkReport, *, started_us: int) -> dict[st
         "promoted": night.verdict is not None and night.verdict.promote,
         "skipped": night.skipped,
         "failed": night.failed,
+        "overridden": night.overridden,
     }
 
 

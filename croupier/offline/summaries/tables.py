@@ -206,6 +206,7 @@ SUMMARY_SCHEMAS: Final[dict[SummaryName, pl.Schema]] = {
             "promoted": pl.Boolean,
             "skipped": pl.String,
             "failed": pl.String,
+            "overridden": pl.String,
         }
     ),
     "frontier": _schema(
