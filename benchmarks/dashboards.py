@@ -3,10 +3,11 @@
     python -m benchmarks.dashboards --rows 10000000
 
 Makes a lake of that many interactions over a month, day by day, in a directory that is deleted
-afterwards; sums it up as the nightly job does, at once and again after one more day; then opens
-pages in Chromium (``chromium``, or what CROUPIER_CHROMIUM names). First paint is from the request
-until the page's last chart is drawn, in a new browser context; a change of filter is from the
-choice until charts are drawn anew. The load average tells what else the machine was doing.
+afterwards unless ``--keep`` names one; sums it up as the nightly job does, at once and again after
+one more day; then opens pages in Chromium (``chromium``, or what CROUPIER_CHROMIUM names). Where an
+earlier run has kept a lake, pages are opened at once. First paint is from the request until the
+page's last chart is drawn, in a new browser context; a change of filter is from the choice until
+charts are drawn anew. The load average tells what else the machine was doing.
 """
 
 from __future__ import annotations
@@ -63,41 +64,70 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--refreshes", type=int, default=100)
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY")
     parser.add_argument("--summarise", metavar="DIRECTORY", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.summarise:
         print(json.dumps(_summarise(Path(arguments.summarise))))
         return
-    with tempfile.TemporaryDirectory(prefix="croupier-dashboards-") as directory:
-        root = Path(directory)
-        found: dict[str, Any] = {"rows": arguments.rows, "load_before": os.getloadavg()}
-        started = time.perf_counter()
-        write_lake(Lake(root / "lake"), arguments.rows)
-        found["made_s"] = round(time.perf_counter() - started, 1)
-        found["summed_up"] = _in_child(root)
-        write_day(Lake(root / "lake"), DAYS, arguments.rows // DAYS)
-        found["one_day_more"] = _in_child(root)
-        tables = root / "lake" / "summaries" / LOOP
-        sets = [each for each in tables.iterdir() if each.is_dir()]
-        found["tables_mb"] = {
-            file.stem: round(file.stat().st_size / 1e6, 2)
-            for file in sorted(max(sets, key=lambda each: each.stat().st_mtime).glob("*.arrow"))
-        }
+    found: dict[str, Any] = {"rows": arguments.rows, "load_before": os.getloadavg()}
+    with _directory(arguments.keep) as root:
+        found |= _prepared(root, arguments.rows)
         found["pages"] = measure_pages(root, arguments.repeats, arguments.refreshes)
-        found["load_after"] = os.getloadavg()
-        print(json.dumps(found, indent=2))
+    found["load_after"] = os.getloadavg()
+    print(json.dumps(found, indent=2))
 
 
-def write_lake(lake: Lake, rows: int) -> None:
-    """Write decisions, outcomes and interactions of a month, day by day."""
-    generations = [_generation(number) for number in range(DAYS + 1)]
-    lake.replace("generations", pl.DataFrame(generations, schema=SCHEMAS["generations"]))
+@contextmanager
+def _directory(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="croupier-dashboards-") as directory:
+        yield Path(directory)
+
+
+def _prepared(root: Path, rows: int) -> dict[str, Any]:
+    """Make a lake and sum it up, unless both were done here before; how long that took."""
+    lake, note = Lake(root / "lake"), root / "made.json"
+    found: dict[str, Any]
+    if note.exists():
+        found = json.loads(note.read_text())
+        if found["rows_made"] != rows:
+            sys.exit(f"{root} holds a lake of {found['rows_made']:,} rows: expected {rows:,}")
+        write_generations(lake)
+        return found | {"brought_up_to_date": _in_child(root)} | _sizes(root)
+    if lake.root.exists():
+        sys.exit(f"{lake.root} is in the way: expected a directory without a lake")
+    started = time.perf_counter()
+    write_generations(lake)
     for day in range(DAYS):
         write_day(lake, day, rows // DAYS)
+    found = {"rows_made": rows, "made_s": round(time.perf_counter() - started, 1)}
+    found["summed_up"] = _in_child(root)
+    write_day(lake, DAYS, rows // DAYS)
+    found["one_day_more"] = _in_child(root)
+    note.write_text(json.dumps(found))
+    return found | _sizes(root)
+
+
+def _sizes(root: Path) -> dict[str, Any]:
+    tables = root / "lake" / "summaries" / LOOP
+    sets = [each for each in tables.iterdir() if each.is_dir()]
+    latest = max(sets, key=lambda each: each.stat().st_mtime)
+    sizes = {file.stem: file.stat().st_size for file in sorted(latest.glob("*.arrow"))}
+    return {"tables_mb": {name: round(size / 1e6, 2) for name, size in sizes.items()}}
+
+
+def write_generations(lake: Lake) -> None:
+    """Write a generation a day."""
+    generations = [_generation(number) for number in range(DAYS + 1)]
+    lake.replace("generations", pl.DataFrame(generations, schema=SCHEMAS["generations"]))
 
 
 def write_day(lake: Lake, day: int, rows: int) -> None:
-    """Write one day, in pieces of at most 250,000 rows."""
+    """Write one day's decisions, outcomes and interactions, 250,000 rows at a time at most."""
     for start in range(0, rows, 250_000):
         count = min(250_000, rows - start)
         frame = _decisions(day, start, count)
@@ -146,7 +176,7 @@ def _decisions(day: int, start: int, count: int) -> pl.DataFrame:
     plan = np.array(["free", "plus", "pro"])[rng.integers(0, 3, count)]
     nothing = {
         name: pl.lit(None, SCHEMAS["decisions"][name])
-        for name in ("slot", "slate_size", "shadow", "partition")
+        for name in ("slot", "slate_size", "shadow", "partition", "session")
     }
     actions = json.dumps([{"id": each} for each in ACTIONS])
     return pl.DataFrame(

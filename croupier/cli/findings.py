@@ -77,8 +77,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
             f"{gap.sessions:,} sessions held out"
         )
         session.output.remark(f"{night.loop}: {_off_policy(gap)}")
-    if night.unsimulated is not None:
-        session.output.warn(f"{night.loop}: simulators were not measured: {night.unsimulated}")
+    _show_unusual(session, night)
     show_fidelity(session, night.loop, night.fidelity)
     trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
     if night.resumed:
@@ -114,6 +113,13 @@ def _off_policy(gap: GenerationGap) -> str:
         f"{interval(gap.simulated - told.upper, gap.simulated - told.lower, digits=2)}, over "
         f"{told.sessions:,} sessions worth {told.ess:,.0f}"
     )
+
+
+def _show_unusual(session: Session, night: LoopNight) -> None:
+    if night.unsimulated is not None:
+        session.output.warn(f"{night.loop}: simulators were not measured: {night.unsimulated}")
+    if night.overridden is not None:
+        session.output.remark(f"{night.loop}: {night.overridden}")
 
 
 def _rows_of(evaluation: Evaluation) -> str:

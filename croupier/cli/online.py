@@ -176,6 +176,7 @@ def dashboard(
         },
         trusted_header=session.config.dashboard.trusted_header,
         features_for=session.config.dashboard.features_for,
+        overrides_for=session.config.dashboard.overrides_for,
     )
     raise typer.Exit(run_dashboard(session.paths.root, host=host, port=port, settings=told))
 

@@ -19,6 +19,8 @@ from croupier.cli.options import (
 )
 from croupier.cli.output import interval
 from croupier.offline.gate import Verdict
+from croupier.offline.generations import generation_rows
+from croupier.offline.overrides import act_on_overrides, asked_overrides, state_of
 from croupier.offline.promotion_report import report_json
 from croupier.offline.report_page import page
 from croupier.policy.errors import InvalidInputError
@@ -26,6 +28,7 @@ from croupier.service.scorer import now_us
 
 if TYPE_CHECKING:
     from croupier.offline.finding import Section
+    from croupier.offline.overrides import AskedOverride, OverrideState
     from croupier.offline.promotion_report import PromotionReport
 
 __all__ = ("register",)
@@ -35,6 +38,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(promote)
     app.command()(rollback)
+    app.command()(overrides)
     app.command()(report)
 
 
@@ -100,6 +104,53 @@ def rollback(
             "until another one is promoted, the gate hears only what is decided from now on"
         ),
     )
+
+
+def overrides(
+    loop: LoopOption = None,
+    act: Annotated[
+        bool, typer.Option("--act", help="Make the change that waits, as the next night would.")
+    ] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the champions that people have asked for on the dashboard, and what became of it."""
+    session = Session.open(config, data_dir, json=json)
+    done: dict[str, str | None] = {}
+    if act:
+        with session.lake.lock():
+            for name in session.loops(loop):
+                session.nightly.record_champion(name, now_us())
+                done[name] = act_on_overrides(session.nightly, name, now_us=now_us())
+    found = [
+        {"loop": name, "state": state} | msgspec.structs.asdict(asked)
+        for name in session.loops(loop)
+        for asked, state in _with_states(session, name)
+    ]
+
+    def show() -> None:
+        for name, told in done.items():
+            session.output.remark(f"{name}: {told or 'nothing waits'}")
+        columns = ["loop", "when", "by", "asked for", "in the place of", "state", "why"]
+        table = [
+            [
+                *(row["loop"], row["ts"], row["by"], f"{row['action']} {row['generation']}"),
+                *(row["champion"], row["state"], row["reason"]),
+            ]
+            for row in found
+        ]
+        session.output.table("Overrides", columns, table)
+
+    session.output.result({"done": done, "overrides": found}, show)
+
+
+def _with_states(session: Session, loop: str) -> list[tuple[AskedOverride, OverrideState]]:
+    asked, rows = asked_overrides(session.lake, loop), generation_rows(session.lake, loop)
+    champion = session.registry.champion(loop) if asked else 0
+    return [
+        (each, state_of(each, rows, champion, last=each is asked[-1])) for each in reversed(asked)
+    ]
 
 
 def report(

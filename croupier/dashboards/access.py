@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = (
     "ask_for_admission",
     "is_admitted",
+    "may_override",
     "may_see_features",
     "require_features",
     "viewer_name",
@@ -74,6 +75,12 @@ def may_see_features() -> bool:
         return bool(st.session_state.get(_OPENED) == _FEATURES)
     # Whoever is at this machine can read the lake's files as well.
     return True
+
+
+def may_override() -> bool:
+    """Whether the viewer may ask for another champion: only whom a proxy names, if configured."""
+    told = settings()
+    return told.trusted_header is not None and viewer_name() in told.overrides_for
 
 
 def require_features() -> bool:

@@ -11,6 +11,7 @@ from croupier.dashboards import data
 from croupier.dashboards.charts import interval_chart, line_chart
 from croupier.dashboards.data import INTERVAL_LEVEL
 from croupier.dashboards.figures import (
+    LEAST_CELL,
     action_figures,
     exploration_cost,
     in_period,
@@ -33,9 +34,6 @@ __all__ = ("show",)
 _DRAWN: Final = 12
 _EVERYONE: Final = "Everyone"
 _OTHERS: Final = "(all others)"
-_LEAST_CELL: Final = 20
-"""Fewest decisions of a segment that is shown."""
-
 _SEGMENTS: Final = 6
 
 
@@ -183,7 +181,7 @@ def _segments(rows: pl.DataFrame, by: str) -> None:
         .drop_nulls("segment")
         .iter_rows()
     }
-    chosen = shown_groups(counts, least=_LEAST_CELL, most=_SEGMENTS)
+    chosen = shown_groups(counts, least=LEAST_CELL, most=_SEGMENTS)
     names = {cell[0]: label for label, cells in chosen.groups.items() for cell in cells}
     open_rows = rows.filter(pl.col("segment").is_in(list(names))).with_columns(
         segment=pl.col("segment").replace(names), action=pl.col("action").fill_null(_OTHERS)

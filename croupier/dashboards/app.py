@@ -27,10 +27,19 @@ from croupier.dashboards.layout import show_unreadable, warn_of_spill
 
 __all__ = ("main",)
 
+# Streamlit marks what the keyboard has reached by a faint change of its background, or not at all.
+_FOCUS = """<style>
+:is(a, button, main, canvas, summary, [tabindex="0"]):focus-visible {
+    outline: 2px solid #0072B2 !important; outline-offset: 2px;
+}
+main:focus-visible, canvas:focus-visible { outline-offset: -2px; }
+</style>"""
+
 
 def main() -> None:
     """Show the page that the address asks for, to people who may see it."""
     st.set_page_config(page_title="Croupier", layout="wide")
+    st.html(_FOCUS)
     # First, as without it the address would be forgotten while a password is asked for.
     page = st.navigation(
         [

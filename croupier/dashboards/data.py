@@ -17,6 +17,7 @@ from croupier.offline.fairness.individuals import judged_table
 from croupier.offline.fairness.pair_audit import AuditedPair, proposed_pairs
 from croupier.offline.lake import Lake
 from croupier.offline.one_decision import decision_by_id
+from croupier.offline.overrides import AskedOverride, asked_overrides
 from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import CroupierError
 from croupier.policy.fairness.config import IndividualFairness
@@ -45,6 +46,7 @@ __all__ = (
     "loops_with_decisions",
     "loops_with_generations",
     "loops_with_interactions",
+    "overrides",
     "proposed",
     "summarised_loops",
     "summary",
@@ -158,6 +160,17 @@ def acknowledged(loop: str) -> dict[str, tuple[str, datetime]]:
         If the table can't be read.
     """
     return _reading(lambda lake: _acknowledged(str(lake.root), lake.version("audits"), loop))
+
+
+def overrides(loop: str) -> list[AskedOverride]:
+    """What champions people have asked for in a loop, by time.
+
+    Raises
+    ------
+    LakeUnreadableError
+        If the table can't be read.
+    """
+    return _reading(lambda lake: _overrides(str(lake.root), lake.version("audits"), loop))
 
 
 def delays(version: int, loop: str) -> DelayCurve:
@@ -337,6 +350,11 @@ def _proposed(
     seed: int,
 ) -> list[AuditedPair]:
     return proposed_pairs(Lake(Path(root)), loop, config, count=_PROPOSED, seed=seed)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _overrides(root: str, version: int, loop: str) -> list[AskedOverride]:  # noqa: ARG001 - a key
+    return asked_overrides(Lake(Path(root)), loop)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from croupier.offline.fairness.groups import suppressed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = (
+    "LEAST_CELL",
     "Z",
     "action_figures",
     "day_shares",
@@ -20,11 +23,15 @@ __all__ = (
     "in_period",
     "mean_columns",
     "new_and_vanished",
+    "open_segments",
     "share_interval",
 )
 
 Z: Final = 1.959963984540054
 """Of 95 % intervals, by the normal approximation."""
+
+LEAST_CELL: Final = 20
+"""Fewest decisions of a segment that is shown."""
 
 _SUMS: Final = (
     *("decisions", "made", "baseline", "propensity_sum", "joined", "reward_sum"),
@@ -139,6 +146,27 @@ def action_figures(actions: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
             nulls_last=True,
         )
     )
+
+
+def open_segments(actions: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Rows of segments that are large enough to be shown in every generation, and how many aren't.
+
+    Parameters
+    ----------
+    actions
+        Rows of the table, of one ``by``.
+    """
+    counts = actions.group_by("generation", "segment").agg(pl.col("decisions").sum())
+    hidden = {
+        cell[0]
+        for _, mine in counts.drop_nulls("segment").group_by("generation")
+        for cell in suppressed(
+            {(name,): decided for name, decided in mine.select("segment", "decisions").iter_rows()},
+            LEAST_CELL,
+        )
+    }
+    names = pl.Series(sorted(hidden), dtype=pl.String)
+    return actions.filter(~pl.col("segment").is_in(names.implode())), len(hidden)
 
 
 def new_and_vanished(actions: pl.DataFrame) -> tuple[list[str], list[str], date | None]:

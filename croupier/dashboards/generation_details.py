@@ -1,4 +1,4 @@
-"""More of the generations page: what happened when, how they behave, and two side by side."""
+"""More of the generations page: what happened when, and how generations behave."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import polars as pl
 import streamlit as st
 
 from croupier.dashboards import data
-from croupier.dashboards.charts import interval_chart, line_chart
-from croupier.dashboards.figures import action_figures, generation_figures, share_interval
+from croupier.dashboards.charts import line_chart
+from croupier.dashboards.figures import generation_figures, share_interval
 from croupier.dashboards.filters import choose_one
-from croupier.dashboards.formatting import MISSING, Rewards, count, moment, share
+from croupier.dashboards.formatting import MISSING, Rewards, count, moment
 from croupier.dashboards.glossary import meaning
 from croupier.dashboards.layout import draw
+from croupier.dashboards.overriding import asked_happenings
 
-__all__ = ("happenings", "show_behaviour", "show_comparison", "show_timeline")
+__all__ = ("happenings", "show_behaviour", "show_timeline")
 
 _EVENTS: Final = 200
-_EVERYONE: Final = "Everyone"
 
 _MEASURES: Final = {
     "Entropy": ("entropy", "Mean entropy, in nats", "entropy"),
@@ -74,6 +74,8 @@ def show_timeline(loop: str, rows: pl.DataFrame) -> None:
     """Draw what happened when."""
     st.subheader("What happened when?", help=meaning("champion", "challenger"))
     found = happenings(rows, data.summary(loop, "changes"))
+    found += asked_happenings(data.overrides(loop))
+    found.sort(key=lambda each: each["ts"], reverse=True)
     if not found:
         st.info("Nothing was trained yet.")
         return
@@ -203,63 +205,3 @@ def _calibration(loop: str) -> None:
         drawn.select("generation", "predicted", "value", "lower", "upper", "rows"),
         "calibration",
     )
-
-
-def show_comparison(loop: str) -> None:
-    """Draw two generations that people choose, action by action and segment by segment."""
-    st.subheader("How do two generations differ?", help=meaning("generation", "pmf"))
-    actions = data.summary(loop, "actions").drop_nulls("generation")
-    numbers = actions["generation"].unique().sort(descending=True).to_list()
-    if len(numbers) < 2:
-        st.info("Two generations have to have decided something.")
-        return
-    one, other, by = st.columns(3)
-    with one:
-        first = int(choose_one("Generation", list(map(str, numbers)), "one"))
-    with other:
-        rest = [str(each) for each in numbers if each != first]
-        second = int(choose_one("Compared with", rest, "other"))
-    with by:
-        names = actions["by"].drop_nulls().unique().sort().to_list()
-        told = choose_one("Told apart by", [_EVERYONE, *names], "compare_by")
-    cut = pl.col("by").is_null() if told == _EVERYONE else pl.col("by") == told
-    mine = actions.filter(cut, pl.col("generation").is_in([first, second]))
-    figures = action_figures(
-        mine.with_columns(action=pl.col("action").fill_null("(all others)")),
-        ["generation", "segment", "action"],
-    ).with_columns(
-        label=pl.when(pl.col("segment").is_null())
-        .then("action")
-        .otherwise(pl.format("{} · {}", "segment", "action"))
-    )
-    drawn = figures.with_columns(
-        series=pl.format("generation {}", "generation"),
-        value=pl.col("share"),
-        lower=share_interval(pl.col("decisions"), pl.col("decisions") / pl.col("share"))[1],
-        upper=share_interval(pl.col("decisions"), pl.col("decisions") / pl.col("share"))[2],
-        shown=pl.col("share").map_elements(share, pl.String),
-        n=pl.col("decisions").map_elements(count, pl.String),
-    ).sort("label", "generation")
-    draw(
-        interval_chart(
-            drawn.filter(pl.col("label").is_in(_largest(drawn).implode())),
-            "label",
-            "Share of the decisions",
-            series="series",
-            tooltips=[
-                ("label", "Action"),
-                ("series", "Of"),
-                ("shown", "Share"),
-                ("n", "Decisions"),
-            ],
-        ),
-        "For every action, which share of the decisions of either generation it got, with "
-        "intervals.",
-        drawn.select("generation", "segment", "action", "decisions", "share", "mean", "worth"),
-        "comparison",
-    )
-
-
-def _largest(drawn: pl.DataFrame) -> pl.Series:
-    totals = drawn.group_by("label").agg(pl.col("decisions").sum())
-    return totals.sort("decisions", "label", descending=[True, False]).head(16)["label"]

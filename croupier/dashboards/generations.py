@@ -11,12 +11,11 @@ from croupier.dashboards import data
 from croupier.dashboards.data import INTERVAL_LEVEL
 from croupier.dashboards.formatting import MISSING, Rewards, count, moment
 from croupier.dashboards.generation_charts import difference_chart, promise_chart
-from croupier.dashboards.generation_details import (
-    show_behaviour,
-    show_comparison,
-    show_timeline,
-)
+from croupier.dashboards.generation_comparison import show_comparison
+from croupier.dashboards.generation_details import show_behaviour, show_timeline
+from croupier.dashboards.generation_swings import show_swings
 from croupier.dashboards.layout import choose_loop, draw, show_empty, small
+from croupier.dashboards.overriding import show_overriding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +57,9 @@ def show() -> None:
     _promises(rows, drawn, rewards, number)
     _differences(drawn, leads, number)
     _table(rows, rewards, leads)
+    show_overriding(loop, rows, number)
     show_timeline(loop, rows)
+    show_swings(loop)
     show_behaviour(loop, rows)
     show_comparison(loop)
     small(

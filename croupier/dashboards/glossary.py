@@ -45,6 +45,9 @@ TERMS: Final[dict[str, str]] = {
     "DR": "Doubly robust: the oracle's estimate, corrected by weighted rewards.",
     "oscillation": "Generations that go up and down in turn, because each learns from the log of "
     "the one before.",
+    "null band": "What noise alone would show, nine times in ten: a value within it says nothing.",
+    "gap": "What a generation earns in a session by simulators of the users, less what it really "
+    "earned in the same sessions.",
     "disparity": "How differently groups are treated, or how much less one earns.",
     "violation": "A pair of decisions that an auditor takes to be alike, treated too differently.",
     "slack": "α: by how much treatment may differ beyond an auditor's distance.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import urllib3
@@ -55,7 +55,14 @@ def send_verdict(settings: DashboardSettings, loop: str, verdict: Verdict) -> No
     send(settings, loop, "judge", msgspec.json.encode(verdict))
 
 
-def send(settings: DashboardSettings, loop: str, route: str, body: bytes) -> None:
+def send(
+    settings: DashboardSettings,
+    loop: str,
+    route: str,
+    body: bytes,
+    *,
+    scope: Literal["judge", "override"] = "judge",
+) -> None:
     """Have the service log what a person says.
 
     Parameters
@@ -66,6 +73,8 @@ def send(settings: DashboardSettings, loop: str, route: str, body: bytes) -> Non
         Of a native route.
     body
         In JSON.
+    scope
+        That the route wants of a key.
 
     Raises
     ------
@@ -91,7 +100,7 @@ def send(settings: DashboardSettings, loop: str, route: str, body: bytes) -> Non
         raise NotRecordedError(f"the scorer at {settings.service} doesn't answer") from error
     if answer.status in {401, 403}:
         raise NotRecordedError(
-            f"the scorer wants a key of scope judge: start the dashboard with one in "
+            f"the scorer wants a key of scope {scope}: start the dashboard with one in "
             f"{JUDGE_KEY_VARIABLE}"
         )
     if answer.status // 100 != 2:

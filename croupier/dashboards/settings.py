@@ -33,7 +33,8 @@ SETTINGS_VARIABLE: Final = "CROUPIER_DASHBOARD_SETTINGS"
 """Environment variable that holds :class:`DashboardSettings`, as JSON."""
 
 JUDGE_KEY_VARIABLE: Final = "CROUPIER_JUDGE_KEY"
-"""Environment variable with the API key, of scope ``judge``, that judgements are sent with."""
+"""Environment variable with the API key that judgements are sent with: of scope ``judge``, and of
+scope ``override`` where people may ask for another champion."""
 
 
 PASSWORD_VARIABLE: Final = "CROUPIER_DASHBOARD_PASSWORD"  # noqa: S105 - where it is
@@ -55,16 +56,21 @@ class DashboardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         to take it off requests of others, and nobody else may reach the dashboard.
     features_for
         Of the people that it names, those who may see features of single decisions, and judge.
+    overrides_for
+        Of them, those who may ask for another champion in spite of the gate; nobody unless named.
     """
 
     trusted_header: str | None = None
     features_for: tuple[str, ...] = ()
+    overrides_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.trusted_header is not None and not _HEADER.fullmatch(self.trusted_header):
             raise ValueError(
                 f"trusted_header must be the name of a header, got {self.trusted_header!r}"
             )
+        if self.overrides_for and self.trusted_header is None:
+            raise ValueError("overrides_for needs a trusted_header, which says who somebody is")
 
 
 class Passwords(msgspec.Struct, frozen=True):
@@ -88,7 +94,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True):
         Base address of the scorer that judgements go to; None if there is none.
     judged
         Individual fairness of the loops that have auditors, by loop.
-    trusted_header, features_for
+    trusted_header, features_for, overrides_for
         As in :class:`DashboardConfig`.
     """
 
@@ -96,6 +102,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True):
     judged: dict[str, IndividualFairness] = {}
     trusted_header: str | None = None
     features_for: tuple[str, ...] = ()
+    overrides_for: tuple[str, ...] = ()
 
 
 def data_dir() -> Path:

@@ -53,8 +53,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     loop
         The decision problem it belongs to.
     kind
-        The event's tag: ``decision``, ``outcome``, ``activation``, ``judgement`` or
-        ``acknowledgement``.
+        The event's tag: ``decision``, ``outcome``, ``activation``, ``judgement``,
+        ``acknowledgement`` or ``override``.
     key
         What a partitioned log keeps in order: the decision_id, or the id of what an auditor says.
     payload

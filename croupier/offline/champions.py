@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = (
     "ROLLBACK_COLUMNS",
     "Rollback",
+    "earlier_champions",
     "evidence_since",
     "interrupted_rollback",
     "rollback_target",
@@ -69,7 +70,7 @@ def rollback_target(
     InvalidInputError
         If there was no earlier champion, or the one that was asked for is none.
     """
-    earlier = _earlier(rows, champion)
+    earlier = earlier_champions(rows, champion)
     if not earlier:
         present = "the cold start" if champion == 0 else f"generation {champion}"
         raise InvalidInputError(
@@ -136,8 +137,16 @@ def evidence_since(rows: Mapping[int, Mapping[str, Any]], number: int) -> dateti
     return max(moments, default=None)
 
 
-def _earlier(rows: Mapping[int, Mapping[str, Any]], champion: int) -> list[int]:
-    """Numbers of those that were champion before, the latest first."""
+def earlier_champions(rows: Mapping[int, Mapping[str, Any]], champion: int) -> list[int]:
+    """Numbers of those that a rollback can go back to, the latest first.
+
+    Parameters
+    ----------
+    rows
+        Of the generations table, by number.
+    champion
+        Now.
+    """
     until = (rows.get(champion) or {}).get("promoted") or _EVER
     found = [
         (_since(row), number)

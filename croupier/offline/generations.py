@@ -10,12 +10,8 @@ import polars as pl
 
 from croupier.offline.champions import Rollback
 from croupier.offline.lake import SCHEMAS
-from croupier.offline.oscillation import (
-    LEAST_GENERATIONS,
-    gaussian_noise,
-    oscillation_test,
-)
 from croupier.offline.realised import realised
+from croupier.offline.realised_swings import latest_swings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,10 +42,6 @@ __all__ = (
 
 RECURRENT = "recurrent"
 """What stands in the column `oracle` of generations that have a recurrent policy in its place."""
-
-# Of fewer decisions, a mean is too far from normal.
-_SERVED = 30
-_LOOKED_BACK = 15
 
 
 def generation_rows(lake: Lake, loop: str) -> dict[int, dict[str, Any]]:
@@ -156,14 +148,9 @@ def record_violations(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _swinging(found: Mapping[int, Realised]) -> dict[str, Any]:
     """Whether what the latest generations earned goes up and down, if there are enough of them."""
-    served = [found[number].moments for number in sorted(found)]
-    told = [(each.mean, each.error()) for each in served if each.rows >= _SERVED]
-    errors = [error for _, error in told if error]
-    if len(errors) < len(told) or len(told) < LEAST_GENERATIONS:
+    test = latest_swings(found)
+    if test is None:
         return {}
-    test = oscillation_test(
-        [mean for mean, _ in told[-_LOOKED_BACK:]], gaussian_noise(errors[-_LOOKED_BACK:])
-    )
     return {
         "spread_p_value": test.p_values.spread,
         "alternation_p_value": test.p_values.alternation,

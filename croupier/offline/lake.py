@@ -220,6 +220,8 @@ _GENERATION: _Columns = {
     "off_policy_upper": pl.Float64,
     "off_policy_sessions": pl.Int64,
     "off_policy_ess": pl.Float64,
+    "simulator_error": pl.Float64,
+    "simulator_disagreement": pl.Float64,
 }
 
 _AUDIT: _Columns = {
@@ -235,6 +237,10 @@ _AUDIT: _Columns = {
     "ts": _TIME,
     **_PARTITION,
     "alert_id": pl.String,
+    "action": pl.String,
+    "generation": pl.Int64,
+    "champion": pl.Int64,
+    "reason": pl.String,
 }
 
 _FAIRNESS: _Columns = {
@@ -293,7 +299,8 @@ and `ratio` of the attribute's groups; of a hidden group no number is kept. See
 :mod:`croupier.offline.fairness.signals`.
 
 A row of `audits` whose `kind` is ``acknowledgement`` says that somebody, the `auditor`, has seen an
-alert, `alert_id`; its own id stands in `judgement_id`.
+alert, `alert_id`; its own id stands in `judgement_id`. One whose `kind` is ``override`` says that
+the `auditor` wants another champion, see :class:`~croupier.policy.events.Override`.
 
 A table may gain columns, at the end; files that were written before have nulls in them."""
 

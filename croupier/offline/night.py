@@ -52,6 +52,9 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         empty where there are none, or nothing has come since.
     unsimulated
         Why that was not measured although a section `simulators` asks for it; None if it was.
+    overridden
+        What was done of a champion that a person had asked for, or why it could not be; None if
+        nobody had.
     skipped
         Why nothing was trained, or why what was trained was not judged; None if all was done.
     failed
@@ -72,6 +75,7 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     fidelity: Fidelity | None = None
     gaps: tuple[GenerationGap, ...] = ()
     unsimulated: str | None = None
+    overridden: str | None = None
     skipped: str | None = None
     failed: str | None = None
 

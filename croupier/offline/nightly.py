@@ -35,6 +35,7 @@ from croupier.offline.judged import judged_interactions
 from croupier.offline.log_calibration import LogCalibration, calibrate_log
 from croupier.offline.merged_training import MergeConfig, Spread
 from croupier.offline.night import LoopNight, NightlyReport
+from croupier.offline.overrides import act_on_overrides
 from croupier.offline.promotion_report import Judged, keep_judgement
 from croupier.offline.report import TrainingReport, report_on
 from croupier.offline.retention import retain
@@ -470,6 +471,7 @@ class Nightly(Succession):
         joined = self.join(loop, now_us=now_us)
         finish_published(self.lake, self.registry, loop)
         self.record_champion(loop, now_us)
+        overridden = act_on_overrides(self, loop, now_us=now_us)
         refresh_realised(self.lake, loop, confidence=self.config.gate.confidence)
         fairness = self.loops[loop].individual_fairness
         if fairness is not None:
@@ -477,7 +479,9 @@ class Nightly(Succession):
                 self.lake,
                 violation_rows(self.lake, loop, fairness, confidence=self.config.gate.confidence),
             )
-        night = LoopNight(loop=loop, join=joined, champion=self.registry.champion(loop))
+        night = LoopNight(
+            loop=loop, join=joined, champion=self.registry.champion(loop), overridden=overridden
+        )
         try:
             risen = refresh_fairness(self.lake, loop, self.loops[loop])
             night = msgspec.structs.replace(night, disparities=tuple(r.told() for r in risen))

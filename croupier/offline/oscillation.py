@@ -84,6 +84,9 @@ class OscillationTest(msgspec.Struct, frozen=True, kw_only=True):
         The statistics.
     expected
         Their means over the surrogates.
+    lower, upper
+        The null band: quantiles of the surrogates' statistics at `level` and ``1 - level``. What is
+        beyond the end that counts as extreme is significant by itself.
     p_values
         Share of surrogates that are as extreme or more, ``(1 + k) / (1 + draws)``: of
         `autocorrelation` as low, of all others as high.
@@ -98,6 +101,8 @@ class OscillationTest(msgspec.Struct, frozen=True, kw_only=True):
     draws: int
     seen: Swings
     expected: Swings
+    lower: Swings
+    upper: Swings
     p_values: Swings
     level: float
     oscillates: bool
@@ -177,12 +182,15 @@ def oscillation_test(
     null = _null(line, samples, draws, np.random.default_rng(random_state))
     as_extreme = np.where(_LOW_IS_EXTREME, null <= seen, null >= seen).sum(axis=0)
     p_values = _as_swings((1.0 + as_extreme) / (1.0 + draws))
+    lower, upper = np.quantile(null, [level, 1.0 - level], axis=0)
     return OscillationTest(
         generations=generations,
         series=size,
         draws=draws,
         seen=_as_swings(seen),
         expected=_as_swings(null.mean(axis=0)),
+        lower=_as_swings(lower),
+        upper=_as_swings(upper),
         p_values=p_values,
         level=level,
         oscillates=max(p_values.spread, p_values.alternation) <= level,

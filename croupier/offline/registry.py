@@ -21,6 +21,7 @@ from croupier.offline import served
 from croupier.offline.served import signature
 from croupier.offline.tracking import RegistryError, Tracking, reported
 from croupier.policy.errors import GenerationError, InvalidInputError
+from croupier.policy.events import MAX_REASON_LENGTH
 from croupier.policy.generation import Generation, cold_start, registered_model_name
 from croupier.policy.traffic import (
     CANARY,
@@ -47,7 +48,6 @@ _GENERATION = "generation"
 _CHALLENGER = "challenger"
 _CHANGE_TAG = "croupier.change."
 _GENERATION_TAG = "croupier.generation"
-_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Change:
     what: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.reason) > _LONGEST_REASON:
+        if len(self.reason) > MAX_REASON_LENGTH:
             raise InvalidInputError(
-                "reason", f"expected at most {_LONGEST_REASON} characters, got {len(self.reason)}"
+                "reason", f"expected at most {MAX_REASON_LENGTH} characters, got {len(self.reason)}"
             )
 
 

@@ -74,6 +74,11 @@ class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
         Of the gap being no larger than is allowed, one-sided.
     errs
         Whether the gap is shown to be larger than is allowed: its interval lies beyond.
+    error
+        Root mean square of simulated less real over sessions, in a session's return, at least 0;
+        chance is part of it.
+    disagreement
+        Standard deviation of the simulators' mean returns, at least 0.
     off_policy
         What the log says of it over all held-out users' sessions since it was made; None if that is
         too little.
@@ -92,6 +97,8 @@ class GenerationGap(msgspec.Struct, frozen=True, kw_only=True):
     gap_upper: float
     p_value: float
     errs: bool
+    error: float
+    disagreement: float
     off_policy: OffPolicyValue | None = None
     unsupported: str | None = None
 
@@ -160,7 +167,7 @@ class Simulated(NamedTuple):
     session
         Places among the sessions, shape (m,).
     returns
-        Of each, the mean over simulators, shape (m,).
+        Of each in every simulator, shape (members, m).
     """
 
     session: NDArray[np.int64]
@@ -269,8 +276,10 @@ def gap_of(
     ----------
     number
         Of the generation.
-    real, simulated
+    real
         Returns of its sessions, shape (n,).
+    simulated
+        Those in every simulator, shape (members, n).
     users
         Whose they are, shape (n,), at least two.
     max_gap
@@ -279,6 +288,7 @@ def gap_of(
         Of the intervals, in (0, 1).
     """
     groups = np.unique(users, return_inverse=True)[1]
+    disagreement, simulated = float(simulated.mean(axis=1).std()), simulated.mean(axis=0)
     wide = float(scipy.stats.t.ppf(0.5 + confidence / 2.0, groups.max()))
     value, error = float(real.mean()), clustered_error(real, groups)
     gap, gap_error = float((simulated - real).mean()), clustered_error(simulated - real, groups)
@@ -298,6 +308,8 @@ def gap_of(
         gap_upper=gap + wide * gap_error,
         p_value=p_value,
         errs=abs(gap) - wide * gap_error > allowed,
+        error=float(np.sqrt(np.square(simulated - real).mean())),
+        disagreement=disagreement,
     )
 
 
@@ -318,6 +330,8 @@ def gap_rows(loop: str, gaps: list[GenerationGap], version: int) -> list[dict[st
             "simulator_gap_upper": each.gap_upper,
             "simulator_p_value": each.p_value,
             "simulators_err": each.errs,
+            "simulator_error": each.error,
+            "simulator_disagreement": each.disagreement,
         }
         | _off_policy_columns(each.off_policy)
         for each in gaps

@@ -30,6 +30,7 @@ from croupier.policy.events import (
     Decision,
     Judgement,
     Outcome,
+    Override,
     decode_event,
     event_key,
 )
@@ -562,28 +563,35 @@ def _row(event: Event, offset: int, partition: int | None) -> tuple[TableName, d
         case Judgement():
             row = msgspec.structs.asdict(event)
             row.pop("version")
-            return "audits", row | {
-                "date": _date(event.ts),
-                "offset": offset,
-                "kind": "judgement",
-                "alert_id": None,
-                "partition": partition,
-            }
+            return "audits", _AUDIT | row | _place(event.ts, offset, partition, "judgement")
         case Acknowledgement():
-            return "audits", {
+            row = {
                 "loop": event.loop,
-                "date": _date(event.ts),
-                "offset": offset,
-                "kind": "acknowledgement",
                 "judgement_id": event.acknowledgement_id,
-                "decision_id": None,
-                "other_decision_id": None,
                 "auditor": event.by,
-                "distance": None,
                 "ts": event.ts,
-                "partition": partition,
                 "alert_id": event.alert_id,
             }
+            return "audits", _AUDIT | row | _place(event.ts, offset, partition, "acknowledgement")
+        case Override():
+            row = {
+                "loop": event.loop,
+                "judgement_id": event.override_id,
+                "auditor": event.by,
+                "ts": event.ts,
+                "action": event.action,
+                "generation": event.generation,
+                "champion": event.champion,
+                "reason": event.reason,
+            }
+            return "audits", _AUDIT | row | _place(event.ts, offset, partition, "override")
+
+
+_AUDIT: dict[str, Any] = dict.fromkeys(SCHEMAS["audits"].names())
+
+
+def _place(ts: int, offset: int, partition: int | None, kind: str) -> dict[str, Any]:
+    return {"date": _date(ts), "offset": offset, "kind": kind, "partition": partition}
 
 
 def _frame(

@@ -14,7 +14,14 @@ from croupier.offline.retention import forgotten_before
 from croupier.offline.rewards import KEY, resolve
 from croupier.offline.sink import sunk_in, sunk_position
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Acknowledgement, Decision, Judgement, Outcome, decode_event
+from croupier.policy.events import (
+    Acknowledgement,
+    Decision,
+    Judgement,
+    Outcome,
+    Override,
+    decode_event,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -184,6 +191,8 @@ def _named(event: Event) -> tuple[str, list[str | None]]:
             return "audits", [event.judgement_id]
         case Acknowledgement():
             return "audits", [event.acknowledgement_id]
+        case Override():
+            return "audits", [event.override_id]
         case _:
             return "outcomes", ["activation", f"activation:{event.decision_id}"]
 

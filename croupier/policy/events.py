@@ -22,6 +22,7 @@ __all__ = (
     "EVENT_VERSION",
     "IMPORTED",
     "MAX_ID_LENGTH",
+    "MAX_REASON_LENGTH",
     "Acknowledgement",
     "Action",
     "Activation",
@@ -33,6 +34,8 @@ __all__ = (
     "LearningMode",
     "MixComponent",
     "Outcome",
+    "Override",
+    "OverrideAction",
     "Recall",
     "SessionStep",
     "Shadow",
@@ -46,6 +49,7 @@ _PLAIN_VERSION = 1
 # What has none of a later layout's fields is written as before, for readers of any version.
 _TEXT = "_text"
 MAX_ID_LENGTH = 256
+MAX_REASON_LENGTH = 500
 
 IMPORTED = "imported"
 """Source of a decision that another system made; no generation of ours is accountable for it."""
@@ -54,6 +58,8 @@ Features: TypeAlias = dict[str, Any]
 """A JSON object of numbers, strings, booleans, nulls, lists and further objects."""
 
 LearningMode: TypeAlias = Literal["online", "apprentice", "logging_only"]
+
+OverrideAction: TypeAlias = Literal["promote", "rollback"]
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -340,7 +346,43 @@ class Acknowledgement(
     version: int = EVENT_VERSION
 
 
-Event: TypeAlias = Decision | Outcome | Activation | Judgement | Acknowledgement
+class Override(msgspec.Struct, frozen=True, kw_only=True, tag="override", tag_field="type"):
+    """Says that a person wants another champion, whatever the gate says; the batch side acts on it.
+
+    Attributes
+    ----------
+    override_id
+        Unique among these, acknowledgements and judgements; a repeated id counts once.
+    loop
+        Whose champion.
+    action
+        ``promote`` makes any generation champion, ``rollback`` an earlier champion champion again.
+    generation
+        Which one is to be champion; 0 is the cold start, which only a rollback goes back to.
+    champion
+        Who was when the person said so; the override is void once there is another one.
+    reason
+        Why, 1 to 500 characters.
+    by
+        Who says so.
+    ts
+        When, in microseconds since the Unix epoch, UTC.
+    version
+        Layout of this event.
+    """
+
+    override_id: str
+    loop: str
+    action: OverrideAction
+    generation: int
+    champion: int
+    reason: str
+    by: str
+    ts: int
+    version: int = EVENT_VERSION
+
+
+Event: TypeAlias = Decision | Outcome | Activation | Judgement | Acknowledgement | Override
 
 _FIELDS = Decision.__struct_fields__
 _before = attrgetter(*_FIELDS[: _FIELDS.index("actions")])
@@ -396,6 +438,8 @@ def event_key(event: Event) -> str:
             return event.judgement_id
         case Acknowledgement():
             return event.acknowledgement_id
+        case Override():
+            return event.override_id
         case _:
             return event.decision_id
 

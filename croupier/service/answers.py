@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from croupier.policy.decision import check_id
-from croupier.policy.events import Acknowledgement, Activation
+from croupier.policy.errors import InvalidInputError
+from croupier.policy.events import MAX_REASON_LENGTH, Acknowledgement, Activation, Override
 from croupier.policy.fairness.judging import judgement_of
 from croupier.policy.slates import logged_inclusion
 from croupier.service.api import (
@@ -22,6 +23,7 @@ from croupier.service.api import (
     DecideSlotsRequest,
     JudgeRequest,
     OutcomeRequest,
+    OverrideRequest,
     RankActionsRequest,
     RankResponse,
     SlateResponse,
@@ -53,8 +55,11 @@ __all__ = (
     "decided",
     "filled",
     "judgement_from",
+    "override_from",
     "ranked",
 )
+
+_MOST_GENERATIONS = 2**53
 
 _T = TypeVar("_T")
 
@@ -162,6 +167,45 @@ def acknowledgement_from(scorer: Scorer, loop: str, request: AcknowledgeRequest)
     )
 
 
+def override_from(scorer: Scorer, loop: str, request: OverrideRequest) -> Override:
+    """Check an override that is asked for, and make an event of it.
+
+    Whether the generation is there is for the batch side to see.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the field and what was expected.
+    """
+    now, given = scorer.now(), request.override_id
+    check_id("by", request.by)
+    if given is not None:
+        check_id("override_id", given)
+    for field in ("generation", "champion"):
+        if not 0 <= getattr(request, field) <= _MOST_GENERATIONS:
+            raise InvalidInputError(
+                field, f"expected the number of a generation, got {getattr(request, field)}"
+            )
+    if request.action == "promote" and request.generation == 0:
+        raise InvalidInputError(
+            "generation", "expected one above 0: the cold start is rolled back to"
+        )
+    if request.generation == request.champion:
+        raise InvalidInputError("generation", "expected another one than the champion")
+    if not request.reason.strip() or len(request.reason) > MAX_REASON_LENGTH:
+        raise InvalidInputError("reason", "expected 1 to 500 characters, not only spaces")
+    return Override(
+        override_id=uuid7(now) if given is None else given,
+        loop=loop,
+        action=request.action,
+        generation=request.generation,
+        champion=request.champion,
+        reason=request.reason,
+        by=request.by,
+        ts=now,
+    )
+
+
 class BodyReader:
     """Reads the bodies of requests, and keeps the actions that it has met.
 
@@ -183,6 +227,7 @@ class BodyReader:
         self._activate_decoder = msgspec.json.Decoder(ActivateRequest)
         self._judge_decoder = msgspec.json.Decoder(JudgeRequest)
         self._acknowledge_decoder = msgspec.json.Decoder(AcknowledgeRequest)
+        self._override_decoder = msgspec.json.Decoder(OverrideRequest)
 
     def read(self, route: str, body: bytes) -> Any:
         """Read the body of one of the routes in :data:`ANSWERS`.
@@ -260,3 +305,13 @@ class BodyReader:
             Naming the field and what was expected.
         """
         return acknowledgement_from(scorer, loop, decode(self._acknowledge_decoder, body))
+
+    def override(self, scorer: Scorer, loop: str, body: bytes) -> Override:
+        """Read what an ``override`` request asks for.
+
+        Raises
+        ------
+        Refusal, InvalidInputError
+            Naming the field and what was expected.
+        """
+        return override_from(scorer, loop, decode(self._override_decoder, body))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, TypedDict
 
 import msgspec
 
-from croupier.policy.events import Action
+from croupier.policy.events import Action, OverrideAction
 from croupier.policy.requests import DecisionRequest, RankRequest, SlateRequest, SlotsRequest
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = (
     "JudgeRequest",
     "LoopReport",
     "OutcomeRequest",
+    "OverrideRequest",
     "RankActionsRequest",
     "RankResponse",
     "Readiness",
@@ -380,8 +381,37 @@ class AcknowledgeRequest(
     acknowledgement_id: str | None = None
 
 
+class OverrideRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Says that a person wants another champion; the batch side acts on it, the next night.
+
+    Attributes
+    ----------
+    action
+        ``promote`` or ``rollback``.
+    generation
+        Which one is to be champion, at least 0; 0 is the cold start, which is rolled back to.
+    champion
+        Who is, as the person has seen it, at least 0. Once another one is, nothing comes of it.
+    reason
+        Why, 1 to 500 characters.
+    by
+        Who says so, 1 to 256 characters.
+    override_id
+        Idempotency key: the same one counts once. Made up if left out.
+    """
+
+    action: OverrideAction
+    generation: int
+    champion: int
+    reason: str
+    by: str
+    override_id: str | None = None
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """How many outcomes, activations, judgements or acknowledgements were logged."""
+    """How many outcomes, activations or sayings of people were logged."""
 
     accepted: int
 

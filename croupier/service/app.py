@@ -78,6 +78,7 @@ _SCOPES: Mapping[str, KeyScope] = {
     "activate": "reward",
     "judge": "judge",
     "acknowledge": "judge",
+    "override": "override",
 }
 
 
@@ -173,6 +174,7 @@ class Application:
             "activate": self._activate,
             "judge": self._judge,
             "acknowledge": self._acknowledge_alert,
+            "override": self._override,
         }
         self._slow = Starlette(
             routes=[
@@ -319,6 +321,10 @@ class Application:
 
     async def _acknowledge_alert(self, loop: str, body: bytes) -> Receipt:
         await self._log([Record.of(self._reader.acknowledgement(self._scorer, loop, body))])
+        return Receipt(accepted=1)
+
+    async def _override(self, loop: str, body: bytes) -> Receipt:
+        await self._log([Record.of(self._reader.override(self._scorer, loop, body))])
         return Receipt(accepted=1)
 
     async def _personalize(

@@ -15,9 +15,10 @@ __all__ = ("KeyConfig", "KeyScope", "LogFormat", "ServiceConfig")
 
 LogFormat: TypeAlias = Literal["auto", "json", "text"]
 
-KeyScope: TypeAlias = Literal["decide", "reward", "judge", "admin"]
+KeyScope: TypeAlias = Literal["decide", "reward", "judge", "override", "admin"]
 """``decide``: ask for decisions; ``reward``: report outcomes and activations; ``judge``: report
-auditors' judgements of pairs of decisions; ``admin``: change settings, models and logs."""
+auditors' judgements of pairs of decisions; ``override``: ask for another champion in spite of the
+gate; ``admin``: change settings, models and logs."""
 
 
 class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,8 +37,9 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         loop. A key that opens a single loop needs none.
     scopes
         What it may do with them: ``decide``, ``reward``, ``judge``, which an auditor of fairness
-        needs, and ``admin``, which is Personalizer's control plane (settings, model, logs,
-        evaluations).
+        needs, ``override``, which asks for another champion in spite of the gate and which nobody
+        has without a key, and ``admin``, which is Personalizer's control plane (settings, model,
+        logs, evaluations).
     """
 
     key: str | None = None
@@ -50,7 +52,9 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if (self.key is None) == (self.key_sha256 is None):
             raise ValueError("expected either key or key_sha256")
         if not self.scopes:
-            raise ValueError("scopes must name at least one of decide, reward, judge and admin")
+            raise ValueError(
+                "scopes must name at least one of decide, reward, judge, override and admin"
+            )
         if self.key is not None and len(self.key) < 8:
             raise ValueError("key must have at least 8 characters")
         if self.key_sha256 is not None and not _is_sha256(self.key_sha256):

@@ -10,7 +10,7 @@ import msgspec
 
 from croupier import __version__
 from croupier.policy.decision import MAX_ACTIONS, MAX_PLACES
-from croupier.policy.events import MAX_ID_LENGTH
+from croupier.policy.events import MAX_ID_LENGTH, MAX_REASON_LENGTH
 from croupier.service import personalizer
 from croupier.service.api import (
     AcknowledgeRequest,
@@ -22,6 +22,7 @@ from croupier.service.api import (
     ErrorResponse,
     JudgeRequest,
     OutcomeRequest,
+    OverrideRequest,
     RankActionsRequest,
     RankResponse,
     Receipt,
@@ -151,6 +152,7 @@ _NATIVE = (
     _native("activate", "Report that a deferred decision was shown", ActivateRequest, Receipt),
     _native("judge", "Report how differently two decisions may be treated", JudgeRequest, Receipt),
     _native("acknowledge", "Report that an alert was seen", AcknowledgeRequest, Receipt),
+    _native("override", "Ask for another champion in spite of the gate", OverrideRequest, Receipt),
 )
 
 
@@ -210,6 +212,7 @@ _IDS = (
     "outcome_id",
     "judgement_id",
     "acknowledgement_id",
+    "override_id",
     "alert_id",
     "by",
     "auditor",
@@ -220,6 +223,9 @@ _IDS = (
 )
 _BOUNDS: dict[str | tuple[str, str], dict[str, Any]] = {
     **dict.fromkeys(_IDS, _ID),
+    "reason": {"minLength": 1, "maxLength": MAX_REASON_LENGTH},
+    ("OverrideRequest", "generation"): {"minimum": 0},
+    ("OverrideRequest", "champion"): {"minimum": 0},
     "actions": {"minItems": 1, "maxItems": MAX_ACTIONS},
     "slots": {"minItems": 1, "maxItems": MAX_PLACES},
     "depth": _PLACES,

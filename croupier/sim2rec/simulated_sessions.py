@@ -79,7 +79,7 @@ def play_generation(
     state: Sequence[str],
     seed: int,
 ) -> FloatArray:
-    """Mean return of sessions over all simulators, with a generation's answers, shape (m,).
+    """Returns of sessions in every simulator, with a generation's answers, shape (members, m).
 
     Each begins as it did and has as many steps. A step's request is the session's first one, with
     the simulated user's observation at the paths of the state.
@@ -127,8 +127,7 @@ def play_generation(
         )
         total += np.where(live[:, step], np.asarray(reward, np.float64), 0.0)
         observation = np.clip(np.asarray(seen, np.float64), lowest, highest)
-    returns: FloatArray = total.mean(axis=0)
-    return returns
+    return total
 
 
 @eqx.filter_jit

@@ -10,7 +10,11 @@ import msgspec
 import polars as pl
 import pytest
 
+from croupier.eventlog.log import Record
+from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.offline.promotion_report import PromotionReport
+from croupier.policy.events import Override
+from croupier.service.scorer import now_us
 from tests.cli.test_batch import CONFIG, Command, hour_ago, in_process
 from tests.offline.shop import Shop
 from tests.offline.worlds import random_world
@@ -123,6 +127,31 @@ def test_a_rollback_and_what_is_shown_of_it(command: Command) -> None:
     )
     # Neither of the two passes on what had spoken for it.
     assert "after a rollback only decisions since" in command.refused("promote", "shop", 1)
+
+
+def test_what_was_asked_for_on_the_dashboard_is_listed_and_done(command: Command) -> None:
+    asked = Override(
+        override_id="o1",
+        loop="shop",
+        action="promote",
+        generation=2,
+        champion=1,
+        reason="sale",
+        by="ada",
+        ts=now_us(),
+    )
+    with SqliteEventLog(command.directory / "data" / "log") as log:
+        log.append([Record.of(asked)])
+    assert command("sink").code == 0
+    (listed,) = command("overrides", "--json").facts["overrides"]
+    assert (listed["state"], listed["by"], listed["generation"]) == ("waits", "ada", 2)
+    done = command("overrides", "--act", "--json")
+    assert done.code == 0, done.err
+    assert done.facts["done"] == {"shop": "generation 2 promoted by override of ada"}
+    assert [each["state"] for each in done.facts["overrides"]] == ["done"]
+    assert command("overrides", "--act", "--json").facts["done"] == {"shop": None}
+    row = rows(command)[2]
+    assert (row["status"], row["override_by"]) == ("champion", "ada")
 
 
 def test_reports_are_got_back(command: Command, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
 import streamlit as st
@@ -13,6 +14,9 @@ from streamlit.testing.v1 import AppTest
 
 from croupier.dashboards.settings import DATA_DIR_VARIABLE
 from croupier.offline.lake import SCHEMAS, Lake
+from croupier.offline.realised import Moments, Realised
+from croupier.offline.summaries.nights import swings_of
+from croupier.offline.summaries.tables import Summaries, SummaryState
 from tests.dashboards.lakes import (
     champion_of,
     generation_row,
@@ -175,6 +179,72 @@ def test_oscillation_is_pointed_out(data_dir: Path, oscillates: bool) -> None:
 
     assert (f"up to {rows[-1]['generation']} oscillate" in said) is oscillates
     assert ("(p = 0.012)" in said) is oscillates
+
+
+@pytest.mark.parametrize("swing", [0.2, 0.0])
+def test_swings_stand_within_the_band_of_noise(data_dir: Path, swing: float) -> None:
+    rng = np.random.default_rng(5)
+    found = {
+        number: Realised(
+            moments=Moments.of(
+                (rng.random(500) < 0.5 + swing * (-1) ** number).astype(float), np.ones(500)
+            ),
+            guardrails={},
+            propensity_p_value=0.5,
+        )
+        for number in range(9)
+    }
+    table = swings_of(found)
+    summaries = Summaries(data_dir / "lake" / "summaries")
+    summaries.write("homepage", {"swings": table}, SummaryState(format=1, made=1))
+    write_lake(data_dir, homepage())
+
+    page = show("homepage")
+    signal = "generations up to 8 **oscillate**"
+    assert (signal in text(page)) is (swing > 0.0)
+    assert ("**do not oscillate**" in text(page)) is (swing == 0.0)
+    page.selectbox(key="swing").set_value("Spread of the differences").run()
+    assert not page.exception
+    assert "standard deviation of the differences" in text(page)
+
+
+def test_gaps_of_simulators_stand_beside_what_was_earned(data_dir: Path) -> None:
+    rows = homepage()
+    rows[-1] |= {
+        "session_value": 4.25,
+        "session_lower": 4.0,
+        "session_upper": 4.5,
+        "simulated_value": 5.0,
+        "simulated_sessions": 321,
+        "simulator_gap": 0.75,
+        "simulator_gap_lower": 0.5,
+        "simulator_gap_upper": 1.0,
+        "simulator_p_value": 0.003,
+        "simulators_err": True,
+        "simulator_error": 1.5,
+        "simulator_disagreement": 0.125,
+    }
+    write_lake(data_dir, rows + newsletter())
+    page = AppTest.from_string(_SIMULATORS, default_timeout=60)
+    page.query_params["loop"] = "homepage"
+    page.run()
+    assert not page.exception
+    shown = page.dataframe[0].value.iloc[0]
+    assert shown["Generation"] == rows[-1]["generation"]
+    assert (shown["Real return"], shown["Simulated return"], shown["Gap"]) == (4.25, 5.0, 0.75)
+    assert (shown["Gap, interval"], shown["Sessions"]) == ("+0.50 to +1.00", 321)
+    assert (shown["Error"], shown["Disagreement"]) == (1.5, 0.125)
+    assert "(p = 0.003)" in page.warning[0].value
+    page.query_params["loop"] = "newsletter"
+    page.run()
+    assert not page.dataframe
+    assert any("sessions" in each.value for each in page.info)
+
+
+_SIMULATORS = """
+from croupier.dashboards import simulators
+simulators.show()
+"""
 
 
 def same(shown: Any, stored: Any) -> bool:

@@ -30,7 +30,7 @@ from croupier.dashboards.settings import (
 from croupier.offline.interactions import current_interactions
 from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import InvalidInputError
-from croupier.policy.events import Acknowledgement
+from croupier.policy.events import Acknowledgement, Override
 from tests.dashboards.months import FAIRNESS, LOOP, Town
 from tests.dashboards.test_browser import Visit, browser, running_dashboard, visit
 from tests.offline.logs import EPOCH_US
@@ -56,7 +56,7 @@ port = 0
 
 [service.keys.board]
 key = "{KEY}"
-scopes = ["judge"]
+scopes = ["judge", "override"]
 
 [loops.{LOOP}]
 """
@@ -150,6 +150,21 @@ def downloaded(
         assert time.monotonic() < deadline, f"not what was to come: {found}"
 
 
+def downloads(page: Page, holds: Callable[[pl.DataFrame], bool]) -> pl.DataFrame:
+    """The data of whichever chart of the page is as it is to be."""
+    deadline = time.monotonic() + 240
+    while True:
+        buttons = page.get_by_role("button", name="Download this chart's data")
+        for number in reversed(range(buttons.count())):
+            with suppress(PlaywrightTimeoutError):
+                with page.expect_download(timeout=20_000) as download:
+                    buttons.nth(number).click(timeout=20_000)
+                found = pl.read_csv(io.BytesIO(download.value.path().read_bytes()))
+                if holds(found):
+                    return found
+        assert time.monotonic() < deadline, "no chart is as it was to come"
+
+
 def taken(rows: pl.DataFrame) -> dict[str, int]:
     """By action, how many decisions took it."""
     shares = rows.filter(pl.col("kind") == "Share of the decisions")
@@ -186,6 +201,54 @@ def test_every_page_opens_and_everybody_can_read_it(
             assert against == [], f"at {width} px"
             overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert page.evaluate(overflow) == 0, f"at {width} px"
+
+
+_FOCUSED = """() => {
+    const it = document.activeElement;
+    if (!it || it === document.body) { return null; }
+    const box = it.getBoundingClientRect(), ring = getComputedStyle(it);
+    const around = [it, it.parentElement, it.parentElement?.parentElement].filter(Boolean);
+    const seen = around.some(each => {
+        const look = getComputedStyle(each);
+        return (look.outlineStyle !== 'none' && parseFloat(look.outlineWidth) > 0)
+            || look.boxShadow !== 'none' || it.matches('input, [role=slider]');
+    });
+    it.dataset.reached = 'yes';
+    return {seen, name: it.outerHTML.slice(0, 200), area: box.width * box.height};
+}"""
+_UNREACHED = """() => [...document.querySelectorAll(
+    'a[href], button, input, select, textarea, [role=slider], [role=tab], [tabindex="0"]'
+)].filter(each => {
+    const box = each.getBoundingClientRect(), look = getComputedStyle(each);
+    return box.width * box.height > 0 && look.visibility !== 'hidden' && !each.disabled
+        && each.tabIndex >= 0 && !each.closest('[aria-hidden=true], .vega-embed');
+}).filter(each => each.dataset.reached !== 'yes').map(each => each.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.parametrize("path", ["", "generations", "judge-pairs"])
+def test_every_control_is_reached_by_tab_and_shows_that_it_is(
+    browser: Browser, served: Served, path: str
+) -> None:
+    with opened(browser, served, path, PAGES[path]) as seen:
+        page = seen.page
+        stops, unseen = 0, []
+        for _ in range(300):
+            page.keyboard.press("Tab")
+            found = page.evaluate(_FOCUSED)
+            if found is None and stops:
+                # Around once: focus leaves the page for the browser's own.
+                break
+            if found is not None:
+                stops += 1
+                if not found["seen"] and found["area"] > 0:
+                    unseen.append(found["name"])
+        assert stops > 5
+        assert page.evaluate(_UNREACHED) == []
+        assert unseen == []
+        # What is reached is operated: a link of the menu opens its page.
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name="Delays").focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Delays", exact=True).wait_for()
 
 
 def test_now_says_what_the_scorer_and_the_lake_say(browser: Browser, served: Served) -> None:
@@ -277,6 +340,48 @@ def test_estimates_are_those_of_the_gate_and_what_if_follows_its_controls(
         expect(page.get_by_test_id("stMetricValue").filter(has_text=before)).to_have_count(0)
         # Of three actions, four from the fourth day on; all may always be chosen.
         assert seen.metric("Entropy") == "1.099"
+
+
+def test_two_generations_are_compared_by_segment_and_by_feature(
+    browser: Browser, served: Served
+) -> None:
+    summaries = summaries_of(served.lake)
+    influences = summaries.read(LOOP, "influences")
+    assert set(influences["feature"]) == {"city", "visits"}
+    with opened(browser, served, "generations?one=2&other=1", "Generations") as seen:
+        page = seen.page
+        choose(page, "Told apart by", "context.city")
+        expect(page).to_have_url(re.compile(r"compare_by=context.city"))
+        estimates = summaries.read(LOOP, "segments").filter(
+            pl.col("by") == "context.city", pl.col("generation").is_in([1, 2])
+        )
+        shown = downloads(page, lambda rows: "worth_lower" in rows.columns and len(rows) == 4)
+        assert set(shown["segment"]) == {"Bern", "Zürich"}
+        told = {(g, s): v for g, s, v in shown.select("generation", "segment", "worth").iter_rows()}
+        known = estimates.select("generation", "segment", "value")
+        assert told == pytest.approx({(g, s): v for g, s, v in known.iter_rows()})
+        interactions = current_interactions(served.lake, LOOP).collect()
+        city = pl.col("context").str.json_path_match("$.city").alias("segment")
+        earned = interactions.filter(pl.col("generation").is_in([1, 2])).group_by(
+            "generation", city
+        )
+        means = {(g, s): m for g, s, m in earned.agg(pl.col("reward").mean()).iter_rows()}
+        # Not both have decided anything.
+        seen_means = shown.drop_nulls("mean").select("generation", "segment", "mean")
+        assert {(g, s): m for g, s, m in seen_means.iter_rows()} == pytest.approx(means)
+
+        looked = downloads(page, lambda rows: "total_variation" in rows.columns)
+        known = influences.filter(pl.col("generation").is_in([1, 2]))
+        assert dict(zip(looked["feature"], looked["generation"], strict=True)).keys() == set(
+            known["feature"]
+        )
+        assert looked["total_variation"].sum() == pytest.approx(known["total_variation"].sum())
+        choose(page, "Feature", "visits")
+        answers = downloads(
+            page, lambda rows: "mass" in rows.columns and "visits" in rows["feature"]
+        )
+        per_value = answers.group_by("generation", "value").agg(pl.col("mass").sum())
+        assert per_value["mass"].to_list() == pytest.approx([1.0] * len(per_value))
 
 
 def test_fairness_says_what_nights_have_found(browser: Browser, served: Served) -> None:
@@ -378,6 +483,48 @@ def test_a_proxy_says_who_may_see_features(browser: Browser, served: Served) -> 
             asked = page.get_by_text("What was asked?")
             expect(asked).to_have_count(0 if who is None else 1)
             context.close()
+
+
+def test_who_may_asks_for_another_champion_with_a_reason(
+    browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the service and the log into the lake; nobody else is shown the form."""
+    told = DashboardSettings(
+        trusted_header="X-Forwarded-User", overrides_for=("ada",), service=served.server.url
+    )
+    monkeypatch.setenv(JUDGE_KEY_VARIABLE, KEY)
+    rows = served.lake.scan("generations", LOOP).collect()
+    champion = rows.filter(pl.col("status") == "champion")["generation"].item()
+    wanted = max(set(rows["generation"]) - {0, champion})
+    with running_dashboard(served.server.data_dir, told) as (url, _):
+        for who in ("ben", "ada"):
+            context = browser.new_context(extra_http_headers={"X-Forwarded-User": who})
+            context.set_default_timeout(120_000)
+            page = context.new_page()
+            page.goto(f"{url}/generations")
+            page.get_by_text("Read from version").wait_for()
+            settle(page)
+            heading = page.get_by_role("heading", name="Should another generation decide?")
+            expect(heading).to_have_count(1 if who == "ada" else 0)
+            if who == "ben":
+                context.close()
+        review = page.get_by_role("button", name="Review")
+        expect(review).to_be_disabled()
+        page.get_by_role("textbox", name="Why").fill("agreed with marketing")
+        page.get_by_role("textbox", name="Why").press("Enter")
+        expect(review).to_be_enabled()
+        review.click()
+        expect(page.get_by_text("It takes effect with the next night")).to_be_visible()
+        assert not any(isinstance(each, Override) for each in served.server.events())
+        page.get_by_role("button", name="Record the override").click()
+        expect(page.get_by_text("The override is recorded")).to_be_visible()
+        (event,) = (each for each in served.server.events() if isinstance(each, Override))
+        assert (event.action, event.generation, event.champion) == ("promote", wanted, champion)
+        assert (event.by, event.reason) == ("ada", "agreed with marketing")
+        served.server.run("sink")
+        page.reload()
+        expect(page.get_by_text("it waits for the next night")).to_be_visible()
+        context.close()
 
 
 def test_others_are_not_let_in_without_access_control(tmp_path: Path) -> None:

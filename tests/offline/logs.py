@@ -16,6 +16,7 @@ from croupier.policy.events import (
     Judgement,
     MixComponent,
     Outcome,
+    Override,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def mixed_events(count: int, seed: int) -> list[Event]:
             continue
         loop, ts = rng.choice(["shop", "mail"]), EPOCH_US + number * 3_600_000_000
         of = f"d{rng.randrange(count)}"
-        kinds = ["decision", "decision", "outcome", "activation", "judgement", "seen"]
+        kinds = ["decision", "decision", "outcome", "activation", "judgement", "seen", "override"]
         match rng.choice(kinds):
             case "decision":
                 context = {"n": number, "x": rng.random()}
@@ -78,6 +79,19 @@ def mixed_events(count: int, seed: int) -> list[Event]:
                 events.append(outcome(of, f"o{number}", ts, loop=loop, reward=rng.random()))
             case "activation":
                 events.append(Activation(decision_id=of, loop=loop, ts=ts))
+            case "override":
+                events.append(
+                    Override(
+                        override_id=f"r{number}",
+                        loop=loop,
+                        action=rng.choice(["promote", "rollback"]),
+                        generation=number,
+                        champion=0,
+                        reason="returns ☕",
+                        by="bo",
+                        ts=ts,
+                    )
+                )
             case "seen":
                 events.append(
                     Acknowledgement(

@@ -13,11 +13,14 @@ from scipy import stats
 
 from croupier.offline.generations import record_generation, record_promotion, refresh_realised
 from croupier.offline.lake import SCHEMAS, Lake
+from croupier.offline.realised import realised
+from croupier.offline.summaries.nights import swings_of
 from croupier.policy.generation import cold_start
 from tests.offline.logs import EPOCH_US
 from tests.offline.worlds import random_world
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -180,3 +183,21 @@ def test_generations_that_go_up_and_down_are_told_of(
     assert (found[7]["spread_p_value"] < 0.01) is oscillates
     assert (found[7]["alternation_p_value"] < 0.05) is oscillates
     assert all("oscillates" not in found[number] for number in range(7))
+    _same_signal(swings_of(realised(lake, "shop")), found[7])
+
+
+def _same_signal(table: pl.DataFrame, last: Mapping[str, Any]) -> None:
+    """The table of the page says of the last generation what its row says, and bands agree."""
+    assert sorted(table["generation"].unique()) == [5, 6, 7]
+    told = {row["statistic"]: row for row in table.filter(generation=7).iter_rows(named=True)}
+    assert told["spread"]["p_value"] == last["spread_p_value"]
+    assert told["alternation"]["p_value"] == last["alternation_p_value"]
+    assert {row["oscillates"] for row in told.values()} == {last["oscillates"]}
+    assert {row["generations"] for row in told.values()} == {8}
+    for row in table.iter_rows(named=True):
+        assert row["lower"] <= row["expected"] <= row["upper"]
+        low = row["statistic"] == "autocorrelation"
+        beyond = row["seen"] <= row["lower"] if low else row["seen"] >= row["upper"]
+        # Shares come in steps: many surrogates have the very value at the band's end.
+        if row["statistic"] not in {"sign_changes", "returns"}:
+            assert beyond is (row["p_value"] <= row["level"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from croupier.eventlog.log import Record
 from croupier.eventlog.sqlite import SqliteEventLog
-from croupier.offline.lake import Lake, LakeLockedError
+from croupier.offline.lake import SCHEMAS, Lake, LakeLockedError
 from croupier.offline.sink import SinkReport, sink, sunk_position
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import (
@@ -29,6 +29,7 @@ from croupier.policy.events import (
     Judgement,
     MixComponent,
     Outcome,
+    Override,
     Recall,
     SessionStep,
     Shadow,
@@ -126,6 +127,17 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         distance=FLOATS,
         ts=TIMES,
     ),
+    st.builds(
+        Override,
+        override_id=IDS,
+        loop=LOOPS,
+        action=st.sampled_from(["promote", "rollback"]),
+        generation=COUNTS,
+        champion=COUNTS,
+        reason=TEXT,
+        by=TEXT,
+        ts=TIMES,
+    ),
 )
 
 
@@ -178,34 +190,23 @@ def expected_row(event: Event, offset: int) -> tuple[TableName, Key, dict[str, A
             }
             return "outcomes", (event.loop, "activation", event.decision_id), row
         case Judgement():
-            return (
-                "audits",
-                (event.loop, event.judgement_id),
-                row
-                | {
-                    "kind": "judgement",
-                    "alert_id": None,
-                },
-            )
+            return "audits", (event.loop, event.judgement_id), audit(row | {"kind": "judgement"})
         case Acknowledgement():
-            return (
-                "audits",
-                (event.loop, event.acknowledgement_id),
-                {
-                    "loop": event.loop,
-                    "date": moment.date(),
-                    "offset": offset,
-                    "kind": "acknowledgement",
-                    "judgement_id": event.acknowledgement_id,
-                    "decision_id": None,
-                    "other_decision_id": None,
-                    "auditor": event.by,
-                    "distance": None,
-                    "ts": moment,
-                    "partition": None,
-                    "alert_id": event.alert_id,
-                },
-            )
+            told = {"judgement_id": event.acknowledgement_id, "auditor": event.by}
+            row.pop("acknowledgement_id")
+            row.pop("by")
+            row |= told | {"kind": "acknowledgement"}
+            return "audits", (event.loop, event.acknowledgement_id), audit(row)
+        case Override():
+            told = {"judgement_id": event.override_id, "auditor": event.by, "kind": "override"}
+            row.pop("override_id")
+            row.pop("by")
+            return "audits", (event.loop, event.override_id), audit(row | told)
+
+
+def audit(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of that table, with nothing where nothing is known."""
+    return dict.fromkeys(SCHEMAS["audits"].names()) | row
 
 
 def bits(value: Any) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -189,3 +192,65 @@ def test_every_metric_is_documented(shown: dict[str, set[str]]) -> None:
     assert documented == exposed
     stages = re.findall(r"^\| `croupier_stage_seconds` .*$", page, re.MULTILINE)[0]
     assert set(re.findall(r"`([a-z]+)`", stages)) == {"stage", *STAGES}
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (("check", "rules"), EXAMPLES / "prometheus" / "croupier.rules.yml"),
+        (("check", "config"), EXAMPLES / "prometheus" / "prometheus.yml"),
+        (("test", "rules"), EXAMPLES / "prometheus" / "croupier.rules.test.yml"),
+        (("check", "config"), EXAMPLES.parent / "docker" / "prometheus.yml"),
+    ],
+)
+def test_prometheus_takes_the_files_and_rules_say_what_they_are_to(
+    tmp_path: Path, command: tuple[str, str], file: Path
+) -> None:
+    promtool = tool("promtool")
+    # As they are mounted: every configuration has the rules beside it.
+    for each in (*(EXAMPLES / "prometheus").iterdir(), file):
+        shutil.copy(each, tmp_path)
+    done = subprocess.run(
+        [promtool, *command, file.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("alert", "receiver"),
+    [
+        ("CroupierSlow", "oncall"),
+        ("CroupierLogUnavailable", "oncall"),
+        ("CroupierSupportThin", "null"),
+    ],
+)
+def test_what_no_night_tells_of_is_delivered(alert: str, receiver: str) -> None:
+    """The nights' own alerts are not told twice: what is silent is what a night's rules say."""
+    config = EXAMPLES / "prometheus" / "alertmanager.yml"
+    (silent,) = yaml.safe_load(config.read_text())["route"]["routes"]
+    named = set(re.findall(r"Croupier\w+", silent["matchers"][0]))
+    nightly = {
+        each["alert"]
+        for each in rules()
+        if re.search(
+            r"alert_open|oscillates|disparity_rises|violations_rise|_err\b|y_failed", each["expr"]
+        )
+    }
+    assert named == nightly
+    amtool = tool("amtool")
+    for command in (("check-config", str(config)), ("config", "routes", "test")):
+        asked = [] if len(command) == 2 else [f"--config.file={config}", f"alertname={alert}"]
+        done = subprocess.run(
+            [amtool, *command, *asked], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip() == receiver
+
+
+def tool(name: str) -> str:
+    """A tool of Prometheus's; the test is skipped where it is missing."""
+    found = os.environ.get(f"CROUPIER_{name.upper()}") or shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name}: install prometheus, or name a binary in CROUPIER_{name.upper()}")
+    return found

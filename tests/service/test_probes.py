@@ -129,6 +129,7 @@ def test_the_apis_description(caller: Caller) -> None:
         "/v1/loops/{loop}/activate",
         "/v1/loops/{loop}/judge",
         "/v1/loops/{loop}/acknowledge",
+        "/v1/loops/{loop}/override",
         "/personalizer/v1.0/rank",
         "/personalizer/v1.0/events/{eventId}/reward",
         "/personalizer/v1.0/events/{eventId}/activate",

@@ -39,7 +39,10 @@ def test_gaps_equal_their_formulas() -> None:
     users = np.repeat(np.arange(40), 3).astype(np.str_)
     real = rng.normal(10.0, 1.0, 120) + np.repeat(rng.normal(0.0, 2.0, 40), 3)
     simulated = real + 0.5 + np.repeat(rng.normal(0.0, 1.0, 40), 3)
-    found = gap_of(3, real, simulated, users, max_gap=0.01, confidence=0.95)
+    apart = np.array([[-0.3], [0.3]])
+    found = gap_of(3, real, simulated + apart, users, max_gap=0.01, confidence=0.95)
+    assert found.disagreement == pytest.approx(0.3)
+    assert found.error == pytest.approx(np.sqrt(np.mean((simulated - real) ** 2)))
     # Of equally many sessions each, clustering is the mean of every user's mean.
     difference = (simulated - real).reshape(40, 3).mean(axis=1)
     expected = stats.t.interval(0.95, 39, difference.mean(), stats.sem(difference))
@@ -51,7 +54,7 @@ def test_gaps_equal_their_formulas() -> None:
     beyond = (difference.mean() - 0.01 * real.mean()) / stats.sem(difference)
     assert found.p_value == pytest.approx(stats.t.sf(beyond, 39))
     assert found.errs == (expected[0] > 0.01 * real.mean())
-    assert not gap_of(3, real, simulated, users, max_gap=0.2, confidence=0.95).errs
+    assert not gap_of(3, real, simulated[None], users, max_gap=0.2, confidence=0.95).errs
 
 
 def test_simulators_without_a_gap_are_rarely_told_to_have_one() -> None:
@@ -62,7 +65,7 @@ def test_simulators_without_a_gap_are_rarely_told_to_have_one() -> None:
     for _ in range(400):
         real = rng.normal(10.0, 1.0, 50)
         off = np.repeat(rng.normal(0.0, 2.0, 25), 2) + rng.normal(0.0, 1.0, 50)
-        found = gap_of(1, real, real + off, users, max_gap=0.1, confidence=0.95)
+        found = gap_of(1, real, (real + off)[None], users, max_gap=0.1, confidence=0.95)
         held += found.gap_lower <= 0.0 <= found.gap_upper
     assert stats.binomtest(held, 400, 0.95).pvalue > 1e-4
 

@@ -58,6 +58,7 @@ _STREAMS: dict[str, Stream] = {
     "activation": "outcomes",
     "judgement": "audits",
     "acknowledgement": "audits",
+    "override": "audits",
 }
 
 

@@ -12,13 +12,15 @@ import polars as pl
 
 from croupier.offline.drift import drift
 from croupier.offline.interactions import current_interactions
+from croupier.offline.oscillation import Swings
 from croupier.offline.promotion_report import read_report
+from croupier.offline.realised_swings import swings_so_far
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS
 from croupier.offline.weight_histogram import WEIGHT_EDGES
 from croupier.policy.errors import GenerationError, NotEnoughDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from croupier.offline.evaluate import Evaluation
     from croupier.offline.fairness.frontier import FrontierPoint
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from croupier.offline.night import LoopNight
     from croupier.offline.ope import Estimate
     from croupier.offline.promotion_report import Judged
+    from croupier.offline.realised import Realised
     from croupier.offline.registry import Registry
     from croupier.offline.sink import SinkReport
 
@@ -35,12 +38,16 @@ __all__ = (
     "estimates_of",
     "frontier_rows",
     "night_row",
+    "swings_of",
     "with_night",
 )
 
 _NIGHTS: Final = 1000
 _REPORTS: Final = 30
 """Latest generations whose judgements are kept."""
+
+_SWINGS: Final = 60
+"""Latest generations up to which oscillation is told."""
 
 _ROWS: Final = 20_000
 """Interactions of a generation that drift is looked for in, about."""
@@ -73,6 +80,7 @@ def night_row(night: LoopNight, sunk: SinkReport, *, started_us: int) -> dict[st
         "promoted": night.verdict is not None and night.verdict.promote,
         "skipped": night.skipped,
         "failed": night.failed,
+        "overridden": night.overridden,
     }
 
 
@@ -218,6 +226,37 @@ def drift_of(lake: Lake, loop: str, hours: pl.DataFrame) -> pl.DataFrame:
     ]
     rows_told = [{"before": before, "after": after} | row for row in of_rewards + of_features]
     return pl.DataFrame(rows_told, schema=schema)
+
+
+def swings_of(found: Mapping[int, Realised]) -> pl.DataFrame:
+    """How what generations earned goes up and down, beside what noise alone would show.
+
+    The last generation's is the test that the night's signal is of.
+
+    Parameters
+    ----------
+    found
+        What every generation has come to.
+    """
+    rows = []
+    for number, test in swings_so_far(found, latest=_SWINGS).items():
+        for statistic in Swings.__struct_fields__:
+            told = {
+                name: getattr(getattr(test, name), statistic)
+                for name in ("seen", "expected", "lower", "upper")
+            }
+            rows.append(
+                told
+                | {
+                    "generation": number,
+                    "statistic": statistic,
+                    "generations": test.generations,
+                    "p_value": getattr(test.p_values, statistic),
+                    "level": test.level,
+                    "oscillates": test.oscillates,
+                }
+            )
+    return pl.DataFrame(rows, schema=SUMMARY_SCHEMAS["swings"])
 
 
 def frontier_rows(points: tuple[FrontierPoint, ...], rows: int) -> pl.DataFrame:

@@ -11,12 +11,15 @@ from croupier.offline.fairness.exploring import explore_frontier
 from croupier.offline.generations import generation_rows
 from croupier.offline.judged import judged_interactions
 from croupier.offline.lake import SCHEMAS
+from croupier.offline.realised import realised
+from croupier.offline.summaries.compared import compared_tables
 from croupier.offline.summaries.nights import (
     changes_of,
     drift_of,
     estimates_of,
     frontier_rows,
     night_row,
+    swings_of,
     with_night,
 )
 from croupier.offline.summaries.refresh import refresh_summaries
@@ -91,6 +94,8 @@ def summarise_night(
             "estimates": estimates_of(registry, loop, summaries.read(loop, "estimates"), judged),
             "drift": drift_of(lake, loop, hours),
             "frontier": _frontier(nightly, loop),
+            "swings": swings_of(realised(lake, loop)),
+            **compared_tables(nightly, loop, hours),
         },
         state,
     )

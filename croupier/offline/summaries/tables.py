@@ -46,6 +46,10 @@ SummaryName: TypeAlias = Literal[
     "frontier",
     "drift",
     "alerts",
+    "swings",
+    "segments",
+    "influences",
+    "responses",
 ]
 
 PROPENSITY_BOUNDS: Final = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0)
@@ -202,6 +206,7 @@ SUMMARY_SCHEMAS: Final[dict[SummaryName, pl.Schema]] = {
             "promoted": pl.Boolean,
             "skipped": pl.String,
             "failed": pl.String,
+            "overridden": pl.String,
         }
     ),
     "frontier": _schema(
@@ -244,6 +249,56 @@ SUMMARY_SCHEMAS: Final[dict[SummaryName, pl.Schema]] = {
             "delivered": _TIME,
         }
     ),
+    "swings": _schema(
+        {
+            "generation": pl.Int64,
+            "statistic": pl.String,
+            "generations": pl.Int64,
+            "seen": pl.Float64,
+            "expected": pl.Float64,
+            "lower": pl.Float64,
+            "upper": pl.Float64,
+            "p_value": pl.Float64,
+            "level": pl.Float64,
+            "oscillates": pl.Boolean,
+        }
+    ),
+    "segments": _schema(
+        {
+            "generation": pl.Int64,
+            "by": pl.String,
+            "segment": pl.String,
+            "estimator": pl.String,
+            "rows": pl.Int64,
+            "value": pl.Float64,
+            "lower": pl.Float64,
+            "upper": pl.Float64,
+            "confidence": pl.Float64,
+            "ess": pl.Float64,
+        }
+    ),
+    "influences": _schema(
+        {
+            "generation": pl.Int64,
+            "feature": pl.String,
+            "requests": pl.Int64,
+            "total_variation": pl.Float64,
+            "error": pl.Float64,
+            "score_shift": pl.Float64,
+        }
+    ),
+    "responses": _schema(
+        {
+            "generation": pl.Int64,
+            "feature": pl.String,
+            "value": pl.String,
+            "place": pl.Int64,
+            "requests": pl.Int64,
+            "action": pl.String,
+            "mass": pl.Float64,
+            "score": pl.Float64,
+        }
+    ),
 }
 """Columns of every table, all of one loop.
 
@@ -270,6 +325,14 @@ day; its `keep_prob` counts both the log's and this one's; `place` orders it.
 ``difference`` is the challenger less the champion. The first of `weight_counts` counts weights of
 0, the others those up to each of `weight_bins`, and above. `nights` tell what each night brought;
 what was sunk is of all loops. An alert is open while `closed` is null.
+
+`swings` are the statistics of :class:`~croupier.offline.oscillation.Swings` of what generations
+earned, up to each of the latest: what was `seen` in that many `generations`, and what noise alone
+would show, its mean and the band from `lower` to `upper` (quantiles at `level` and 1 - `level`).
+
+`segments` are what the latest generations would earn, by segment (`by` null: everywhere), estimated
+on the same interactions that none has learned from. `influences` and `responses` are of a panel of
+their requests, see :mod:`croupier.offline.feature_influence`.
 """
 
 _STATE: Final = "state.json"
