@@ -60,12 +60,12 @@ def test_a_night_measures_the_gap(command: Command, tmp_path: Path) -> None:
     assert (gap["generation"], gap["sessions"]) == (0, 75)
     assert gap["gap"] == pytest.approx(gap["simulated"] - gap["value"])
     assert abs(gap["gap"]) < 0.2 * gap["value"]
-    # The cold start answered them all: its own log tells of it what it has earned.
+    # The cold start answered them all: the log says what it has earned, but for a critic.
     told = gap["off_policy"]
     assert told["sessions"] == 75
     assert told["ess"] == pytest.approx(75.0)
-    assert told["value"] == pytest.approx(gap["value"])
-    assert (told["lower"], told["upper"]) == pytest.approx((gap["lower"], gap["upper"]))
+    assert told["value"] == pytest.approx(gap["value"], rel=0.05)
+    assert told["lower"] < told["value"] < told["upper"]
     assert gap["unsupported"] is None
     row = generation_rows(command.lake, "feed")[0]
     assert row["simulator_gap"] == gap["gap"]
