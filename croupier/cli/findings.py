@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from croupier.offline.sink import SinkReport
     from croupier.policy.oracle import Fidelity
 
-__all__ = ("show_evaluation", "show_fidelity", "show_nights", "show_sink")
+__all__ = ("show_evaluation", "show_fidelity", "show_nights", "show_sink", "told_by_log")
 
 
 def show_nights(session: Session, report: NightlyReport) -> None:
@@ -76,7 +76,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
             f"{gap.gap:+.4g} {interval(gap.gap_lower, gap.gap_upper, digits=2)}, over "
             f"{gap.sessions:,} sessions held out"
         )
-        session.output.remark(f"{night.loop}: {_off_policy(gap)}")
+        session.output.remark(f"{night.loop}: {told_by_log(gap)}")
     _show_unusual(session, night)
     show_fidelity(session, night.loop, night.fidelity)
     trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
@@ -101,7 +101,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
     session.output.remark(f"{night.loop}: champion is generation {night.champion}")
 
 
-def _off_policy(gap: GenerationGap) -> str:
+def told_by_log(gap: GenerationGap) -> str:
     """What the log says of a generation, and what the simulators promise beyond that."""
     told = gap.off_policy
     if told is None:

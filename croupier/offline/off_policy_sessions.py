@@ -26,7 +26,9 @@ LEAST_SESSIONS = 30
 LEAST_USERS = 10
 """Of fewer, a mean over sessions is too far from normal."""
 
-_ESTIMATOR = "wmdr"
+# Weights of a generation's own sessions are 1, so that cumulative ones have support; marginal ones
+# would need states that tell all that the future depends on.
+_ESTIMATOR = "sdr"
 
 
 class OffPolicyValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +54,9 @@ def off_policy_value(
 ) -> OffPolicyValue:
     """Estimate what a generation would have earned in a session.
 
-    Double reinforcement learning with normalised marginal weights (``wmdr``). The interval is the
-    delta method's, with standard errors clustered by user as :func:`clustered_error` has them.
+    Sequential doubly robust (``sdr``, see :class:`~croupier.offline.ope.SessionEstimator`). The
+    interval is a large-sample one, with standard errors clustered by user as
+    :func:`clustered_error` has them.
 
     Parameters
     ----------

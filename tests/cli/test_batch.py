@@ -102,7 +102,7 @@ def in_process(*arguments: object, cwd: Path) -> Done:
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=240,
+        timeout=500,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

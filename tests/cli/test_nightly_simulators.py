@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from croupier.cli.findings import told_by_log
 from croupier.offline.generations import generation_rows
 from croupier.offline.lake import Lake
+from croupier.offline.off_policy_sessions import OffPolicyValue
+from croupier.offline.simulator_gap import GenerationGap
 from croupier.policy.generation import cold_start
 from tests.cli.test_batch import Command, Done, hour_ago, in_process
 from tests.sim2rec.lts_sessions import HOUR, LTSSessions
@@ -60,12 +64,12 @@ def test_a_night_measures_the_gap(command: Command, tmp_path: Path) -> None:
     assert (gap["generation"], gap["sessions"]) == (0, 75)
     assert gap["gap"] == pytest.approx(gap["simulated"] - gap["value"])
     assert abs(gap["gap"]) < 0.2 * gap["value"]
-    # The cold start answered them all: its own log tells of it what it has earned.
+    # The cold start answered them all: the log says what it has earned, but for a critic.
     told = gap["off_policy"]
     assert told["sessions"] == 75
     assert told["ess"] == pytest.approx(75.0)
-    assert told["value"] == pytest.approx(gap["value"])
-    assert (told["lower"], told["upper"]) == pytest.approx((gap["lower"], gap["upper"]))
+    assert told["value"] == pytest.approx(gap["value"], rel=0.05)
+    assert told["lower"] < told["value"] < told["upper"]
     assert gap["unsupported"] is None
     row = generation_rows(command.lake, "feed")[0]
     assert row["simulator_gap"] == gap["gap"]
@@ -90,3 +94,28 @@ def test_without_jax_a_night_says_so_and_goes_on(
     said = "warning: feed: simulators were not measured: expected JAX to be installed"
     assert said in done.err
     assert 1 in generation_rows(command.lake, "feed")
+
+
+def test_what_the_log_says_of_a_generation_is_told() -> None:
+    gap = GenerationGap(
+        generation=3,
+        sessions=40,
+        value=30.0,
+        lower=28.0,
+        upper=32.0,
+        simulated=33.0,
+        gap=3.0,
+        gap_lower=1.0,
+        gap_upper=5.0,
+        p_value=0.4,
+        errs=False,
+        error=9.0,
+        disagreement=2.0,
+        off_policy=OffPolicyValue(value=31.0, lower=30.0, upper=32.0, sessions=120, ess=55.4),
+    )
+    assert told_by_log(gap) == (
+        "by the log generation 3 earns 31 in a session [30.00, 32.00], the simulators +2 "
+        "[1.00, 3.00], over 120 sessions worth 55"
+    )
+    without = msgspec.structs.replace(gap, off_policy=None, unsupported="expected more")
+    assert told_by_log(without) == "the log says too little of generation 3: expected more"

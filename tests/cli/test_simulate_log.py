@@ -13,6 +13,7 @@ import pytest
 from croupier.cli import simulate_log
 from croupier.cli.main import main
 from croupier.offline.lake import Lake
+from croupier.policy.recurrent import load_recurrent
 from croupier.sim2rec.learning_config import ActorConfig, PPOConfig, SADAEConfig
 from croupier.sim2rec.log_loop import LOOP
 from croupier.sim2rec.log_runs import ESTIMATORS, LOG_RUNS_SCHEMA
@@ -47,8 +48,8 @@ TINY = LogStudyConfig(
 )
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["croupier", "simulate", "log", *arguments])
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, command: str = "log") -> None:
+    monkeypatch.setattr(sys, "argv", ["croupier", "simulate", command, *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
@@ -84,6 +85,9 @@ def test_a_policy_is_learned_from_a_log_and_told_of(
         truths[name]["value"] for name in ("policy", "champion", "greedy", "constant")
     )
     assert study["ablations"] == []
+    served = load_recurrent(folder / "policy")
+    assert served.config.actions == ("d00", "d01", "d02", "d03")
+    assert (served.config.horizon, served.config.training.lake_version) == (4, 1)
     kept = (folder / "policy-as-it-is").stat().st_mtime_ns
     run(monkeypatch, *asked)
     said = capfd.readouterr().out
@@ -132,6 +136,11 @@ group = "city"
     assert own["simulated"]["value"] > 0.0
     assert own["sessions"] == 144
     assert [each["estimator"] for each in own["estimates"]] == list(ESTIMATORS)
+    (policy,) = (tmp_path / "own").glob("0-*/policy")
+    assert sorted(load_recurrent(policy).config.codes) == ["city-0", "city-1", "city-2"]
+    run(monkeypatch, str(policy), *told, "--json", command="register")
+    registered = json.loads(capfd.readouterr().out)
+    assert (registered["loop"], registered["generation"]) == (LOOP, 1)
 
 
 def test_bad_input_is_one_line(complain: Complain, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_it_is_the_estimate_with_intervals_of_users(sessions: LoggedSessions) ->
     served = generation(0.15)
     found = off_policy_value(sessions, served, confidence=0.95, seed=3)
     (same,) = (
-        compare_over_sessions(sessions, {"it": served}, estimators=("wmdr",), seed=3)
+        compare_over_sessions(sessions, {"it": served}, estimators=("sdr",), seed=3)
         .policies[0]
         .estimates
     )

@@ -89,6 +89,11 @@ def test_a_night_s_gaps_are_measured_kept_and_told(tmp_path: Path) -> None:
         assert gap.gap == pytest.approx(gap.simulated - gap.value)
         # Simulators that have seen 420 sessions of six steps are off by little.
         assert abs(gap.gap) < 0.15 * gap.value
+        # Both answer alike, so the log of each says as much of the other.
+        assert gap.off_policy is not None
+        assert (gap.off_policy.sessions, gap.unsupported) == (180, None)
+        assert gap.off_policy.ess == pytest.approx(180.0)
+        assert gap.off_policy.lower < gap.value < gap.off_policy.upper
     for row in gap_rows("feed", gaps, lake.version("interactions")):
         record_generation(lake, row)
     (signal,) = latest_signals(generation_rows(lake, "feed"))
