@@ -33,7 +33,10 @@ import urllib3
 from playwright.sync_api import expect, sync_playwright
 
 from croupier.offline.lake import SCHEMAS, Lake
+from croupier.offline.realised import Moments, Realised
+from croupier.offline.summaries.nights import swings_of
 from croupier.offline.summaries.refresh import refresh_summaries
+from croupier.offline.summaries.tables import SUMMARY_SCHEMAS, summaries_of
 from croupier.policy.fairness.groups import FairnessConfig
 from croupier.policy.loop import LoopConfig
 
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
+    from croupier.offline.summaries.tables import SummaryName
+
 LOOP = "offers"
 CONFIG = LoopConfig(fairness=FairnessConfig(attributes=("plan",)))
 ACTIONS = [f"offer-{number:02}" for number in range(8)]
@@ -49,7 +54,7 @@ FIRST = date(2026, 10, 1)
 DAYS = 30
 PAGES = {
     "": ("Now", 2),
-    "generations": ("Generations", 3),
+    "generations": ("Generations", 9),
     "actions": ("Actions and contexts", 3),
     "data-quality": ("Data quality", 4),
     "fairness": ("Fairness audit", 0),
@@ -256,10 +261,82 @@ def _summarise(root: Path) -> dict[str, float]:
     started, cpu = time.perf_counter(), time.process_time()
     with lake.lock():
         refresh_summaries(lake, LOOP, CONFIG, now_us=1, segments=("context.city",))
-    return {
+    taken = {
         "seconds": round(time.perf_counter() - started, 1),
         "processor_s": round(time.process_time() - cpu, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
+    summaries = summaries_of(lake)
+    state = summaries.state(LOOP)
+    assert state is not None, "written a moment ago"
+    summaries.write(LOOP, _night_tables(), state)
+    return taken
+
+
+def _night_tables() -> dict[SummaryName, pl.DataFrame]:
+    """Tables that a night makes of generations, as large as those of a real one."""
+    rng = np.random.default_rng(7)
+    found = {
+        number: Realised(
+            moments=Moments.of((rng.random(2000) < 0.05).astype(float), np.ones(2000)),
+            guardrails={},
+            propensity_p_value=0.5,
+        )
+        for number in range(DAYS + 1)
+    }
+    latest = range(DAYS - 4, DAYS + 1)
+    cities = [None, "Basel", "Bern", "Genf", "Zürich"]
+    segments = [
+        {
+            "generation": number,
+            "by": None if city is None else "context.city",
+            "segment": city,
+            "estimator": "dr",
+            "rows": 1000,
+            "value": value,
+            "lower": value - 0.01,
+            "upper": value + 0.01,
+            "confidence": 0.95,
+            "ess": 500.0,
+        }
+        for number in latest
+        for city in cities
+        for value in [float(rng.uniform(0.04, 0.06))]
+    ]
+    features = [f"feature-{number:02}" for number in range(20)]
+    influences = [
+        {
+            "generation": number,
+            "feature": feature,
+            "requests": 200,
+            "total_variation": float(rng.random()),
+            "error": 0.01,
+            "score_shift": 0.01,
+        }
+        for number in latest
+        for feature in features
+    ]
+    responses = [
+        {
+            "generation": number,
+            "feature": feature,
+            "value": f"value-{place}",
+            "place": place,
+            "requests": 30,
+            "action": action,
+            "mass": 1.0 / len(ACTIONS),
+            "score": 0.05,
+        }
+        for number in latest
+        for feature in features
+        for place in range(6)
+        for action in ACTIONS
+    ]
+    return {
+        "swings": swings_of(found),
+        "segments": pl.DataFrame(segments, schema=SUMMARY_SCHEMAS["segments"]),
+        "influences": pl.DataFrame(influences, schema=SUMMARY_SCHEMAS["influences"]),
+        "responses": pl.DataFrame(responses, schema=SUMMARY_SCHEMAS["responses"]),
     }
 
 

@@ -8,10 +8,21 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import polars as pl
 import pytest
+from playwright.sync_api import expect
+
+from croupier.dashboards.formatting import count, share
+from croupier.offline.interactions import current_interactions
+from croupier.offline.lake import Lake
+from tests.dashboards.test_browser import browser, running_dashboard, visit
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from playwright.sync_api import Browser
+
+__all__ = ("browser",)
 
 
 def croupier(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +98,34 @@ def test_what_it_leaves_can_be_looked_at(data_dir: Path) -> None:
     replay = croupier("replay", str(data_dir / "again"), "--config", config, "--json")
     assert replay.returncode == 0, replay.stderr
     assert msgspec.json.decode(replay.stdout)["equal"] == {"digits": True}
+
+
+def test_every_page_of_the_dashboard_shows_it(
+    report: dict[str, Any], browser: Browser, data_dir: Path
+) -> None:
+    """In one session, by the menu: nothing goes wrong, and figures are those of the demo."""
+    lake = Lake(data_dir / "lake")
+    rows = lake.scan("generations", "digits").collect()
+    champion = rows.filter(pl.col("status") == "champion").row(0, named=True)
+    joined = current_interactions(lake, "digits").collect()
+    decided = lake.scan("decisions", "digits").collect()
+    with running_dashboard(data_dir) as (url, _), visit(browser, f"{url}/generations") as seen:
+        seen.settle()
+        assert seen.metric("Champion: generation") == str(champion["generation"])
+        # The one of the last night may not have served yet.
+        assert seen.metric("Decisions served") == count(champion["decisions_made"])
+        menu = seen.page.get_by_test_id("stSidebarNav").get_by_role("link")
+        names = menu.all_inner_texts()
+        assert len(names) == 11
+        for name in names:
+            menu.get_by_text(name, exact=True).click()
+            seen.page.get_by_role("heading", name=name, exact=True).wait_for()
+            expect(seen.page.get_by_test_id("stStatusWidget")).to_have_count(0)
+            expect(seen.page.get_by_test_id("stException")).to_have_count(0)
+            if name == "Data quality":
+                defaulted = report["rewards_defaulted"] / len(joined)
+                assert seen.metric("Joined") == share(len(joined) / len(decided))
+                assert seen.metric("Defaulted") == share(defaulted)
 
 
 def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:

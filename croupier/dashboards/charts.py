@@ -28,6 +28,7 @@ def interval_chart(
     title: str,
     *,
     series: str | None = None,
+    kinds: Sequence[str] | None = None,
     tooltips: Sequence[tuple[str, str]] = (),
     reference: float | None = None,
 ) -> alt.LayerChart:
@@ -43,6 +44,8 @@ def interval_chart(
         Of the axis of values, with its unit.
     series
         Column that colour and shape tell.
+    kinds
+        What the series can be, in the order of colours; those in the rows if None.
     tooltips
         Columns and what they are called.
     reference
@@ -55,7 +58,7 @@ def interval_chart(
         y=y, tooltip=[alt.Tooltip(f"{c}:N", title=t) for c, t in tooltips]
     )
     if series is not None:
-        kinds = rows[series].unique(maintain_order=True).to_list()
+        kinds = kinds or rows[series].unique(maintain_order=True).to_list()
         legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=0, symbolSize=110)
         base = base.encode(
             yOffset=alt.YOffset(f"{series}:N", sort=kinds),

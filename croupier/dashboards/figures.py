@@ -166,7 +166,8 @@ def open_segments(actions: pl.DataFrame) -> tuple[pl.DataFrame, int]:
         )
     }
     names = pl.Series(sorted(hidden), dtype=pl.String)
-    return actions.filter(~pl.col("segment").is_in(names.implode())), len(hidden)
+    small = pl.col("segment").is_in(names.implode()).fill_null(value=False)
+    return actions.filter(~small), len(hidden)
 
 
 def new_and_vanished(actions: pl.DataFrame) -> tuple[list[str], list[str], date | None]:

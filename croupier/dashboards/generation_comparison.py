@@ -92,6 +92,7 @@ def _actions(rows: pl.DataFrame, pair: tuple[int, int]) -> None:
             "label",
             "Share of the decisions",
             series="series",
+            kinds=_names(pair),
             tooltips=[("label", "Action"), _OF, ("shown", "Share"), ("n", "Decisions")],
         ),
         "For every action, which share of the decisions of either generation it got, with "
@@ -156,6 +157,7 @@ def _segments(rows: pl.DataFrame, estimates: pl.DataFrame, pair: tuple[int, int]
                 "label",
                 "Estimated reward per decision",
                 series="series",
+                kinds=_names(pair),
                 tooltips=[
                     ("label", "Segment"),
                     _OF,
@@ -230,6 +232,7 @@ def _features(influences: pl.DataFrame, answers: pl.DataFrame, pair: tuple[int, 
             "label",
             "Share of the play that changes with it",
             series="series",
+            kinds=_names(pair),
             tooltips=[
                 ("label", "Feature"),
                 _OF,
@@ -278,6 +281,7 @@ def _answers(rows: pl.DataFrame, ranked: pl.DataFrame, pair: tuple[int, int]) ->
             "label",
             "Mean probability",
             series="series",
+            kinds=_names(pair),
             tooltips=[
                 ("label", "Value and action"),
                 _OF,
@@ -295,6 +299,11 @@ def _answers(rows: pl.DataFrame, ranked: pl.DataFrame, pair: tuple[int, int]) ->
 
 def _series() -> pl.Expr:
     return pl.format("generation {}", "generation")
+
+
+def _names(pair: tuple[int, int]) -> list[str]:
+    """The same colours in all charts, whichever of the two a chart has."""
+    return [f"generation {each}" for each in pair]
 
 
 def _largest(drawn: pl.DataFrame, column: str) -> pl.Series:

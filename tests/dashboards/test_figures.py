@@ -13,7 +13,13 @@ import pytest
 
 from croupier.dashboards.attention import of_nights, of_scorer
 from croupier.dashboards.fairness import agreement
-from croupier.dashboards.figures import action_figures, in_period, mean_columns, new_and_vanished
+from croupier.dashboards.figures import (
+    action_figures,
+    in_period,
+    mean_columns,
+    new_and_vanished,
+    open_segments,
+)
 from croupier.dashboards.generation_details import happenings
 from croupier.dashboards.replays import replay
 from croupier.dashboards.scrapes import Readiness, live, parse_metrics
@@ -87,6 +93,20 @@ def test_an_interval_needs_two_rewards() -> None:
     found = rows.select(mean_columns())
     assert found["mean"].to_list() == [None, 1.0, 0.5]
     assert found["lower"].is_null().to_list() == [True, True, False]
+
+
+def test_a_segment_that_is_small_in_one_generation_is_shown_of_none() -> None:
+    decided = {(1, "a"): 100, (1, "b"): 19, (1, "c"): 30, (2, "a"): 50, (2, "b"): 90, (2, "c"): 40}
+    rows = [
+        {"generation": generation, "by": "plan", "segment": name, "action": "x", "decisions": n}
+        for (generation, name), n in decided.items()
+    ]
+    # Beside b the smallest other one, or b would be the total less the others.
+    shown, hidden = open_segments(table("actions", rows))
+    assert (set(shown["segment"]), hidden) == ({"a"}, 2)
+    everyone = [row | {"by": None, "segment": None} for row in rows[:2]]
+    whole, none = open_segments(table("actions", everyone))
+    assert (whole["decisions"].to_list(), none) == ([100, 19], 0)
 
 
 def test_new_and_vanished_actions_are_those_of_the_latest_day() -> None:

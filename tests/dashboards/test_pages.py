@@ -350,6 +350,13 @@ def test_two_generations_are_compared_by_segment_and_by_feature(
     assert set(influences["feature"]) == {"city", "visits"}
     with opened(browser, served, "generations?one=2&other=1", "Generations") as seen:
         page = seen.page
+        of_all = downloads(page, lambda rows: "worth_lower" in rows.columns and len(rows) == 2)
+        assert of_all["decisions"].drop_nulls().sum() == (
+            served.lake.scan("decisions", LOOP)
+            .filter(pl.col("generation").is_in([1, 2]))
+            .collect()
+            .height
+        )
         choose(page, "Told apart by", "context.city")
         expect(page).to_have_url(re.compile(r"compare_by=context.city"))
         estimates = summaries.read(LOOP, "segments").filter(
