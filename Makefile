@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-slow test-faults soak bench-serving bench-eventlog bench-stream bench-training \
-	bench-join check format lock clean
+	bench-join check docs format lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/croupier demo --data-dir demo-data
@@ -67,6 +67,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site in build/docs; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -82,6 +86,11 @@ $(VENV)/.runtime: locks/runtime.txt pyproject.toml hatch_build.py croupier/polic
 $(VENV)/.dev: locks/dev.txt $(VENV)/.runtime
 	@echo "Installing what its checks need ..."
 	$(PIP) install --require-hashes -r locks/dev.txt
+	@touch $@
+
+$(VENV)/.docs: locks/docs.txt $(VENV)/.dev
+	@echo "Installing what builds the documentation ..."
+	$(PIP) install --require-hashes -r locks/docs.txt
 	@touch $@
 
 $(VENV)/bin/python:
@@ -101,6 +110,9 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header --extra dev --constraint locks/runtime.txt pyproject.toml $(VENV)/build.in \
 		--output-file locks/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --extra docs --constraint locks/dev.txt pyproject.toml $(VENV)/build.in \
+		--output-file locks/docs.txt
 
 clean:
 	rm -rf $(VENV) demo-data .mypy_cache .pytest_cache .ruff_cache .hypothesis

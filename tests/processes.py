@@ -37,11 +37,11 @@ def running_scorer(config: Path, data_dir: Path) -> Iterator[str]:
         yield _await_ready(process, data_dir)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def _await_ready(process: subprocess.Popen[bytes], data_dir: Path) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         address = read_address(data_dir / "service.json")
         if address is not None:

@@ -12,6 +12,7 @@ import msgspec
 
 from croupier.dashboards.settings import DashboardConfig
 from croupier.eventlog.log import LogConfig
+from croupier.offline.data_format import check_format
 from croupier.offline.delivery import DeliveryConfig
 from croupier.offline.nightly import NightlyConfig
 from croupier.policy.errors import ConfigError
@@ -214,9 +215,12 @@ def load_setup(file: str | Path | None = None) -> ServiceSetup:
     Raises
     ------
     ConfigError
-        Naming the field and what was expected there.
+        Naming the field and what was expected there; also if the data directory is of another
+        format.
     """
-    return service_setup(*load_config(None if file is None else Path(file)))
+    config, paths = load_config(None if file is None else Path(file))
+    check_format(paths.root)
+    return service_setup(config, paths)
 
 
 def _root(data_dir: str, base: Path) -> Path:

@@ -15,6 +15,7 @@ from croupier.cli import (
     alerts,
     batch,
     configuration,
+    data,
     dev,
     drift,
     evaluate,
@@ -63,6 +64,7 @@ for module in (
     pairs,
     frontier,
     configuration,
+    data,
     dev,
 ):
     module.register(app)

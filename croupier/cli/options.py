@@ -13,6 +13,7 @@ import typer
 from croupier.cli.config import CroupierConfig, DataPaths, load_config, with_settings
 from croupier.cli.output import Output
 from croupier.eventlog.opening import open_log, open_writer
+from croupier.offline.data_format import check_format
 from croupier.offline.engine import LOCAL, Engine, EngineName, open_engine
 from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
@@ -101,10 +102,12 @@ class Session:
     ) -> Session:
         """Load the configuration; raises ConfigError as :func:`load_config` does.
 
-        It is raised also where the engine can't be had. Without `settings`, those of the data
+        It is raised also where the engine can't be had, and where the data directory is of another
+        format. Without `settings`, those of the data
         directory are left to whoever follows them.
         """
         loaded, paths = load_config(config, flags={"data_dir": data_dir, **(flags or {})})
+        check_format(paths.root)
         over = with_settings(loaded, paths) if settings else loaded
         opened = open_engine(engine, address=ray_address)
         return cls(over, loaded, paths, Output(json=json), opened)

@@ -39,6 +39,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 import msgspec
 
 from croupier.eventlog.files import exclusive, sync_directory
+from croupier.eventlog.layouts import (
+    LOCK_NAME,
+    PAGE_BYTES,
+    ROW_BYTES,
+    check_layout,
+    lay_out,
+    prepare,
+)
 from croupier.eventlog.log import FIRST_POSITION, EventLog, LogConfig, LogEntry, LogPartition
 from croupier.policy.errors import InvalidInputError, LogUnavailableError
 
@@ -61,31 +69,16 @@ before, and gives out the missing positions anew. The reader has to notice that 
 beyond the end, or it will miss records.
 """
 
-_LAYOUT = 2
-_APPLICATION_ID = 0x43524F55  # "CROU"
-# Fewer calls of the operating system than with SQLite's default of 4096, and little waste.
-_PAGE_BYTES = 16384
-# Rows are read whole, and SQLite has a limit for them.
-_ROW_BYTES = 2 * 2**20
 _CHECKPOINT_BYTES = 8 * 2**20
 _WAL_LIMIT_BYTES = 64 * 2**20
 # The one being read, and its predecessor for a second reader that is a little behind.
 _OPEN_READERS = 2
 _LARGEST_INTEGER = 2**63 - 1  # of SQLite's
 
-_LOCK_NAME = "writer.lock"
 _TEMPORARY_NAME = "segment.tmp"
 _SEGMENT_NAME = re.compile(r"(\d{20})\.db")
 _SIDECAR_NAME = re.compile(r"(\d{20})\.db-(?:wal|shm)")
 
-_BATCHES_TABLE = """
-CREATE TABLE batches (
-    position INTEGER PRIMARY KEY,
-    count INTEGER NOT NULL,
-    records BLOB NOT NULL
-)
-"""
-_SEGMENT_TABLE = "CREATE TABLE segment (base INTEGER NOT NULL, sealed_end INTEGER)"
 _END = "(SELECT position + count FROM batches ORDER BY position DESC LIMIT 1)"
 _STATE = f"SELECT base, sealed_end, {_END} FROM segment"  # noqa: S608 - a constant
 _SEAL = f"UPDATE segment SET sealed_end = {_END}"  # noqa: S608
@@ -438,7 +431,7 @@ class SqliteEventLog(EventLog, LogPartition):
             check_same_thread=False,
         )
         try:
-            _check_layout(connection, path)
+            check_layout(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -489,7 +482,7 @@ class _Writer:
         The size of the write-ahead log's file doesn't tell: it is overwritten from its beginning
         after a checkpoint. So every writer counts what it wrote; the estimate may be rough.
         """
-        self._wal_bytes += payload_bytes + 3 * _PAGE_BYTES
+        self._wal_bytes += payload_bytes + 3 * PAGE_BYTES
         if self._wal_bytes < _CHECKPOINT_BYTES:
             return
         self._wal_bytes = 0
@@ -548,7 +541,7 @@ class _Segments:
 
     def exclusive(self, deadline: float) -> AbstractContextManager[bool]:
         """Keep out every other writer of this and other processes; yields False if that fails."""
-        return exclusive(self._directory / _LOCK_NAME, deadline)
+        return exclusive(self._directory / LOCK_NAME, deadline)
 
     def create(self, base: int) -> None:
         """Put an empty segment into place, complete or not at all. Only under the lock."""
@@ -556,14 +549,9 @@ class _Segments:
         for leftover in self._directory.glob(f"{_TEMPORARY_NAME}*"):
             leftover.unlink()
         with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA fullfsync = 1")
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            prepare(connection)
             connection.execute("BEGIN")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {_LAYOUT}")
-            connection.execute(_BATCHES_TABLE)
-            connection.execute(_SEGMENT_TABLE)
+            lay_out(connection)
             connection.execute("INSERT INTO segment VALUES (?, NULL)", (base,))
             connection.execute("COMMIT")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -602,17 +590,6 @@ class _Segments:
         return path.with_name(f"{path.name}-{suffix}")
 
 
-def _check_layout(connection: sqlite3.Connection, path: Path) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (layout,) = connection.execute("PRAGMA user_version").fetchone()
-    if (application, layout) != (_APPLICATION_ID, _LAYOUT):
-        raise LogUnavailableError(
-            f"{path} is not a log segment that this version of Croupier knows: expected "
-            f"application id {_APPLICATION_ID:#x} and layout {_LAYOUT}, "
-            f"found {application:#x} and {layout}"
-        )
-
-
 def _state(connection: sqlite3.Connection) -> _SegmentState:
     base, sealed_end, end = connection.execute(_STATE).fetchone()
     return _SegmentState(base if end is None else end, sealed_end)
@@ -622,7 +599,7 @@ def _rows(records: Sequence[Record], sizes: Sequence[int]) -> Iterator[Sequence[
     """Cut records into runs that fit into a row; a record that doesn't has one of its own."""
     start = total = 0
     for position, size in enumerate(sizes):
-        if position > start and total + size > _ROW_BYTES:
+        if position > start and total + size > ROW_BYTES:
             yield records[start:position]
             start, total = position, 0
         total += size

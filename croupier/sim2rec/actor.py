@@ -70,7 +70,7 @@ class Actor(eqx.Module):
         )
 
     def first_state(self, shape: tuple[int, ...]) -> jax.Array:
-        """The state before anything was seen, shape (*shape, H)."""
+        """The state before anything was seen, shape ``(*shape, H)``."""
         return jnp.zeros((*shape, self.config.memory))
 
     def step(self, state: jax.Array, seen: Seen) -> tuple[jax.Array, jax.Array]:

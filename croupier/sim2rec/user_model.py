@@ -124,7 +124,7 @@ class UserModel(eqx.Module):
         self.log_factor = jnp.zeros(1 + columns)
 
     def first_state(self, shape: tuple[int, ...]) -> jax.Array:
-        """What is known of users before their first step, shape (*shape, H)."""
+        """What is known of users before their first step, shape ``(*shape, H)``."""
         return jnp.zeros((*shape, self.recurrent.size))
 
     def reward(self, state: jax.Array, observation: jax.Array, action: jax.Array) -> Prediction:
