@@ -115,4 +115,4 @@ lock:
 		--output-file locks/docs.txt
 
 clean:
-	rm -rf $(VENV) demo-data .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-data build/docs .mypy_cache .pytest_cache .ruff_cache .hypothesis
