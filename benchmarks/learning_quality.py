@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from benchmarks.learning_ours import DEFAULT, LEARNERS, ONLINE, Answer, Job
+from benchmarks.learning_ours import DEFAULT, LEARNERS, TUNED, Answer, Job
 from benchmarks.learning_streams import BUNDLED, DATA, MOST_ROWS, load, read, stream, write
 from benchmarks.learning_verdicts import (
     ALPHA,
@@ -251,6 +251,9 @@ def _work(
             thread.start()
         for thread in threads:
             thread.join()
+    if done[0] < len(missing):
+        # Time was up: no more than these were made.
+        note(done[0], done[0])
     if failures:
         raise failures[0]
 
@@ -320,7 +323,7 @@ def _show(output: Output, report: Report, plan: Plan) -> None:
             for name in learners
         ],
     )
-    for learner in (DEFAULT, ONLINE):
+    for learner in (DEFAULT, TUNED):
         told = report.records.get(learner, [])
         if told:
             output.table(
@@ -377,7 +380,7 @@ def _draw(report: Report, data: Sequence[str], path: Path) -> None:
         for each in (found for found in report.standings if found.data == name):
             half = stats.t.ppf(0.975, each.seeds - 1) * each.error if each.seeds > 1 else 0.0
             colour = "tab:blue" if each.ours else "tab:grey"
-            marker = "D" if each.learner in (DEFAULT, ONLINE) else "o"
+            marker = "D" if each.learner in (DEFAULT, TUNED) else "o"
             place = learners.index(each.learner)
             panel.errorbar(each.reward, place, xerr=half, fmt=marker, ms=3, lw=0.8, color=colour)
         panel.set_title(name, fontsize=8)
