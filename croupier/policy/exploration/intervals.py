@@ -43,7 +43,8 @@ class RegCB(ExplorationBase, frozen=True, tag="regcb"):
         ``elimination`` or ``optimistic``.
     mellowness
         ≥ 0; how much worse than the best a function may fit. Vowpal Wabbit's default of 0.1 suits
-        its narrower intervals; exact ones learn faster with less (see ``benchmarks.learning``).
+        its narrower intervals; exact ones learn faster with less (see
+        ``benchmarks.learning_quality``).
     reward_min, reward_max
         Range of the reward.
 
