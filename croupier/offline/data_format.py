@@ -56,7 +56,8 @@ def format_of(root: Path) -> DataFormat | None:
     """
     try:
         return msgspec.json.decode((root / FORMAT_FILE).read_bytes(), type=DataFormat)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # What is no directory is told of by whoever is to write into it.
         pass
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(

@@ -480,7 +480,7 @@ def test_records_of_an_append_are_read_from_any_of_them(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An append is stored as a few rows; where one ends and the next begins doesn't show."""
-    monkeypatch.setattr("croupier.eventlog.sqlite._ROW_BYTES", 500)
+    monkeypatch.setattr("croupier.eventlog.sqlite.ROW_BYTES", 500)
     with SqliteEventLog(directory, segment_rows=20) as log:
         for first, count in ((0, 1), (1, 7), (8, 12), (20, 3)):
             log.append(records(first, count))

@@ -98,6 +98,19 @@ def await_decisions(load: Load, count: int) -> None:
         pause.wait(0.01)
 
 
+def await_interactions(
+    monkeypatch: pytest.MonkeyPatch, data: Path, options: tuple[str, ...]
+) -> None:
+    """Sink and join until enough windows are over to learn from."""
+    deadline = time.monotonic() + 180
+    while True:
+        assert croupier(monkeypatch, "sink", *options) == 0
+        assert croupier(monkeypatch, "join", *options) == 0
+        if len(Lake(data / "lake").scan("interactions", "shop").collect()) >= 100:
+            return
+        assert time.monotonic() < deadline
+
+
 def await_champion(url: str, generation: int) -> None:
     deadline, pause, report = time.monotonic() + 180, threading.Event(), None
     while time.monotonic() < deadline:
@@ -118,8 +131,7 @@ def test_what_was_acknowledged_before_a_backup_under_load_is_there_after_a_loss(
         load.start()
         try:
             await_decisions(load, 150)
-            assert croupier(monkeypatch, "sink", *options) == 0
-            assert croupier(monkeypatch, "join", *options) == 0
+            await_interactions(monkeypatch, data, options)
             assert croupier(monkeypatch, "retrain", *options) == 0
             reason = ("--override", "--reason", "a champion to come back to")
             assert croupier(monkeypatch, "promote", "shop", "1", *reason, *options) == 0

@@ -32,7 +32,9 @@ class RegCB(ExplorationBase, frozen=True, tag="regcb"):
     set is an ellipsoid and the interval ``f(a) ± sqrt(Δ) · deviation(a)``, exactly; it is then
     clipped to the range of the reward. ``elimination`` plays uniformly among the actions whose
     upper end reaches the highest lower end; ``optimistic`` plays the one with the highest upper
-    end, ties shared. Before there is any data nothing is known, and both play uniformly.
+    end. Upper ends that are clipped alike are told apart by what they were before, as LinUCB does
+    (Li et al., 2010, Algorithm 1): with many features nearly all are, for some hundreds of rows.
+    Other ties are shared. Before there is any data nothing is known, and both play uniformly.
 
     Vowpal Wabbit searches for the interval by reweighting an imagined example to first order, and
     takes ``ln(K n)`` at n = 0 for a width of minus infinity, so that it starts greedily.
@@ -95,9 +97,10 @@ class RegCB(ExplorationBase, frozen=True, tag="regcb"):
             half = np.minimum(
                 self.radius(round_.training_rows, actions) * estimates.deviation, LARGEST
             )
-            lower = np.clip(estimates.mean - half, self.reward_min, self.reward_max)
-            upper = np.clip(estimates.mean + half, self.reward_min, self.reward_max)
-        return optimists(upper) if self.variant == "optimistic" else survivors(lower, upper)
+            lower, upper = estimates.mean - half, estimates.mean + half
+        if self.variant == "optimistic":
+            return optimists(upper)
+        return survivors(*(np.clip(end, self.reward_min, self.reward_max) for end in (lower, upper)))
 
 
 def survivors(lower: FloatArray, upper: FloatArray) -> FloatArray:
