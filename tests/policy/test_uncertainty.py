@@ -199,10 +199,12 @@ class TestRegCB:
         wide = RegCB(variant="optimistic", mellowness=1.0)
         assert wide.pmf(believed, training_rows=1).tolist() == [0.0, 0.0, 1.0]
 
-    def test_optimist_shares_bounds_that_are_clipped_alike(self) -> None:
-        believed = Estimates(np.array([0.9, 0.8, 0.1]), np.array([0.5, 0.5, 0.0]))
-        pmf = RegCB(variant="optimistic", mellowness=1.0).pmf(believed, training_rows=10)
-        assert pmf.tolist() == [0.5, 0.5, 0.0]
+    def test_optimist_tells_bounds_apart_that_are_clipped_alike(self) -> None:
+        believed = Estimates(np.array([0.8, 0.9, 0.1]), np.array([0.5, 0.5, 0.0]))
+        optimist = RegCB(variant="optimistic", mellowness=1.0)
+        assert optimist.pmf(believed, training_rows=10).tolist() == [0.0, 1.0, 0.0]
+        tied = Estimates(np.array([0.9, 0.9, 0.1]), np.array([0.5, 0.5, 0.0]))
+        assert optimist.pmf(tied, training_rows=10).tolist() == [0.5, 0.5, 0.0]
 
     @pytest.mark.parametrize("variant", ["elimination", "optimistic"])
     def test_is_uniform_before_any_data(self, variant: Any) -> None:
