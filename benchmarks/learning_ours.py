@@ -107,6 +107,9 @@ LEARNERS: dict[str, Learner] = {
     "cover": Learner(Cover(), CoverConfig(members=5)),
     "regcb": Learner(RegCB(), _RIDGE),
     "regcb optimistic": Learner(RegCB(variant="optimistic"), _RIDGE),
+    "regcb optimistic, floor 0.01": Learner(
+        RegCB(variant="optimistic", floor=0.01, floor_method="mix"), _RIDGE
+    ),
     "thompson": Learner(Thompson(), _RIDGE),
     "squarecb on ridge": Learner(SquareCB(), _RIDGE),
     "greedy on ridge": Learner(Greedy(), _RIDGE),

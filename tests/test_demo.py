@@ -12,9 +12,12 @@ import polars as pl
 import pytest
 from playwright.sync_api import expect
 
+from croupier.cli.config import load_config
 from croupier.dashboards.formatting import count, share
 from croupier.offline.interactions import current_interactions
 from croupier.offline.lake import Lake
+from croupier.offline.summaries.refresh import refresh_summaries
+from croupier.service.scorer import now_us
 from tests.dashboards.test_browser import browser, running_dashboard, visit
 
 if TYPE_CHECKING:
@@ -105,6 +108,10 @@ def test_every_page_of_the_dashboard_shows_it(
 ) -> None:
     """In one session, by the menu: nothing goes wrong, and figures are those of the demo."""
     lake = Lake(data_dir / "lake")
+    # What came after the last night is shown from the next one on.
+    config, _ = load_config(data_dir / "croupier.toml")
+    with lake.lock():
+        refresh_summaries(lake, "digits", config.loops["digits"], now_us=now_us())
     rows = lake.scan("generations", "digits").collect()
     champion = rows.filter(pl.col("status") == "champion").row(0, named=True)
     joined = current_interactions(lake, "digits").collect()

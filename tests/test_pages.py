@@ -68,6 +68,8 @@ NOT_RUN = {
     ("docs/evaluation.md", "from croupier.offline.compare"): "its imports are checked; needs a log",
     ("docs/sim2rec.md", "from croupier.offline.sessions"): "its imports are checked; minutes",
     ("docs/sim2rec.md", "from croupier.policy.recurrent"): "its imports are checked; minutes",
+    ("docs/comparison.md", "python -m venv peers"): "installs the peers, and then takes an hour",
+    ("docs/comparison.md", "python -m benchmarks.learning"): "needs the peers",
     ("docs/how-to/simulators.md", "$ croupier simulate log"): "minutes; tests/cli runs it in small",
 }
 

@@ -29,6 +29,8 @@ def test_memory_stays_what_it_is_after_the_warm_up() -> None:
     assert report["growth_percent"] <= 5.0
 
 
+# A minute, most of it for a single start.
+@pytest.mark.slow
 def test_growth_over_the_limit_is_an_error() -> None:
     # Measured before anything was decided, there is all of the growth that a warm-up has.
     code, report = soak("--decisions", "3000", "--swaps", "3", "--warm-up", "1", "--limit", "-99")

@@ -29,7 +29,7 @@ max_body_bytes = {MAX_BODY_BYTES}
 
 [service.keys.all]
 key = "{ALL_KEY}"
-scopes = ["decide", "reward", "judge"]
+scopes = ["decide", "reward", "judge", "override"]
 
 [service.keys.digits]
 key = "{DIGITS_KEY}"

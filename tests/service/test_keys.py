@@ -88,6 +88,7 @@ asker = { key = "key-of-the-asker", scopes = ["decide"] }
 teller = { key = "key-of-the-teller", scopes = ["reward"] }
 boss = { key = "key-of-the-boss", scopes = ["admin"] }
 judge = { key = "key-of-the-judge", scopes = ["judge"] }
+chief = { key = "key-of-the-chief", scopes = ["override"] }
 plain = { key = "key-without-scopes" }
 
 [loops.digits]
@@ -103,19 +104,31 @@ ROUTES = [
     ("judge", JUDGE),
 ]
 SLOTS = b'{"actions": [{"id": "a"}], "slots": [{"id": "s"}]}'
-OURS = [*ROUTES, ("slots", SLOTS), ("slate", b'{"actions": [{"id": "a"}], "size": 1}')]
+OURS = [
+    *ROUTES,
+    ("slots", SLOTS),
+    ("slate", b'{"actions": [{"id": "a"}], "size": 1}'),
+    ("acknowledge", b'{"alert_id": "a", "by": "bo"}'),
+    (
+        "override",
+        b'{"action": "promote", "generation": 1, "champion": 0, "reason": "it is", "by": "bo"}',
+    ),
+]
 RANK = b'{"actions": [{"id": "a", "features": []}]}'
 SCOPES = {
     "key-of-the-asker": {"decide"},
     "key-of-the-teller": {"reward"},
     "key-of-the-boss": {"admin"},
     "key-of-the-judge": {"judge"},
+    "key-of-the-chief": {"override"},
     "key-without-scopes": {"decide", "reward"},
 }
 
 
 def needed(route: str) -> str:
-    return {"reward": "reward", "activate": "reward", "judge": "judge"}.get(route, "decide")
+    scopes = {"activate": "reward", "acknowledge": "judge"}
+    own = {"reward", "judge", "override"}
+    return route if route in own else scopes.get(route, "decide")
 
 
 def check(answer: Answer, key: str, scope: str) -> None:

@@ -100,7 +100,9 @@ class RegCB(ExplorationBase, frozen=True, tag="regcb"):
             lower, upper = estimates.mean - half, estimates.mean + half
         if self.variant == "optimistic":
             return optimists(upper)
-        return survivors(*(np.clip(end, self.reward_min, self.reward_max) for end in (lower, upper)))
+        return survivors(
+            *(np.clip(end, self.reward_min, self.reward_max) for end in (lower, upper))
+        )
 
 
 def survivors(lower: FloatArray, upper: FloatArray) -> FloatArray:
