@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# A minute and more: three trainers, each in processes of its own, of two kinds of actions.
+@pytest.mark.slow
 def test_all_learn_the_same_from_the_same(tmp_path: Path) -> None:
     """Features are hashed differently, and one more is multiplied: errors are alike, not equal."""
     found = compare(1500, 1, tmp_path)
