@@ -178,6 +178,7 @@ def test_learners_that_need_all_rows_are_fitted_anew_often_at_first() -> None:
     "CROUPIER_PEERS" not in os.environ,
     reason="CROUPIER_PEERS names no interpreter with the packages of learning_peers.py",
 )
+@pytest.mark.slow
 def test_every_peer_goes_through_a_stream(tmp_path: Path) -> None:
     plan = Plan(
         folder=tmp_path,
