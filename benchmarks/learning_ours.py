@@ -45,13 +45,14 @@ from croupier.policy.sampling import draw, draw_key
 if TYPE_CHECKING:
     from benchmarks.learning_streams import Stream
 
-__all__ = ("DEFAULT", "LEARNERS", "TUNED", "Answer", "Job", "run")
+__all__ = ("COMPARED", "DEFAULT", "LEARNERS", "Answer", "Job", "run")
 
 DEFAULT: Final = "squarecb (default)"
 """What a loop does that says nothing about exploration and oracle."""
 
-TUNED: Final = "thompson, scale 0.05, l2 10"
-"""What earned most of ours in the few hundred decisions that it was chosen on."""
+COMPARED: Final = (DEFAULT, "regcb optimistic", "regcb optimistic, floor 0.01")
+"""Those that are set beside each peer: the default, and what earned most of ours, with a
+probability for every action and without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ _LOOP = LoopConfig()
 
 LEARNERS: dict[str, Learner] = {
     DEFAULT: Learner(_LOOP.exploration, _LOOP.oracle),
-    TUNED: Learner(Thompson(scale=0.05), RidgeConfig(l2=10.0)),
+    "thompson, scale 0.05, l2 10": Learner(Thompson(scale=0.05), RidgeConfig(l2=10.0)),
     "uniform": Learner(Uniform(), _TABLE),
     "greedy": Learner(Greedy(), _TABLE),
     "epsilon_greedy": Learner(EpsilonGreedy(), _TABLE),

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import learning_peers
-from benchmarks.learning_ours import DEFAULT, LEARNERS, TUNED, run
+from benchmarks.learning_ours import COMPARED, LEARNERS, run
 from benchmarks.learning_quality import Plan, measure
 from benchmarks.learning_streams import BUNDLED, load, read, stream, write
 from benchmarks.learning_verdicts import Earned, records, standings, verdicts
@@ -90,7 +90,7 @@ def test_a_peer_is_shown_what_ours_are_and_earns_what_it_chose(tmp_path: Path) -
     assert (np.array(peer.seen) == given.shared).all()
 
 
-@pytest.mark.parametrize("name", [DEFAULT, TUNED])
+@pytest.mark.parametrize("name", COMPARED)
 def test_ours_learn(name: str) -> None:
     given = stream(load("wine"), 100)
     rewards = run(LEARNERS[name], given, 100)

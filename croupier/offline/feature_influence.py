@@ -22,7 +22,7 @@ import numpy as np
 from croupier.offline.grouped import NOTHING
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Action
-from croupier.policy.paths import MISSING
+from croupier.policy.paths import MISSING, value_along
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -197,8 +197,10 @@ class _Feature:
     def values(self, panel: Sequence[LoggedRequest]) -> list[Any]:
         """Of every request, or of every action of every request; MISSING where there is none."""
         if self.of_actions:
-            return [_at(action.features, self.path) for each in panel for action in each.actions]
-        return [_at(each.context, self.path) for each in panel]
+            return [
+                value_along(action.features, self.path) for each in panel for action in each.actions
+            ]
+        return [value_along(each.context, self.path) for each in panel]
 
 
 def _features(panel: Sequence[LoggedRequest]) -> list[_Feature]:
@@ -249,15 +251,6 @@ def _exchanged(
         )
         for each in panel
     ]
-
-
-def _at(features: Features, path: tuple[str, ...]) -> Any:
-    value: Any = features
-    for name in path:
-        if not isinstance(value, dict) or name not in value:
-            return MISSING
-        value = value[name]
-    return value
 
 
 def _with(features: Features, path: tuple[str, ...], value: Any) -> Features:
