@@ -3,12 +3,12 @@
 ``python -m benchmarks.ope --peers peers/bin/python`` (``--json`` for programs) estimates the value
 of a policy from one million rounds of ten actions with every estimator that both have; how to make
 the interpreter `peers` stands in :mod:`benchmarks.ope_peers`. Each estimate is made in a process of
-its own, which has the log in memory as both want it: rewards, actions, and for every action its
-probability under both policies and its estimated reward. What counts is everything from there, the
-median of several rounds that take turns. Croupier always gives its interval (empirical likelihood)
-with the value; of the Open Bandit Pipeline the value alone is timed, and the value with its
-interval (100 bootstrap samples, its default). Memory is the peak of what Python and NumPy allocate
-on top of the log, from a second, untimed estimate.
+its own, which has loaded its code and has the log in memory as both want it: rewards, actions, and
+for every action its probability under both policies and its estimated reward. What counts is
+everything from there, the median of several rounds that take turns. Croupier always gives its
+interval (empirical likelihood) with the value; of the Open Bandit Pipeline the value alone is
+timed, and the value with its interval (100 bootstrap samples, its default). Memory is the peak of
+what Python and NumPy allocate on top of the log, from a second, untimed estimate.
 
 ``--stream 100000000`` adds so many rounds to all of Croupier's estimators at once, a million at a
 time, to see that memory stays where it is.
@@ -43,6 +43,7 @@ __all__ = ("Row", "compare", "stream")
 
 NAMES = ("ips", "snips", "dm", "dr", "sndr", "switch-dr", "dros")
 _AT_ONCE = 1_000_000
+_WARM_UP = 1_000
 _LARGEST = 200.0
 
 
@@ -176,12 +177,15 @@ def _case(name: str, folder: Path) -> Measured:
     wanted = _ARRAYS[:-1] if name in {"ips", "snips"} else _ARRAYS
     log = {each: np.load(folder / f"{each}.npy") for each in wanted}
 
-    def estimate() -> float:
+    def estimate(rows: int | None = None) -> float:
         mine = estimator(name)
-        for part in LoggedBatch.of_pmfs(**log):
+        for part in LoggedBatch.of_pmfs(**{each: array[:rows] for each, array in log.items()}):
             mine.add(part)
         return mine.result(0.95).value
 
+    # The first estimate of a process loads the parts of SciPy that it needs; the pipeline's are
+    # loaded with it, before its clock starts.
+    estimate(_WARM_UP)
     start = time.perf_counter()
     value = estimate()
     seconds = time.perf_counter() - start
