@@ -17,6 +17,7 @@ from then on (contextualbandits' own examples do so after every 50).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -66,7 +67,8 @@ class VowpalWabbit:
         self._lines = [f"shared |x {_vw(shared)}"] + [
             f"|a action={index} {_vw(features)}" for index, features in enumerate(own)
         ]
-        self._pmf = _proper(self._workspace.predict(self._examples(self._lines)))
+        with self._examples(self._lines) as examples:
+            self._pmf = _proper(self._workspace.predict(examples))
         self._chosen = int(self._rng.choice(self._actions, p=self._pmf))
         return self._chosen
 
@@ -76,10 +78,15 @@ class VowpalWabbit:
         place = 1 + self._chosen
         label = f"{self._chosen}:{-reward:g}:{self._pmf[self._chosen]:.9g}"
         lines[place] = f"{label} {lines[place]}"
-        self._workspace.learn(self._examples(lines))
+        with self._examples(lines) as examples:
+            self._workspace.learn(examples)
 
-    def _examples(self, lines: list[str]) -> Any:
-        return self._workspace.parse(lines, self._label)
+    @contextlib.contextmanager
+    def _examples(self, lines: list[str]) -> Iterator[Any]:
+        examples = self._workspace.parse(lines, self._label)
+        yield examples
+        # Unless told so, the workspace never has their memory back.
+        self._workspace.finish_example(examples)
 
 
 class Mabwiser:
