@@ -228,25 +228,22 @@ def precisions_by_hand(
     for context, actions in [*chosen, *asked]:
         decision = encoder.encode(context, actions)
         for action in decision.actions:
-            names = [(i, None) for i in range(len(decision.context.indices))]
-            names += [(None, j) for j in range(len(action.indices))]
-            names += [
-                (i, j)
-                for j in range(len(action.indices))
-                for i in range(len(decision.context.indices))
-            ]
+            # The constant and the id are number 0, and so is what isn't there.
+            shared, own = range(len(decision.context.indices)), range(len(action.indices))
+            names = [(i, 0) for i in shared] + [(0, j) for j in own]
+            names += [(i, j) for j in own for i in shared]
             columns = encoder.columns(decision.context, action).indices.tolist()
             for column, (i, j) in zip(columns, names, strict=True):
                 part = (1 if i else 0) + (2 if j else 0)
                 part_of[column] = min(part_of[column], part)
     for row, (context, actions) in zip(rows, chosen, strict=True):
         decision = encoder.encode(context, actions)
-        shared = sum(float(value) ** 2 for value in decision.context.values[1:])
-        own = sum(float(value) ** 2 for value in decision.actions[0].values[1:])
-        sums += row.weight * np.array([1.0, shared, own, shared * own])
+        width = sum(float(value) ** 2 for value in decision.context.values[1:])
+        height = sum(float(value) ** 2 for value in decision.actions[0].values[1:])
+        sums += row.weight * np.array([1.0, width, height, width * height])
         total += row.weight
     # What occurs nowhere is of no part, and any precision will do.
-    return np.append(l2 * sums / total, np.ones(6))[part_of]
+    return np.asarray(np.append(l2 * sums / total, np.ones(6))[part_of])
 
 
 def plain_rows(n: int, seed: int) -> list[TrainingRow]:
