@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "INTERACTION_PRIME",
+    "PARTS",
     "DecisionColumns",
     "EncodedDecision",
     "EncodedFeatures",
@@ -39,6 +40,10 @@ __all__ = (
 )
 
 INTERACTION_PRIME = 16777619
+PARTS = 4
+"""Parts that a linear model consists of: constants (the constant, the action's id and their
+product), the context's features (by themselves and with the id), the action's (likewise with the
+constant), and products of the two."""
 MAX_DEPTH = 8
 MAX_PRODUCTS = 10_000_000
 _LINES_AT_ONCE = 4096
@@ -147,11 +152,14 @@ class DecisionColumns:
         action has its values add up.
     values
         Shape (n,), float64.
+    parts
+        Which of the :data:`PARTS` the column belongs to, counted from 0, shape (n,).
     """
 
     actions: NDArray[np.int64]
     indices: IndexArray
     values: NDArray[np.float64]
+    parts: NDArray[np.uint8]
 
 
 class Lines(NamedTuple):
@@ -337,10 +345,36 @@ class FeatureEncoder:
             )
             & self.mask,
             np.concatenate([np.tile(shared, count), values, np.outer(values, shared).ravel()]),
+            self._parts(len(shared), decision.sizes),
         )
         there = columns.values != 0.0
         return DecisionColumns(
-            columns.actions[there], columns.indices[there], columns.values[there]
+            columns.actions[there],
+            columns.indices[there],
+            columns.values[there],
+            columns.parts[there],
+        )
+
+    def parts(self, shared: int, own: int) -> NDArray[np.uint8]:
+        """Parts of the columns of one action, in the order of :meth:`columns`.
+
+        Parameters
+        ----------
+        shared, own
+            How many features the context and the action have, the constant and the id included.
+        """
+        return self._parts(shared, [own])
+
+    def _parts(self, shared: int, sizes: Sequence[int]) -> NDArray[np.uint8]:
+        """Those of :meth:`decision_columns`, but for what is 0."""
+        context = np.ones(shared, dtype=np.uint8)
+        context[0] = 0
+        own = np.full(sum(sizes), 2, dtype=np.uint8)
+        if self.config.action_id:
+            own[[0, *accumulate(sizes[:-1])]] = 0
+        # 0 and 1 with an id, 2 and 3 with a feature of the action's.
+        return np.concatenate(
+            [np.tile(context, len(sizes)), own, np.add.outer(own, context).ravel()]
         )
 
     def indices_of(self, decision: EncodedDecision) -> IndexArray:

@@ -64,11 +64,12 @@ def chosen_columns(rows: Sequence[TrainingRow]) -> NDArray[np.float64]:
 class ByHand:
     """The textbook's formulas on all columns."""
 
-    def __init__(self, rows: Sequence[TrainingRow], l2: float) -> None:
+    def __init__(self, rows: Sequence[TrainingRow], l2: float | NDArray[np.float64]) -> None:
+        """`l2` is one precision, or one for every column."""
         matrix = chosen_columns(rows)
         weights = np.array([row.weight for row in rows])
         rewards = np.array([row.reward for row in rows])
-        precision = l2 * np.eye(1 << BITS) + matrix.T @ (weights[:, None] * matrix)
+        precision = np.diag(np.full(1 << BITS, l2)) + matrix.T @ (weights[:, None] * matrix)
         self.inverse = np.linalg.inv(precision)
         self.weights = np.linalg.solve(precision, matrix.T @ (weights * rewards))
 
@@ -212,6 +213,153 @@ def assert_same(left: RidgeOracle, right: RidgeOracle, tolerance: float) -> None
             np.testing.assert_allclose(
                 getattr(ours, field), getattr(theirs, field), rtol=tolerance, atol=tolerance
             )
+
+
+def precisions_by_hand(
+    rows: Sequence[TrainingRow], l2: float, asked: Sequence[tuple[Any, Any]] = ()
+) -> NDArray[np.float64]:
+    """The prior of parts on all columns, each told by what it is made of.
+
+    Rows settle how precise parts are; columns that occur in the requests alone are told apart too.
+    """
+    encoder, part_of = FeatureEncoder(ENCODER), np.full(1 << BITS, 9)
+    sums, total = np.zeros(4), 0.0
+    chosen = [(row.context, [row.actions[row.chosen]]) for row in rows]
+    for context, actions in [*chosen, *asked]:
+        decision = encoder.encode(context, actions)
+        for action in decision.actions:
+            # The constant and the id are number 0, and so is what isn't there.
+            shared, own = range(len(decision.context.indices)), range(len(action.indices))
+            names = [(i, 0) for i in shared] + [(0, j) for j in own]
+            names += [(i, j) for j in own for i in shared]
+            columns = encoder.columns(decision.context, action).indices.tolist()
+            for column, (i, j) in zip(columns, names, strict=True):
+                part = (1 if i else 0) + (2 if j else 0)
+                part_of[column] = min(part_of[column], part)
+    for row, (context, actions) in zip(rows, chosen, strict=True):
+        decision = encoder.encode(context, actions)
+        width = sum(float(value) ** 2 for value in decision.context.values[1:])
+        height = sum(float(value) ** 2 for value in decision.actions[0].values[1:])
+        sums += row.weight * np.array([1.0, width, height, width * height])
+        total += row.weight
+    # What occurs nowhere is of no part, and any precision will do.
+    return np.asarray(np.append(l2 * sums / total, np.ones(6))[part_of])
+
+
+def plain_rows(n: int, seed: int) -> list[TrainingRow]:
+    """Few features, of which no two share a column, nor do their products."""
+    rng = np.random.default_rng(seed)
+    return [
+        TrainingRow(
+            context={"x": float(rng.normal()), "z": float(rng.normal())},
+            actions=[Action(name, {"y": float(rng.normal())}) for name in "abc"],
+            chosen=int(rng.integers(3)),
+            propensity=1 / 3,
+            reward=float(rng.random()),
+        )
+        for _ in range(n)
+    ]
+
+
+class TestPriorOfParts:
+    @pytest.mark.parametrize("l2", [0.1, 10.0])
+    def test_is_the_textbooks(self, l2: float) -> None:
+        rows, rng = random_rows(200, seed=3), np.random.default_rng(0)
+        oracle = RidgeOracle(config(l2, prior="parts")).fit(rows)
+        for request in [random_request(rng), random_request(rng)]:
+            expected = ByHand(rows, precisions_by_hand(rows, l2, [request]))
+            assert_posterior(oracle.estimate(*request, BOTH), expected, columns_of(*request))
+
+    def test_knows_of_unseen_columns_only_the_prior(self) -> None:
+        rows = plain_rows(30, seed=3)
+        oracle = RidgeOracle(config(prior="parts")).fit(rows)
+        request = {"x": 0.7, "w": -2.0}, [Action("a", {"y": 1.0}), Action("d", {"u": 3.0})]
+        expected = ByHand(rows, precisions_by_hand(rows, 1.0, [request]))
+        assert_posterior(oracle.estimate(*request, BOTH), expected, columns_of(*request))
+
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_units_make_no_difference(self, at_once: bool) -> None:
+        rows = [
+            msgspec.structs.replace(row, context={"v": row.context["v"]})
+            for row in random_rows(80, seed=5)
+        ]
+        thousands = [
+            msgspec.structs.replace(row, context={"v": [1000.0 * v for v in row.context["v"]]})
+            for row in rows
+        ]
+        found = []
+        for each in (rows, thousands):
+            oracle = RidgeOracle(config(0.3, prior="parts")).partial_fit([])
+            for start in range(0, 80, 80 if at_once else 1):
+                oracle.partial_fit(each[start : start + (80 if at_once else 1)])
+            request = each[7].context, each[7].actions
+            found.append(oracle.estimate(*request, BOTH))
+        np.testing.assert_allclose(found[0].mean, found[1].mean, rtol=1e-5, atol=1e-6)
+        assert found[0].covariance is not None
+        assert found[1].covariance is not None
+        np.testing.assert_allclose(found[0].covariance, found[1].covariance, rtol=1e-4)
+
+    def test_more_features_do_not_make_the_prior_wider(self) -> None:
+        """A hundred columns of noise: before any data of an action, its variance is that of four
+        parts, three of which occur here."""
+        rng, widths = np.random.default_rng(0), []
+        for features in (1, 100):
+            rows = [
+                TrainingRow(
+                    context={"v": rng.normal(size=features).tolist()},
+                    actions=[Action("a"), Action("b")],
+                    chosen=0,
+                    propensity=1.0,
+                    reward=0.5,
+                )
+                for _ in range(50)
+            ]
+            oracle = RidgeOracle(config(prior="parts")).fit(rows)
+            widths.append(
+                np.mean(
+                    [
+                        oracle.estimate(row.context, row.actions, BOTH).deviation[1]  # type: ignore[index]
+                        for row in rows
+                    ]
+                )
+            )
+        # The constants' two of b's own, the context's by itself and with b's id.
+        assert 1.0 < widths[0] < 2.1
+        assert 1.0 < widths[1] < 2.1
+
+    def test_row_by_row_the_prior_is_that_of_some_of_the_rows(self) -> None:
+        """Of those that there were when they had last become half as many again."""
+        rows = plain_rows(60, seed=6)
+        oracle = RidgeOracle(config(0.5, prior="parts")).partial_fit([])
+        for row in rows:
+            oracle.partial_fit([row])
+        renewed = 1
+        while math.ceil(1.5 * renewed) <= 60:
+            renewed = math.ceil(1.5 * renewed)
+        request = rows[11].context, rows[11].actions
+        expected = ByHand(rows, precisions_by_hand(rows[:renewed], 0.5, [request]))
+        assert_posterior(oracle.estimate(*request, BOTH), expected, columns_of(*request))
+
+    def test_goes_on_after_being_loaded(self, tmp_path: Path) -> None:
+        rows = random_rows(90)
+        settings = config(0.2, prior="parts")
+        straight = RidgeOracle(settings).fit(rows[:30])
+        straight.save(tmp_path)
+        loaded = load_oracle(tmp_path)
+        assert isinstance(loaded, RidgeOracle)
+        assert_same(loaded, straight, 1e-12)
+        assert_same(loaded.partial_fit(rows[30:]), straight.partial_fit(rows[30:]), 1e-12)
+
+    def test_does_not_load_what_cannot_be(self) -> None:
+        oracle = RidgeOracle(config(prior="parts")).fit(random_rows(20))
+        arrays = dict(oracle.arrays())
+        for name, wrong in {
+            "parts": arrays["parts"] + np.uint8(4),
+            "precisions": -arrays["precisions"],
+            "norms": -arrays["norms"],
+        }.items():
+            with pytest.raises((GenerationError, ValueError), match=r"expected|precisions"):
+                RidgeOracle(config(prior="parts")).restore(arrays | {name: wrong})
 
 
 class TestOnline:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from croupier.policy.encoding import EncoderConfig
+from croupier.policy.encoding import PARTS, EncoderConfig
 from croupier.policy.errors import GenerationError
 from croupier.policy.estimates import Estimates
 from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
@@ -35,6 +35,9 @@ _EPSILON = float(np.finfo(np.float64).eps)
 _LOST = 1e-7
 # Likewise of their roots, after a rotation.
 _HOPELESS = 1e-3
+# Rows for which a prior is brought up to date, next to those of the time before.
+_MORE = 1.5
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 class RidgeConfig(OracleConfigBase, frozen=True, tag="ridge"):
@@ -43,8 +46,14 @@ class RidgeConfig(OracleConfigBase, frozen=True, tag="ridge"):
     Attributes
     ----------
     l2
-        Precision of every weight before any data, positive: the prior is N(0, 1 / l2), in units of
-        the noise's variance.
+        Precision before any data, positive, in units of the noise's: of every weight, or of what a
+        part contributes, see `prior`.
+    prior
+        ``weights``: every weight is N(0, 1 / l2). ``parts``: what each part of the columns (the
+        constants, the context's features, the action's, their products) contributes to an
+        estimate has the variance ``1 / l2``, on average over the interactions. So it makes no
+        difference in which units features are or how many there are: with many, a prior of the
+        weights alone expects enormous rewards, and explores for ever.
     max_columns
         Most columns that may occur in training, 1 to 20,000; memory and file take 8 bytes for each
         pair of them, and fitting takes time with their third power.
@@ -53,6 +62,7 @@ class RidgeConfig(OracleConfigBase, frozen=True, tag="ridge"):
     """
 
     l2: float = 1.0
+    prior: Literal["weights", "parts"] = "weights"
     max_columns: int = 2000
     encoder: EncoderConfig = EncoderConfig()
 
@@ -77,8 +87,15 @@ class RidgeOracle(TableOracle):
 
     With ``V = l2·I + Σ w x xᵀ`` over the rows, ``θ = V⁻¹ Σ w r x``: the mean is ``xᵀθ``, the
     covariance of two actions ``x V⁻¹ x'`` and the deviation ``sqrt(xᵀ V⁻¹ x)``, all exact and in
-    units of the noise's standard deviation. A column that never occurred has variance ``1 / l2``
+    units of the noise's standard deviation. A column that never occurred has the prior's variance
     and is independent of the others.
+
+    With a prior of parts, ``l2·I`` is diagonal with ``l2 · mean over the rows of Σ x²`` for the
+    columns of a part, the sum being over those of its columns that belong together (the features of
+    the context, say, which are there once by themselves and once with the action's id); it is
+    ``l2`` for the constants. :meth:`fit` takes the mean of its rows. Row by row the prior is
+    brought up to date whenever the rows have become half as many again, and what was learned is
+    kept: the posterior is that of all rows so far under the new prior.
 
     What is kept is a root S of the posterior's covariance, ``V⁻¹ = S Sᵀ``, so that no variance can
     come out negative and no rounding builds up over updates. A batch with Gram matrix G multiplies
@@ -98,6 +115,8 @@ class RidgeOracle(TableOracle):
         Indices of the m columns that occurred in training, shape (m,).
     root_
         S on these, shape (m, m).
+    precisions_
+        Of the prior, for the columns of each of the encoder's parts, shape (4,).
 
     References
     ----------
@@ -112,7 +131,10 @@ class RidgeOracle(TableOracle):
         super().__init__(config, random_state=random_state)
         self.columns_: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self.root_: NDArray[np.float64] = np.empty((0, 0))
+        self.precisions_: NDArray[np.float64] = np.full(PARTS, config.l2)
         self._slots: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._parts: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+        self._norms = _Norms()
 
     def fit(self, rows: Sequence[TrainingRow]) -> RidgeOracle:
         """Learn from interactions; their order makes no difference beyond rounding.
@@ -127,7 +149,7 @@ class RidgeOracle(TableOracle):
             If there are too many columns, or the numbers are too large for the penalty.
         """
         check_rows(rows)
-        design = design_of(self._encoder, rows)
+        design = self._design(rows)
         self._require_room(len(design.columns))
         self._forget()
         try:
@@ -154,7 +176,7 @@ class RidgeOracle(TableOracle):
         if self.weights_ is None:
             self._forget()
         if rows:
-            design = design_of(self._encoder, rows)
+            design = self._design(rows)
             new = int(np.count_nonzero(self._slots[design.columns] == _NO_COLUMN))
             self._require_room(len(self.columns_) + new)
             self._absorb(design)
@@ -178,17 +200,19 @@ class RidgeOracle(TableOracle):
         # Sparse times dense is plain C in SciPy: a threaded BLAS gains nothing at this size, and
         # its threads wait for each other where the machine is busy.
         whitened = _known(columns, slots, (mean.size, len(self.columns_))) @ self.root_
-        unseen = _unseen(columns, slots, mean.size) if slots.size and slots.min() < 0 else None
+        unseen = None
+        if slots.size and slots.min() < 0:
+            unseen = _unseen(columns, slots, mean.size, self.precisions_)
         covariance = None
         if "covariance" in needs:
             covariance = whitened @ whitened.T
             if unseen is not None:
-                covariance += (unseen @ unseen.T).toarray() / self.config.l2
+                covariance += (unseen @ unseen.T).toarray()
             variance = np.diagonal(covariance)
         else:
             variance = np.einsum("km,km->k", whitened, whitened)
             if unseen is not None:
-                variance = variance + unseen.power(2).sum(axis=1) / self.config.l2
+                variance = variance + unseen.power(2).sum(axis=1)
         deviation = np.sqrt(variance) if "deviation" in needs else None
         return Estimates(mean, deviation, covariance)
 
@@ -197,11 +221,18 @@ class RidgeOracle(TableOracle):
         if self.weights_ is None:
             raise not_fitted()
         columns = self.columns_
-        return {
+        arrays: dict[str, NDArray[Any]] = {
             "index": columns.astype(np.uint32),
             "value": self.weights_[columns],
             "root": self.root_,
         }
+        if self.config.prior == "parts":
+            arrays |= {
+                "parts": self._parts,
+                "precisions": self.precisions_,
+                "norms": self._norms.array(),
+            }
+        return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`arrays` gave."""
@@ -214,16 +245,35 @@ class RidgeOracle(TableOracle):
         if not (np.isfinite(value).all() and np.isfinite(root).all()):
             raise GenerationError("the oracle has numbers that are not finite")
         self._forget()
+        if self.config.prior == "parts":
+            self._restore_prior(arrays, len(columns))
+        else:
+            self._parts = np.zeros(len(columns), dtype=np.uint8)
         self.columns_, self.root_ = columns, np.ascontiguousarray(root)
         self._slots[columns] = np.arange(len(columns))
         self.weights_ = np.zeros(len(self._slots))
         self.weights_[columns] = value
+
+    def _restore_prior(self, arrays: Mapping[str, NDArray[Any]], columns: int) -> None:
+        parts, precisions = arrays["parts"], arrays["precisions"].astype(np.float64, casting="safe")
+        if parts.shape != (columns,) or (parts >= PARTS).any() or precisions.shape != (PARTS,):
+            raise ValueError("expected the part of every column, and a precision for every part")
+        # Written so that NaN fails.
+        if not ((precisions > 0.0) & (precisions < math.inf)).all():
+            raise GenerationError("the oracle has precisions that are not positive")
+        self._parts, self.precisions_ = parts.astype(np.uint8, casting="safe"), precisions
+        self._norms = _Norms.of(arrays["norms"])
+
+    def _design(self, rows: Sequence[TrainingRow]) -> Design:
+        return design_of(self._encoder, rows, parts=self.config.prior == "parts")
 
     def _forget(self) -> None:
         """Back to the prior."""
         table = 1 << self.config.encoder.bits
         self.weights_ = np.zeros(table)
         self.columns_, self.root_ = np.empty(0, dtype=np.int64), np.empty((0, 0))
+        self.precisions_ = np.full(PARTS, self.config.l2)
+        self._parts, self._norms = np.empty(0, dtype=np.uint8), _Norms()
         self._slots = np.full(table, _NO_COLUMN, dtype=np.int32)
 
     def _require_room(self, columns: int) -> None:
@@ -234,21 +284,25 @@ class RidgeOracle(TableOracle):
                 f"hash them into fewer with encoder.bits, or raise max_columns"
             )
 
-    def _add(self, columns: NDArray[np.int64]) -> None:
+    def _add(self, columns: NDArray[np.int64], parts: NDArray[np.uint8]) -> None:
         """Give new columns a place, with nothing known of them but the prior."""
         before, after = len(self.columns_), len(self.columns_) + len(columns)
         root = np.zeros((after, after))
         root[:before, :before] = self.root_
-        np.fill_diagonal(root[before:, before:], 1.0 / math.sqrt(self.config.l2))
+        np.fill_diagonal(root[before:, before:], 1.0 / np.sqrt(self.precisions_[parts]))
         self.root_ = root
+        self._parts = np.concatenate([self._parts, parts])
         self.columns_ = np.concatenate([self.columns_, columns])
         self._slots[columns] = np.arange(before, after)
 
     def _absorb(self, design: Design) -> None:
         fresh = not len(self.columns_)
-        new = design.columns[self._slots[design.columns] == _NO_COLUMN]
-        if len(new):
-            self._add(new)
+        if design.norms is not None and self._norms.count(design.norms, design.weights):
+            self._renew_prior(self._norms.precisions(self.config.l2))
+        new = self._slots[design.columns] == _NO_COLUMN
+        if new.any():
+            parts = np.zeros(len(new), dtype=np.uint8) if design.parts is None else design.parts
+            self._add(design.columns[new], parts[new])
         slots = self._slots[design.columns]
         # Measured from 700 to 2000 columns, a batch takes the time of about m / 4 single rows.
         if fresh or 4 * len(design.rewards) > len(self.columns_):
@@ -265,8 +319,8 @@ class RidgeOracle(TableOracle):
         importance = np.sqrt(design.weights)
         lines = design.matrix.multiply(importance[:, None]).tocsr()
         errors = importance * (design.rewards - design.matrix @ self.weights_[design.columns])
-        # The root of the prior is a multiple of the identity.
-        scale = 1.0 / math.sqrt(self.config.l2) if fresh else None
+        # The root of the prior is diagonal.
+        scale = np.diagonal(self.root_) if fresh else None
         with np.errstate(over="ignore", invalid="ignore"):
             solved = _by_gram(lines, errors, self.root_, slots, scale) or _by_rotation(
                 lines, errors, self.root_[slots]
@@ -277,6 +331,32 @@ class RidgeOracle(TableOracle):
             root = solve_triangular(solved[0], self.root_.T, trans="T", check_finite=False).T
         self._move(root @ solved[1])
         self.root_ = np.ascontiguousarray(root)
+
+    def _renew_prior(self, precisions: NDArray[np.float64]) -> None:
+        """Exchange the prior: ``V + D' - D``, with ``Vθ`` as it was.
+
+        Where rounding lets no root be taken of that, the old prior stays: it is as good a one, but
+        of fewer rows.
+        """
+        from scipy.linalg import cholesky, solve_triangular  # noqa: PLC0415
+
+        assert self.weights_ is not None, "whoever learns has a table"
+        if len(self.columns_):
+            added = (precisions - self.precisions_)[self._parts]
+            try:
+                inverse = np.linalg.inv(self.root_)
+                precision = inverse.T @ inverse
+                pull = inverse.T @ (inverse @ self.weights_[self.columns_])
+                precision[np.diag_indices(len(added))] += added
+                factor = cholesky(precision, lower=True, check_finite=False)
+            except np.linalg.LinAlgError:
+                return
+            root = solve_triangular(factor, np.eye(len(added)), lower=True, check_finite=False).T
+            weights = root @ (root.T @ pull)
+            if not (np.isfinite(root).all() and np.isfinite(weights).all()):
+                return
+            self.root_, self.weights_[self.columns_] = np.ascontiguousarray(root), weights
+        self.precisions_ = precisions
 
     def _absorb_row(self, design: Design, slots: NDArray[np.int32], position: int) -> None:
         from scipy.linalg.blas import dger  # noqa: PLC0415
@@ -315,12 +395,48 @@ class RidgeOracle(TableOracle):
         )
 
 
+class _Norms:
+    """Mean squared norms of the parts of all rows so far, and when they were last made use of."""
+
+    def __init__(self) -> None:
+        self._weight = self._used = 0.0
+        self._sums = np.zeros(PARTS)
+
+    @classmethod
+    def of(cls, array: NDArray[np.float64]) -> _Norms:
+        """Take over what :meth:`array` gave."""
+        norms = cls()
+        if array.shape != (PARTS + 2,) or not (np.isfinite(array) & (array >= 0.0)).all():
+            raise ValueError("expected sums of squared norms that are not negative")
+        norms._weight, norms._used, norms._sums = float(array[0]), float(array[1]), array[2:].copy()
+        return norms
+
+    def array(self) -> NDArray[np.float64]:
+        """All of it, shape (PARTS + 2,)."""
+        return np.concatenate([[self._weight, self._used], self._sums])
+
+    def count(self, norms: NDArray[np.float64], weights: NDArray[np.float64]) -> bool:
+        """Take in rows; whether there are half as many again as when this last said so."""
+        self._weight += float(weights.sum())
+        self._sums += weights @ norms
+        if self._weight < _MORE * self._used:
+            return False
+        self._used = self._weight
+        return True
+
+    def precisions(self, l2: float) -> NDArray[np.float64]:
+        """``l2`` times the mean squared norm of every part; ``l2`` where there is nothing yet."""
+        mean = self._sums / self._weight
+        # Of numbers next to nothing, the square is nothing.
+        return np.where(l2 * mean > _TINY, l2 * mean, l2)
+
+
 def _by_gram(
     lines: Any,
     errors: NDArray[np.float64],
     root: NDArray[np.float64],
     slots: NDArray[np.int32],
-    scale: float | None,
+    scale: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """R with ``RᵀR = I + SᵀGS``, and ``z = R⁻ᵀSᵀXᵀe``; None if rounding would spoil them.
 
@@ -335,13 +451,13 @@ def _by_gram(
     slots
         Places of the u columns among the m.
     scale
-        If S is this multiple of the identity.
+        The diagonal of S, shape (m,), if there is nothing beside it.
     """
     from scipy.linalg import cholesky, solve_triangular  # noqa: PLC0415
 
     gram = np.zeros_like(root)
     gram[np.ix_(slots, slots)] = (lines.T @ lines).toarray()
-    inner = root.T @ gram @ root if scale is None else scale * scale * gram
+    inner = root.T @ gram @ root if scale is None else scale[:, None] * scale * gram
     # Next to the largest of the eigenvalues, the smallest are lost if G is: they are at least 1.
     if not _EPSILON * np.trace(inner) < _LOST:
         return None
@@ -385,12 +501,18 @@ def _known(columns: DecisionColumns, slots: NDArray[np.int32], shape: tuple[int,
     return csr_array((columns.values[known][order], slots[known][order], ends), shape=shape)
 
 
-def _unseen(columns: DecisionColumns, slots: NDArray[np.int32], actions: int) -> Any:
-    """The columns that didn't, as a sparse matrix over just those, shape (K, u)."""
+def _unseen(
+    columns: DecisionColumns,
+    slots: NDArray[np.int32],
+    actions: int,
+    precisions: NDArray[np.float64],
+) -> Any:
+    """The columns that didn't, times the prior's deviations, sparse over just those, (K, u)."""
     from scipy.sparse import csr_array  # noqa: PLC0415
 
     which = slots == _NO_COLUMN
-    used, compact = np.unique(columns.indices[which], return_inverse=True)
-    entries = (columns.values[which], (columns.actions[which], compact))
+    used, first, compact = np.unique(columns.indices[which], return_index=True, return_inverse=True)
+    deviations = 1.0 / np.sqrt(precisions[columns.parts[which][first]])
+    entries = (columns.values[which] * deviations[compact], (columns.actions[which], compact))
     # Made from coordinates, values of the same index are added up.
     return csr_array(entries, shape=(actions, len(used)))
