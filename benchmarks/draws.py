@@ -166,6 +166,7 @@ def _cases() -> list[_Case]:
         (SquareCB(gamma_scale=2.0), table),
         (SquareCB(gamma_scale=20.0, floor=0.01), table),
         (SquareCB(gamma_scale=20.0, floor=0.01, floor_method="mix"), table),
+        (SquareCB(gamma_scale=20.0, optimism=0.01), ridge),
         (Falcon(), table),
         (FastCB(), table),
         (RegCB(), ridge),

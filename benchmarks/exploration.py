@@ -39,6 +39,7 @@ EXPLORATIONS: tuple[Exploration, ...] = (
     Softmax(),
     SquareCB(),
     SquareCB(floor=0.0005),
+    SquareCB(optimism=0.01),
     Falcon(),
     FastCB(),
     RegCB(),
@@ -87,7 +88,7 @@ def _estimates(rng: np.random.Generator, actions: int) -> Estimates:
 
 
 def _seconds(exploration: Exploration, believed: Estimates) -> float:
-    given = believed if exploration.needs else believed.mean
+    given = believed if exploration.wants else believed.mean
 
     def call() -> None:
         exploration.pmf(given, training_rows=1000, baseline=0)

@@ -32,6 +32,7 @@ from croupier.policy.exploration import (
 )
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     CoverConfig,
     OracleConfig,
@@ -113,6 +114,9 @@ LEARNERS: dict[str, Learner] = {
     ),
     "thompson": Learner(Thompson(), _RIDGE),
     "squarecb on ridge": Learner(SquareCB(), _RIDGE),
+    "squarecb optimistic on auto": Learner(
+        SquareCB(gamma_scale=100.0, optimism=0.01), AutoConfig()
+    ),
     "greedy on ridge": Learner(Greedy(), _RIDGE),
 }
 
@@ -130,7 +134,7 @@ def run(learner: Learner, given: Stream, seed: int) -> list[int]:
         if has_own:
             own = given.own[number].tolist()
             actions = [Action(name, {"x": each}) for name, each in zip(ids, own, strict=True)]
-        estimates = oracle.estimate(context, actions, learner.exploration.needs)
+        estimates = oracle.estimate(context, actions, learner.exploration.wants)
         pmf = learner.exploration.pmf(estimates, training_rows=number)
         chosen = draw(pmf, draw_key("learning_quality", seed, str(number)))
         earned.append(int(rewards[chosen]))

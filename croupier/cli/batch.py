@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import polars as pl
 import typer
 
-from croupier.cli.findings import show_fidelity, show_sink
+from croupier.cli.findings import show_became, show_fidelity, show_sink
 from croupier.cli.options import (
     ConfigOption,
     DataDirOption,
@@ -24,7 +24,7 @@ from croupier.offline.generations import refresh_realised
 from croupier.offline.interactions import current_interactions
 from croupier.offline.join import Seen, join, joined_until, joined_versions
 from croupier.offline.lake import SCHEMAS, Lake, TableName
-from croupier.offline.nightly import fidelity_of
+from croupier.offline.nightly import became_of, fidelity_of
 from croupier.offline.open_bandit import import_open_bandit
 from croupier.offline.retention import forget_again, sink_again, sunk_positions
 from croupier.offline.sink import SinkReport, sink, sunk_in, tables_of
@@ -175,6 +175,7 @@ def retrain_command(
                 "training_rows": generation.provenance.training_rows,
                 "parent": generation.provenance.parent,
                 "fidelity": fidelity_of(generation),
+                "became": became_of(generation),
             }
     columns = ["generation", "exploration", "training_rows", "parent"]
 
@@ -186,6 +187,7 @@ def retrain_command(
         )
         for name, facts in trained.items():
             show_fidelity(session, name, facts["fidelity"])
+            show_became(session, name, facts["became"])
 
     session.output.result(trained, show)
 

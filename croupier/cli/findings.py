@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from croupier.offline.ope import Estimate
     from croupier.offline.simulator_gap import GenerationGap
     from croupier.offline.sink import SinkReport
-    from croupier.policy.oracle import Fidelity
+    from croupier.policy.oracle import Became, Fidelity
 
-__all__ = ("show_evaluation", "show_fidelity", "show_nights", "show_sink", "told_by_log")
+__all__ = (
+    "show_became",
+    "show_evaluation",
+    "show_fidelity",
+    "show_nights",
+    "show_sink",
+    "told_by_log",
+)
 
 
 def show_nights(session: Session, report: NightlyReport) -> None:
@@ -57,6 +64,16 @@ def show_fidelity(session: Session, loop: str, fidelity: Fidelity | None) -> Non
         )
 
 
+def show_became(session: Session, loop: str, became: Became | None) -> None:
+    """Say what an oracle that chooses by size has become, if it is one."""
+    if became is None:
+        return
+    if became.columns is not None:
+        session.output.remark(f"{loop}: auto is a {became.kind} of {became.columns:,} columns")
+    else:
+        session.output.remark(f"{loop}: auto is {became.kind}, as there are too many columns")
+
+
 def _show_night(session: Session, night: LoopNight) -> None:
     joined = night.join
     session.output.remark(
@@ -79,6 +96,7 @@ def _show_night(session: Session, night: LoopNight) -> None:
         session.output.remark(f"{night.loop}: {told_by_log(gap)}")
     _show_unusual(session, night)
     show_fidelity(session, night.loop, night.fidelity)
+    show_became(session, night.loop, night.became)
     trained = "nothing" if night.challenger is None else f"generation {night.challenger}"
     if night.resumed:
         trained += ", of an earlier night,"

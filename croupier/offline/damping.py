@@ -132,7 +132,7 @@ class _Panel:
         )
 
     def _pmf(self, oracle: LinearOracle, request: LoggedRequest) -> NDArray[np.float64]:
-        estimates = oracle.estimate(request.context, request.actions, self._exploration.needs)
+        estimates = oracle.estimate(request.context, request.actions, self._exploration.wants)
         return self._exploration.pmf(
             estimates,
             request.eligible,

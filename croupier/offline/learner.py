@@ -32,6 +32,7 @@ from croupier.offline.retrain import (
 from croupier.policy.errors import ConfigError, InvalidInputError
 from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     VowpalWabbitConfig,
     VowpalWabbitModelConfig,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from croupier.offline.lake import Lake
     from croupier.offline.retrain import Lesson
     from croupier.policy.loop import LoopConfig
-    from croupier.policy.oracle import OnlineOracle
+    from croupier.policy.oracle import OnlineOracle, OracleConfig
 
 __all__ = ("OnlineLearner", "relearn", "require_online")
 
@@ -276,9 +277,15 @@ def require_online(loop: str, config: LoopConfig) -> None:
         make_online_oracle(oracle)
     except InvalidInputError as error:
         raise ConfigError(place, error.expected) from error
-    fitted = oracle.base if isinstance(oracle, BootstrapConfig) else oracle
+    inner, fitted = _what_learns(oracle)
     if isinstance(fitted, VowpalWabbitConfig | VowpalWabbitModelConfig) and fitted.passes != 1:
-        inner = ".base" if fitted is not oracle else ""
         raise ConfigError(
             f"{place}{inner}.passes", f"expected 1 to learn online, got {fitted.passes}"
         )
+
+
+def _what_learns(oracle: OracleConfig) -> tuple[str, OracleConfig]:
+    """The configuration that has the passes, and where it is within another one."""
+    if isinstance(oracle, BootstrapConfig):
+        return ".base", oracle.base
+    return (".beyond", oracle.beyond) if isinstance(oracle, AutoConfig) else ("", oracle)

@@ -13,7 +13,7 @@ from croupier.offline.join import JoinReport
 from croupier.offline.retention import RetentionReport
 from croupier.offline.simulator_gap import GenerationGap
 from croupier.offline.sink import SinkReport
-from croupier.policy.oracle import Fidelity
+from croupier.policy.oracle import Became, Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,9 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
         Where the page of the challenger's promotion report is; None where nothing was judged.
     fidelity
         How well the challenger's table stands for the oracle it was distilled from; None of any
+        other kind.
+    became
+        What the challenger's oracle has become, if it is one that chooses by size; None of any
         other kind.
     resumed
         Whether the challenger was trained by an earlier night, which did not come to judge it.
@@ -73,6 +76,7 @@ class LoopNight(msgspec.Struct, frozen=True, kw_only=True):
     imitation: Imitation | None = None
     report: str | None = None
     fidelity: Fidelity | None = None
+    became: Became | None = None
     gaps: tuple[GenerationGap, ...] = ()
     unsimulated: str | None = None
     overridden: str | None = None

@@ -55,7 +55,7 @@ from croupier.policy.errors import (
 from croupier.policy.exploration import Conservative
 from croupier.policy.fairness.groups import parts_of
 from croupier.policy.loop import parse_duration
-from croupier.policy.oracle import DistilledOracle, Fidelity
+from croupier.policy.oracle import AutoOracle, Became, DistilledOracle, Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from croupier.policy.generation import Generation
     from croupier.policy.loop import LoopConfig
 
-__all__ = ("Nightly", "NightlyConfig", "fidelity_of")
+__all__ = ("Nightly", "NightlyConfig", "became_of", "fidelity_of")
 
 
 class NightlyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -248,6 +248,7 @@ class Nightly(Succession):
             "exploration": generation.exploration.describe(),
             "oracle": _kind_of(generation, loop),
         }
+        became = became_of(generation)
         origin = {
             name: value
             for name, value in msgspec.structs.asdict(provenance).items()
@@ -264,9 +265,11 @@ class Nightly(Succession):
                 "generation": generation.number,
                 "config": msgspec.json.encode(loop).decode(),
                 "judge_share": share,
-            },
+            }
+            | ({} if became is None else {"became": became.kind}),
             metrics={"training_rows": provenance.training_rows}
             | _fidelity_metrics(generation)
+            | _size_metrics(became)
             | report.metrics,
             figures=report.figures,
         )
@@ -548,6 +551,7 @@ class Nightly(Succession):
             challenger=challenger.number,
             resumed=idle is not None,
             fidelity=None if idle is not None else fidelity_of(challenger),
+            became=became_of(challenger),
         )
         try:
             with steps(f"{loop}: evaluate") as progress:
@@ -590,6 +594,18 @@ def fidelity_of(generation: Generation) -> Fidelity | None:
     """How well a table that was distilled tonight stands for its oracle; None of any other kind."""
     oracle = generation.oracle
     return oracle.fidelity_ if isinstance(oracle, DistilledOracle) else None
+
+
+def became_of(generation: Generation) -> Became | None:
+    """What an oracle that chooses by size has become; None of any other kind."""
+    oracle = generation.oracle
+    return oracle.became_ if isinstance(oracle, AutoOracle) else None
+
+
+def _size_metrics(became: Became | None) -> dict[str, float]:
+    if became is None or became.columns is None:
+        return {}
+    return {"became_columns": became.columns}
 
 
 def _fidelity_metrics(generation: Generation) -> dict[str, float]:

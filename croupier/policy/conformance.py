@@ -15,6 +15,8 @@ from croupier.policy.estimates import Estimates
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from croupier.policy.estimates import Uncertainty
+
 __all__ = ("Finding", "HasPmf", "check_exploration")
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -32,8 +34,9 @@ _TRAINING_ROWS = (0, 1, 1000)
 class HasPmf(Protocol):
     """What the checker asks of an exploration.
 
-    ``floor``, if there is one, is checked too. One with ``needs`` is given estimates with their
-    uncertainty in the place of scores; one with ``uses_baseline`` is given a ``baseline``.
+    ``floor``, if there is one, is checked too. One with ``needs`` or ``wants`` is given estimates
+    with their uncertainty in the place of scores; one with ``uses_baseline`` is given a
+    ``baseline``.
     """
 
     def pmf(
@@ -72,6 +75,15 @@ class _Case:
     def scores(self) -> FloatArray:
         return self.estimates.mean
 
+    def without(self, fields: Uncertainty) -> _Case:
+        """The same case with an oracle that doesn't tell so much."""
+        hidden = dict.fromkeys(fields)
+        return replace(
+            self,
+            estimates=msgspec.structs.replace(self.estimates, **hidden),
+            alike=msgspec.structs.replace(self.alike, **hidden),
+        )
+
     def __str__(self) -> str:
         shown = np.array2string(self.scores, threshold=12, precision=6)
         excluded = np.flatnonzero(~self.eligible)
@@ -89,7 +101,8 @@ def check_exploration(exploration: HasPmf, *, seed: int = 0) -> list[Finding]:
     is a reason of its own); the same call gives the same pmf;
     the scores are not written to; scores that are NaN or infinite, and no eligible action at all,
     raise ScoringError instead of giving a pmf (an exploration with ``needs_scores = False`` may
-    ignore scores). Cases range from one action to 10,000, with ties and extreme magnitudes.
+    ignore scores). Cases range from one action to 10,000, with ties and extreme magnitudes; an
+    exploration that wants more than it needs goes through all of them without it as well.
 
     Parameters
     ----------
@@ -100,6 +113,9 @@ def check_exploration(exploration: HasPmf, *, seed: int = 0) -> list[Finding]:
     """
     rng = np.random.default_rng(seed)
     cases = list(_cases(rng))
+    optional = _wants(exploration) - _needs(exploration)
+    if optional:
+        cases += [case.without(optional) for case in cases]
     checks = _CHECKS if getattr(exploration, "uses_baseline", False) else _CHECKS | _BY_SCORE
     findings = [_over_cases(name, check, exploration, cases) for name, check in checks.items()]
     if getattr(exploration, "needs_scores", True):
@@ -205,7 +221,15 @@ def _refuses(name: str, exploration: HasPmf, cases: list[_Case]) -> Finding:
 
 def _is_beyond(exploration: HasPmf, case: _Case) -> bool:
     """Whether a case has more actions than the uncertainty that is needed can be estimated for."""
-    return case.estimates.covariance is None and "covariance" in getattr(exploration, "needs", ())
+    return case.estimates.covariance is None and "covariance" in _needs(exploration)
+
+
+def _needs(exploration: HasPmf) -> Uncertainty:
+    return frozenset(getattr(exploration, "needs", ()))
+
+
+def _wants(exploration: HasPmf) -> Uncertainty:
+    return _needs(exploration) | frozenset(getattr(exploration, "wants", ()))
 
 
 def _ask(exploration: HasPmf, case: _Case, estimates: Estimates | None = None) -> FloatArray:
@@ -214,7 +238,7 @@ def _ask(exploration: HasPmf, case: _Case, estimates: Estimates | None = None) -
     more: dict[str, Any] = {"training_rows": case.training_rows}
     if getattr(exploration, "uses_baseline", False):
         more["baseline"] = case.baseline
-    scores = given if getattr(exploration, "needs", ()) else given.mean
+    scores = given if _wants(exploration) else given.mean
     return exploration.pmf(scores, case.eligible.copy(), **more)
 
 
@@ -275,7 +299,7 @@ def _is_repeatable(exploration: HasPmf, case: _Case) -> bool:
 
 def _leaves_scores(exploration: HasPmf, case: _Case) -> bool:
     kept = case.estimates.of(np.arange(case.scores.size))
-    given = kept if getattr(exploration, "needs", ()) else kept.mean
+    given = kept if _wants(exploration) else kept.mean
     eligible = case.eligible.copy()
     more = {"baseline": case.baseline} if getattr(exploration, "uses_baseline", False) else {}
     exploration.pmf(given, eligible, training_rows=case.training_rows, **more)

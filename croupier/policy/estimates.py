@@ -53,24 +53,25 @@ class Estimates(msgspec.Struct, frozen=True):
             None if self.members is None else self.members[:, chosen],
         )
 
-    def require(self, needs: Uncertainty) -> None:
-        """Check the mean, and the fields that are needed.
+    def require(self, needs: Uncertainty, wants: Uncertainty = frozenset()) -> None:
+        """Check the mean, the fields that are needed, and those that are wanted if they are there.
 
         Raises
         ------
         ScoringError
-            If a field is missing, a number is not finite, or a deviation is below 0.
+            If a needed field is missing, a number is not finite, or a deviation is below 0.
         """
         if not all_finite(self.mean):
             raise ScoringError("the oracle gave a score that is not finite")
-        if not needs:
+        if not needs and not wants:
             return
         missing = sorted(name for name in needs if getattr(self, name) is None)
         if missing:
             raise ScoringError(f"the oracle does not estimate {', '.join(missing)}")
-        if not all(all_finite(getattr(self, name)) for name in needs):
+        there = {name for name in needs | wants if getattr(self, name) is not None}
+        if not all(all_finite(getattr(self, name)) for name in there):
             raise ScoringError("the oracle gave a score that is not finite")
-        if "deviation" in needs and self.deviation is not None and self.deviation.min() < 0.0:
+        if "deviation" in there and self.deviation is not None and self.deviation.min() < 0.0:
             raise ScoringError("the oracle gave a standard error below 0")
 
 

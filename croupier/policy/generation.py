@@ -216,7 +216,7 @@ class Generation:
         if self.oracle is None:
             nothing = np.zeros(len(actions))
             return self.exploration.pmf(nothing, eligible, baseline=baseline), None
-        estimates = self.oracle.estimate(context, actions, self.exploration.needs)
+        estimates = self.oracle.estimate(context, actions, self.exploration.wants)
         scores = estimates.mean
         if scores.shape != (len(actions),):
             raise ScoringError(f"expected {len(actions)} scores, got shape {scores.shape}")
@@ -298,7 +298,8 @@ class Generation:
                 files=_digests(staging),
                 tilt=self.tilt,
             )
-            encoded = msgspec.json.format(msgspec.json.encode(manifest))
+            told = msgspec.to_builtins(manifest) | {"exploration": self.exploration.written()}
+            encoded = msgspec.json.format(msgspec.json.encode(told))
             (staging / _MANIFEST).write_bytes(encoded)
             (staging / _CHECKSUM).write_text(hashlib.sha256(encoded).hexdigest())
             staging.chmod(0o755)

@@ -222,6 +222,31 @@ def test_the_steps_of_a_night(command: Command) -> None:
     assert command("audit").out.endswith("Sound.\n")
 
 
+def test_training_says_what_an_oracle_has_become(command: Command) -> None:
+    """Of one that chooses by size, for programs and for people, by day and by night."""
+    settings = CONFIG.replace('{ kind = "sklearn" }', '{ kind = "auto", max_columns = 1000 }')
+    settings = settings.replace(
+        '{ kind = "epsilon_greedy", epsilon = 0.3 }', '{ kind = "squarecb", optimism = 0.01 }'
+    )
+    file = command.directory / "croupier.toml"
+    file.write_text(settings)
+    trained = command("retrain", "--json").facts["shop"]
+    became = trained["became"]
+    assert (trained["exploration"], became["kind"]) == ("squarecb(optimism=0.01)", "ridge")
+    assert 3 < became["columns"] <= 1000
+    file.write_text(settings.replace("1000", "3"))
+    assert command("retrain", "--json").facts["shop"]["became"] == {
+        "kind": "vowpal_wabbit",
+        "columns": None,
+    }
+    shown = command("retrain")
+    assert "shop: auto is vowpal_wabbit, as there are too many columns" in shown.out + shown.err
+    file.write_text(settings)
+    by_night = command("nightly")
+    said = f"shop: auto is a ridge of {became['columns']} columns"
+    assert said in by_night.out + by_night.err
+
+
 def test_the_join_takes_in_the_log_first(empty: Command) -> None:
     """Else an outcome that isn't in the lake yet would count as missing, for good."""
     now = hour_ago()

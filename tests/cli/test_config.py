@@ -276,6 +276,22 @@ BAD = [
         "loops.digits.oracle.max_columns",
     ),
     (
+        '[loops.digits.oracle]\nkind = "auto"\nmax_columns = 0',
+        "loops.digits.oracle.max_columns",
+    ),
+    (
+        """
+        [loops.digits.oracle]
+        kind = "auto"
+        beyond = { kind = "vowpal_wabbit", encoder = { bits = 12 } }
+        """,
+        "loops.digits.oracle.beyond.encoder.bits",
+    ),
+    (
+        '[loops.digits.exploration]\nkind = "squarecb"\noptimism = -1',
+        "loops.digits.exploration.optimism",
+    ),
+    (
         '[loops.digits.oracle]\nkind = "distilled"\nbase = { kind = "sklearn_onnx", threads = 0 }',
         "loops.digits.oracle.base.threads",
     ),

@@ -21,6 +21,7 @@ from croupier.policy.exploration import (
     Thompson,
 )
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     CoverConfig,
     RidgeConfig,
@@ -134,6 +135,8 @@ def test_arguments_without_one_are_refused_by_name(text: str, named: str) -> Non
     [
         LearningSettings(SquareCB(), VW()),
         LearningSettings(SquareCB(floor=0.01), VW()),
+        LearningSettings(SquareCB(optimism=0.01), VW()),
+        LearningSettings(SquareCB(optimism=0.01), AutoConfig(beyond=VW(learning_rate=0.1))),
         LearningSettings(EpsilonGreedy(epsilon=1 / 3), VW()),
         LearningSettings(EpsilonGreedy(), VW(encoder=EncoderConfig(action_id=False))),
         LearningSettings(Greedy(), VW()),

@@ -19,6 +19,7 @@ from croupier.policy.errors import ConfigError, GenerationError, NotEnoughDataEr
 from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     CoverConfig,
     RidgeConfig,
@@ -42,6 +43,8 @@ VOWPAL = VowpalWabbitConfig(encoder=BITS)
 ORACLES: dict[str, OracleConfig] = {
     "vowpal_wabbit": VOWPAL,
     "ridge": RidgeConfig(encoder=BITS),
+    "auto": AutoConfig(encoder=BITS),
+    "auto, beyond": AutoConfig(encoder=BITS, max_columns=12),
     "bootstrap": BootstrapConfig(base=VOWPAL, members=3),
     "cover": CoverConfig(encoder=BITS, members=3),
     "sklearn": SklearnConfig(
@@ -314,6 +317,7 @@ def test_too_little_to_judge_on_leaves_a_challenger(tmp_path: Path) -> None:
         (VowpalWabbitConfig(passes=2), "loops.shop.oracle.passes"),
         (VowpalWabbitModelConfig(passes=2), "loops.shop.oracle.passes"),
         (BootstrapConfig(base=VowpalWabbitConfig(passes=3)), "loops.shop.oracle.base.passes"),
+        (AutoConfig(beyond=VowpalWabbitConfig(passes=2)), "loops.shop.oracle.beyond.passes"),
     ],
 )
 def test_an_oracle_that_can_not_learn_online_is_refused(

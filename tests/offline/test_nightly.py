@@ -17,10 +17,11 @@ from croupier.offline.registry import Registry
 from croupier.offline.retrain import is_judged, learner_folds, retrain
 from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import GenerationError, InvalidInputError
-from croupier.policy.exploration import Conservative, EpsilonGreedy
+from croupier.policy.exploration import Conservative, EpsilonGreedy, SquareCB
 from croupier.policy.generation import cold_start
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
+    AutoConfig,
     DistilledConfig,
     OracleConfig,
     SklearnConfig,
@@ -493,6 +494,36 @@ def test_oracles_that_are_not_linear_are_promoted_and_served(
     else:
         assert night.fidelity is None
         assert fidelity == {}
+
+
+@pytest.mark.parametrize("room", [1000, 5], ids=["ridge", "vowpal_wabbit"])
+def test_an_oracle_that_chooses_by_size_says_what_it_has_become(
+    tmp_path: Path, world: World, template: Path, room: int
+) -> None:
+    """It is promoted and served, and the run says what as."""
+    config = msgspec.structs.replace(
+        CONFIG,
+        oracle=AutoConfig(max_columns=room),
+        exploration=SquareCB(optimism=0.01, floor=0.02),
+    )
+    shop = Shop(tmp_path, world, loops={"shop": config}, template=template)
+    shop.day(700)
+    (night,) = shop.night().loops
+    assert (night.failed, night.champion) == (None, 1)
+    assert world.value(shop.nightly.generation("shop", 1)) > world.value(cold_start("shop")) + 0.1
+    from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
+
+    run = MlflowClient(shop.registry.tracking_uri).get_run(shop.rows()[1]["run_id"])
+    became = night.became
+    assert became is not None
+    assert run.data.params["became"] == became.kind
+    assert run.data.metrics.get("became_columns") == became.columns
+    if room == 5:
+        assert (became.kind, became.columns) == ("vowpal_wabbit", None)
+    else:
+        assert became.kind == "ridge"
+        assert became.columns is not None
+        assert 5 < became.columns <= 1000
 
 
 def test_the_baseline_s_log_promotes_nobody(tmp_path: Path, world: World, template: Path) -> None:

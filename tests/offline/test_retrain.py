@@ -23,6 +23,7 @@ from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
+    AutoConfig,
     DistilledConfig,
     OracleConfig,
     SklearnConfig,
@@ -50,6 +51,8 @@ ORACLES: dict[str, OracleConfig] = {
     ),
     "network": VowpalWabbitModelConfig(arguments="--nn 5 -q ca", passes=2),
     "distilled": DistilledConfig(),
+    "auto": AutoConfig(),
+    "auto, beyond": AutoConfig(max_columns=5),
 }
 # The rest are tables.
 MODELS = {"trees": "model.onnx", "forest": "model.onnx", "network": "model.vw"}

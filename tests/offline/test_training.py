@@ -21,6 +21,7 @@ from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
+    AutoConfig,
     CoverConfig,
     EncodedOracle,
     RidgeConfig,
@@ -286,9 +287,11 @@ class TestStart:
             VowpalWabbitConfig(encoder=ENCODER),
             CoverConfig(members=2, encoder=ENCODER),
             RidgeConfig(encoder=ENCODER),
+            AutoConfig(encoder=ENCODER),
+            AutoConfig(encoder=ENCODER, max_columns=12),
             VowpalWabbitModelConfig(arguments="--lrq ca3 --power_t 0.3", encoder=ENCODER),
         ],
-        ids=["vowpal_wabbit", "cover", "ridge", "vowpal_wabbit_model"],
+        ids=["vowpal_wabbit", "cover", "ridge", "auto", "auto, beyond", "vowpal_wabbit_model"],
     )
     def test_from_the_champion_is_continued_training(
         self, tmp_path: Path, history: pl.DataFrame, oracle: OracleConfig

@@ -161,7 +161,18 @@ def estimates(draw: st.DrawFn, max_size: int = 8) -> Estimates:
 
 _KEPT: dict[str, Any] = {"floor": FLOORS, "floor_method": METHODS}
 
+OPTIMISTIC: st.SearchStrategy[SquareCB] = st.builds(
+    SquareCB,
+    gamma_scale=st.floats(0.0, 1e300),
+    gamma_exponent=PROBABILITIES,
+    optimism=st.floats(0.0, 1e300),
+    reward_min=st.sampled_from([-1.0, 0.0]),
+    reward_max=st.sampled_from([0.5, 1.0, 1e100]),
+    **_KEPT,
+)
+
 UNCERTAIN: st.SearchStrategy[Exploration] = st.one_of(
+    OPTIMISTIC,
     st.builds(
         RegCB,
         variant=st.sampled_from(["elimination", "optimistic"]),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from croupier.policy.conformance import check_exploration
+from croupier.policy.estimates import Estimates
 from croupier.policy.exploration import (
     Bagging,
     Conservative,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from croupier.policy.estimates import Estimates
-
     FloatArray = NDArray[np.float64]
 
 OURS: list[Exploration] = [
@@ -48,6 +47,8 @@ OURS: list[Exploration] = [
     FastCB(),
     FastCB(gamma=3.0, reward_min=-1.0, reward_max=2.0),
     SquareCB(floor=0.03),
+    SquareCB(gamma_scale=100.0, optimism=0.01),
+    SquareCB(gamma_scale=1e300, optimism=1e300, floor=0.01),
     FastCB(floor=0.05, floor_method="mix"),
     Softmax(floor=0.5),
     RegCB(),
@@ -60,6 +61,7 @@ OURS: list[Exploration] = [
     Thompson(correlated=False, floor=0.001),
     Conservative(inner=SquareCB()),
     Conservative(inner=RegCB(floor=0.01), radius=1.0, floor=0.01),
+    Conservative(inner=SquareCB(optimism=0.1), floor=0.01),
 ]
 
 
@@ -88,10 +90,34 @@ class Curious:
         return np.asarray(odds / odds.sum())
 
 
+class Content:
+    """Makes use of standard errors if there are any."""
+
+    wants = frozenset({"deviation"})
+
+    def probabilities(self, estimates: Estimates, training_rows: int) -> FloatArray:
+        if estimates.deviation is None:
+            return np.full(estimates.mean.size, 1.0 / estimates.mean.size)
+        return Curious().probabilities(estimates, training_rows)
+
+
+class Careless(Curious):
+    """Relies on what it only wants."""
+
+    needs = frozenset()
+    wants = frozenset({"deviation"})
+
+
 class Demanding(Curious):
     """Needs something that there isn't."""
 
     needs = frozenset({"crystal ball"})
+
+
+class Wishing(Content):
+    """Wants something that there isn't."""
+
+    wants = frozenset({"crystal ball"})
 
 
 class FirstTie:
@@ -168,7 +194,24 @@ def test_a_users_own_conforms() -> None:
 
 def test_a_users_own_that_asks_for_uncertainty_conforms() -> None:
     assert failures(custom(Curious)) == set()
-    assert custom(Curious).needs == {"deviation"}
+    assert custom(Curious).needs == custom(Curious).wants == {"deviation"}
+
+
+def test_a_users_own_can_do_without_what_it_wants() -> None:
+    content = custom(Content)
+    assert failures(content) == set()
+    assert not content.needs
+    assert content.wants == Conservative(inner=content).wants == {"deviation"}
+    told = Estimates(np.zeros(2), np.array([0.1, 0.3]))
+    np.testing.assert_allclose(content.pmf(told), [1 / 3, 2 / 3])
+    assert content.pmf(told.mean).tolist() == [0.5, 0.5]
+
+
+def test_relying_on_what_is_only_wanted_is_found() -> None:
+    (finding, *_) = check_exploration(custom(Careless))
+    assert not finding.passed
+    assert finding.counterexample is not None
+    assert "AssertionError" in finding.counterexample
 
 
 @pytest.mark.parametrize(
@@ -204,7 +247,8 @@ def test_the_floor_of_a_users_own_is_kept_for_it() -> None:
         ("os:system", {"command": "true"}, "method probabilities"),
         ("subprocess:Popen", {"args": "true"}, "method probabilities"),
         (f"{__name__}:FirstTie", {"share": 1}, "params must be what"),
-        (f"{__name__}:Demanding", {}, "must be among covariance, deviation, members"),
+        (f"{__name__}:Demanding", {}, "needs of .* must be among covariance, deviation, members"),
+        (f"{__name__}:Wishing", {}, "wants of .* must be among .*, got crystal ball"),
         ("no-colon", {}, "no entry point of that name is installed"),
     ],
 )

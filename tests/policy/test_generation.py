@@ -16,9 +16,9 @@ from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError, InvalidInputError, ScoringError
 from croupier.policy.estimates import Estimates
 from croupier.policy.events import Action
-from croupier.policy.exploration import Greedy, SquareCB, Uniform
+from croupier.policy.exploration import Conservative, Exploration, Greedy, SquareCB, Uniform
 from croupier.policy.generation import Generation, Provenance, cold_start, registered_model_name
-from croupier.policy.oracle import SklearnConfig, SklearnOracle
+from croupier.policy.oracle import RidgeConfig, RidgeOracle, SklearnConfig, SklearnOracle
 from tests.policy.training import random_request, random_rows
 
 if TYPE_CHECKING:
@@ -80,6 +80,21 @@ class TestPmf:
         # The schedule is the provenance's: another number of rows gives another pmf.
         assert not np.allclose(pmf, generation.exploration.pmf(scores, training_rows=1))
 
+    def test_asks_the_oracle_for_what_the_exploration_wants(self) -> None:
+        """For optimism, deviations, which this exploration could do without."""
+        rows = random_rows(80)
+        oracle = RidgeOracle(RidgeConfig(encoder=EncoderConfig(bits=12))).fit(rows)
+        exploration = SquareCB(gamma_scale=100.0, optimism=0.01)
+        generation = Generation("news", 3, exploration, oracle, PROVENANCE)
+        context, actions = random_request(np.random.default_rng(0))
+        pmf, scores = generation.pmf(context, actions)
+        assert scores is not None
+        told = oracle.estimate(context, actions, frozenset({"deviation"}))
+        np.testing.assert_array_equal(scores, told.mean)
+        np.testing.assert_array_equal(pmf, exploration.pmf(told, training_rows=80))
+        assert not np.allclose(pmf, exploration.pmf(scores, training_rows=80))
+        assert generation.choose(context, actions, 0.5) is None
+
     def test_of_the_cold_start_is_uniform_over_the_eligible(self) -> None:
         generation = cold_start("news")
         assert (generation.loop, generation.number) == ("news", 0)
@@ -124,6 +139,34 @@ class TestFiles:
                 assert left is not None
                 assert right is not None
                 assert left.tobytes() == right.tobytes()
+
+    @pytest.mark.parametrize(
+        ("exploration", "new"),
+        [
+            (SquareCB(gamma_scale=3.0), {}),
+            (SquareCB(optimism=0.01), {"optimism": 0.01}),
+            (SquareCB(reward_min=-1.0), {"reward_min": -1.0}),
+        ],
+        ids=lambda each: each.describe() if isinstance(each, SquareCB) else "",
+    )
+    @pytest.mark.parametrize("guarded", [False, True])
+    def test_tell_earlier_scorers_nothing_new_unless_there_is(
+        self, tmp_path: Path, exploration: SquareCB, new: dict[str, float], guarded: bool
+    ) -> None:
+        """What refuses parameters it doesn't know still reads what has none of them."""
+        played: Exploration = Conservative(inner=exploration) if guarded else exploration
+        Generation("news", 3, played, None, None).save(tmp_path / "3")
+        written = msgspec.json.decode((tmp_path / "3" / "manifest.json").read_bytes())
+        table = written["exploration"]["inner"] if guarded else written["exploration"]
+        before = {
+            "kind": "squarecb",
+            "floor": 0.0,
+            "floor_method": "project",
+            "gamma_scale": exploration.gamma_scale,
+            "gamma_exponent": 0.5,
+        }
+        assert table == before | new
+        assert Generation.load(tmp_path / "3").exploration == played
 
     def test_of_the_cold_start_round_trip(self, tmp_path: Path) -> None:
         cold_start("news").save(tmp_path / "0")

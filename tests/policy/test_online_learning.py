@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError, InvalidInputError
 from croupier.policy.events import Action
-from croupier.policy.exploration import Bagging, Cover, EpsilonGreedy, Exploration, RegCB, Thompson
+from croupier.policy.exploration import (
+    Bagging,
+    Cover,
+    EpsilonGreedy,
+    Exploration,
+    RegCB,
+    SquareCB,
+    Thompson,
+)
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     BootstrapOracle,
     CoverConfig,
@@ -33,6 +42,8 @@ from tests.policy.training import random_request, random_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from croupier.policy.oracle import OracleConfig
 
 Online: TypeAlias = VowpalWabbitOracle | RidgeOracle | BootstrapOracle | CoverOracle
 OnlineConfig: TypeAlias = VowpalWabbitConfig | RidgeConfig | BootstrapConfig | CoverConfig
@@ -237,13 +248,24 @@ class TestLoop:
         [
             (RidgeConfig(encoder=ENCODER), Thompson(scale=0.3, samples=200)),
             (RidgeConfig(encoder=ENCODER), RegCB(mellowness=0.01)),
+            (AutoConfig(encoder=ENCODER), SquareCB(gamma_scale=100.0, optimism=0.01)),
+            # It goes over after the first decisions, and does without deviations from then on.
+            (AutoConfig(max_columns=8, encoder=ENCODER), SquareCB(optimism=0.01)),
             (ALL["bootstrap"], Bagging(floor=0.02)),
             (ALL["cover"], Cover()),
             (ALL["mtr"], EpsilonGreedy(epsilon=0.1)),
         ],
-        ids=["thompson", "regcb", "bagging", "cover", "epsilon-greedy"],
+        ids=[
+            "thompson",
+            "regcb",
+            "optimism",
+            "optimism, beyond",
+            "bagging",
+            "cover",
+            "epsilon-greedy",
+        ],
     )
-    def test_learns_from_nothing(self, config: OnlineConfig, exploration: Exploration) -> None:
+    def test_learns_from_nothing(self, config: OracleConfig, exploration: Exploration) -> None:
         """Two kinds of users, each with an action of its own out of four, and rewards of 0 and 1.
 
         Uniform play earns 0.35 a decision and the best policy 0.8. 0.46 over the second half of 400
@@ -256,7 +278,7 @@ class TestLoop:
         for seen in range(400):
             kind = int(rng.integers(2))
             context: dict[str, Any] = {"kind": "xy"[kind]}
-            estimates = oracle.estimate(context, actions, exploration.needs)
+            estimates = oracle.estimate(context, actions, exploration.wants)
             pmf = exploration.pmf(estimates, training_rows=seen)
             chosen = int(rng.choice(4, p=pmf))
             reward = float(rng.random() < (0.8 if chosen == kind else 0.2))

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError
-from croupier.policy.exploration import Bagging, Cover, Exploration, RegCB, Thompson
+from croupier.policy.exploration import Bagging, Cover, Exploration, RegCB, SquareCB, Thompson
 from croupier.policy.generation import Generation, Provenance
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     CoverConfig,
     DistilledConfig,
@@ -50,6 +51,8 @@ CONFIGS: list[OracleConfig] = [
     SklearnConfig(estimator="sklearn.linear_model.SGDRegressor", encoder=EncoderConfig(bits=12)),
     SklearnConfig(estimator="sklearn.linear_model.LogisticRegression"),
     RidgeConfig(l2=0.5),
+    AutoConfig(l2=0.5),
+    AutoConfig(max_columns=10, beyond=VowpalWabbitConfig(cb_type="dr")),
     BootstrapConfig(members=3, base=VowpalWabbitConfig(cb_type="dr")),
     BootstrapConfig(
         members=3, base=SklearnConfig(estimator="sklearn.linear_model.LogisticRegression")
@@ -68,6 +71,8 @@ CONFIGS: list[OracleConfig] = [
     DistilledConfig(base=SklearnOnnxConfig(params={"max_iter": 5})),
     DistilledConfig(base=VowpalWabbitModelConfig(arguments="--nn 3")),
 ]
+
+UNCERTAINTIES = frozenset({"deviation", "covariance", "members"})
 
 configs = pytest.mark.parametrize(
     "config", CONFIGS, ids=[f"{type(each).__name__}{i}" for i, each in enumerate(CONFIGS)]
@@ -101,7 +106,7 @@ def test_loaded_scores_are_the_saved_ones_bit_for_bit(tmp_path: Path, config: Or
         request = random_request(rng)
         assert loaded.score(*request).tobytes() == oracle.score(*request).tobytes()
         assert_same_bits(
-            loaded.estimate(*request, config.offers), oracle.estimate(*request, config.offers)
+            loaded.estimate(*request, UNCERTAINTIES), oracle.estimate(*request, UNCERTAINTIES)
         )
 
 
@@ -117,6 +122,11 @@ def assert_same_bits(left: Estimates, right: Estimates) -> None:
         st.builds(
             RidgeConfig,
             l2=st.floats(1e-3, 1e3),
+            encoder=st.builds(EncoderConfig, bits=st.integers(10, 12)),
+        ),
+        st.builds(
+            AutoConfig,
+            max_columns=st.sampled_from([1, 60, 1000]),
             encoder=st.builds(EncoderConfig, bits=st.integers(10, 12)),
         ),
         st.builds(
@@ -142,7 +152,7 @@ def assert_same_bits(left: Estimates, right: Estimates) -> None:
 @settings(deadline=None, max_examples=40)
 def test_a_saved_generation_plays_the_same_pmf_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory,
-    config: RidgeConfig | BootstrapConfig | CoverConfig,
+    config: RidgeConfig | AutoConfig | BootstrapConfig | CoverConfig,
     seed: int,
     taught: int,
     explorations: int,
@@ -150,6 +160,7 @@ def test_a_saved_generation_plays_the_same_pmf_bit_for_bit(
     """Whatever was taught after the fit is in the file too."""
     suited: dict[type[OracleConfig], tuple[Exploration, Exploration]] = {
         RidgeConfig: (Thompson(samples=100), RegCB()),
+        AutoConfig: (SquareCB(gamma_scale=100.0, optimism=0.01), SquareCB()),
         BootstrapConfig: (Bagging(), Thompson(correlated=False)),
         CoverConfig: (Cover(), Bagging()),
     }
@@ -207,6 +218,7 @@ def test_missing_and_empty_files_are_noticed(tmp_path: Path, name: str) -> None:
 SMALL: dict[str, OracleConfig] = {
     "sklearn": SklearnConfig(encoder=EncoderConfig(bits=10)),
     "ridge": RidgeConfig(encoder=EncoderConfig(bits=10)),
+    "auto": AutoConfig(encoder=EncoderConfig(bits=10)),
     "bootstrap": BootstrapConfig(members=3, base=SklearnConfig(encoder=EncoderConfig(bits=10))),
     "cover": CoverConfig(members=3, encoder=EncoderConfig(bits=10)),
 }

@@ -11,6 +11,7 @@ import pytest
 from croupier.policy.encoding import EncoderConfig
 from croupier.policy.events import Action
 from croupier.policy.oracle import (
+    AutoConfig,
     BootstrapConfig,
     CoverConfig,
     DistilledConfig,
@@ -40,6 +41,7 @@ TREE = SklearnOnnxConfig(
 )
 SUMS: dict[str, OracleConfig] = {
     "ridge": RidgeConfig(l2=1.0, encoder=ENCODER),
+    "auto": AutoConfig(l2=1.0, encoder=ENCODER),
     "sklearn": RIDGE,
     "sklearn logistic": SklearnConfig(
         estimator=LOGISTIC, params={"tol": 1e-10, "max_iter": 5000}, encoder=ENCODER
@@ -60,6 +62,9 @@ STEPS: dict[str, OracleConfig] = {
         arguments="-q ca", passes=20, encoder=EncoderConfig(bits=16)
     ),
     "distilled": DistilledConfig(base=TREE),
+    "auto, beyond": AutoConfig(
+        max_columns=1, beyond=VowpalWabbitConfig(passes=20), encoder=ENCODER
+    ),
 }
 
 

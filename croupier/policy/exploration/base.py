@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -97,6 +97,8 @@ class ExplorationBase(
 
     needs_scores: ClassVar[bool] = True
     uses_baseline: ClassVar[bool] = False
+    # Parameters that earlier versions don't know, see `written`; their defaults can't change.
+    later: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         require("floor", self.floor, low=0.0, high=1.0)
@@ -105,6 +107,11 @@ class ExplorationBase(
     def needs(self) -> Uncertainty:
         """Fields of :class:`Estimates` that must be there beside the mean."""
         return frozenset()
+
+    @property
+    def wants(self) -> Uncertainty:
+        """What it needs, and what it makes use of where the oracle offers it."""
+        return self.needs
 
     @property
     def caution(self) -> str | None:
@@ -185,11 +192,23 @@ class ExplorationBase(
         """
         return None
 
+    def written(self) -> dict[str, Any]:
+        """The parameters as a generation's file has them, for scorers of any version.
+
+        A parameter that earlier versions don't know is left out where it has its default, which is
+        to do what they do.
+        """
+        return {
+            name: value
+            for name, value in msgspec.to_builtins(self).items()
+            if name not in self.later or value != _default_of(self, name)
+        }
+
     def _pmf_of_eligible(self, estimates: Estimates, round_: Round) -> FloatArray:
         if estimates.mean.size == 0:
             raise ScoringError("no action is eligible")
         if self.needs_scores:
-            estimates.require(self.needs)
+            estimates.require(self.needs, self.wants)
         pmf = self._explore(estimates, round_)
         return apply_floor(pmf, self.floor, self.floor_method)
 
@@ -205,6 +224,11 @@ class ExplorationBase(
         ]
         kind = str(self.__struct_config__.tag)
         return f"{kind}({', '.join(named)})" if named else kind
+
+
+def _default_of(exploration: ExplorationBase, name: str) -> object:
+    fields = msgspec.structs.fields(exploration)
+    return next(field.default for field in fields if field.name == name)
 
 
 def _shown(value: object) -> str:

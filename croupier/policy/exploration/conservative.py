@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -100,6 +100,15 @@ class Conservative(ExplorationBase, frozen=True, tag="conservative"):
     def needs(self) -> Uncertainty:
         """What the inner exploration needs, and standard errors where they count."""
         return self.inner.needs | (frozenset({"deviation"}) if self.radius > 0.0 else frozenset())
+
+    @property
+    def wants(self) -> Uncertainty:
+        """What it needs itself, and what the inner exploration wants."""
+        return self.needs | self.inner.wants
+
+    def written(self) -> dict[str, Any]:
+        """As all explorations are, the inner one too."""
+        return super().written() | {"inner": self.inner.written()}
 
     @property
     def caution(self) -> str | None:

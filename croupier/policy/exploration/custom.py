@@ -29,8 +29,9 @@ class Custom(ExplorationBase, frozen=True, tag="custom"):
 
     The class is made with `params` as keyword arguments and has a method
     ``probabilities(scores, training_rows)`` that gives the pmf over the eligible actions, shape
-    (K,), for their scores. One that wants to know how sure the oracle is says so by an attribute
-    ``needs`` (a set of ``deviation``, ``covariance`` and ``members``) and is given
+    (K,), for their scores. One that has to know how sure the oracle is says so by an attribute
+    ``needs`` (a set of ``deviation``, ``covariance`` and ``members``), and one that makes use of it
+    where the oracle tells by an attribute ``wants``; it is given
     :class:`~croupier.policy.estimates.Estimates` in the place of scores. Eligibility, the floor and
     the checks of scores are done here. Put it through ``croupier check-policy`` first.
 
@@ -47,19 +48,25 @@ class Custom(ExplorationBase, frozen=True, tag="custom"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = self.needs - _UNCERTAINTIES
-        if unknown:
-            known = ", ".join(sorted(_UNCERTAINTIES))
-            raise ValueError(f"path: needs of {self.path} must be among {known}, got {unknown}")
+        for name, named in (("needs", self.needs), ("wants", self.wants)):
+            unknown = sorted(named - _UNCERTAINTIES)
+            if unknown:
+                known, got = ", ".join(sorted(_UNCERTAINTIES)), ", ".join(unknown)
+                raise ValueError(f"path: {name} of {self.path} must be among {known}, got {got}")
 
     @property
     def needs(self) -> Uncertainty:
         """What the class says that it needs."""
         return frozenset(getattr(self._implementation(), "needs", ()))
 
+    @property
+    def wants(self) -> Uncertainty:
+        """What the class needs, and what it says that it makes use of."""
+        return self.needs | frozenset(getattr(self._implementation(), "wants", ()))
+
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
         implementation = self._implementation()
-        given = estimates if self.needs else estimates.mean
+        given = estimates if self.wants else estimates.mean
         pmf = implementation.probabilities(given, round_.training_rows)
         pmf = np.asarray(pmf, dtype=np.float64)
         actions = estimates.mean.size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from croupier.policy.exploration.base import (
     require,
     require_range,
 )
+from croupier.policy.exploration.intervals import half_widths, radius_of
 from croupier.policy.kernel import KERNEL
 
 if TYPE_CHECKING:
-    from croupier.policy.estimates import Estimates
+    from croupier.policy.estimates import Estimates, Uncertainty
 
 __all__ = ("Falcon", "FastCB", "SquareCB")
 
@@ -30,37 +31,72 @@ class SquareCB(ExplorationBase, frozen=True, tag="squarecb"):
     behind the oracle. Actions that tie for the best share what is left evenly: the mean over all
     ways to name one of them b.
 
+    With `optimism` the weights are those of the upper ends ``f(a) + sqrt(Δ) · deviation(a)`` of the
+    intervals that :class:`~croupier.policy.exploration.RegCB` has under that `mellowness`: what is
+    badly known is played more, what is known to be worse hardly any more, and still every action
+    keeps a probability. A large γ then is the optimistic RegCB. Before there is any data nothing is
+    known, and all actions are alike. An oracle that doesn't tell its deviations, or is calibrated,
+    is not asked for more than the estimates: then it is inverse gap weighting as without.
+
     Attributes
     ----------
     gamma_scale
         ≥ 0; 0 is uniform, large is greedy.
     gamma_exponent
         In [0, 1]; 0 keeps γ fixed at `gamma_scale`.
+    optimism
+        ≥ 0; how much worse than the best a function may fit that an upper end is still taken from;
+        0 looks at the estimates alone.
+    reward_min, reward_max
+        Range of the reward, which `optimism` reckons with.
 
     References
     ----------
     Foster and Rakhlin, "Beyond UCB: Optimal and Efficient Contextual Bandits with Regression
-    Oracles", 2020, Algorithm 1. Defaults of scale and exponent are Vowpal Wabbit's.
+    Oracles", 2020, Algorithm 1. Defaults of scale and exponent are Vowpal Wabbit's. Upper ends in
+    the place of estimates are ours.
     """
 
     gamma_scale: float = 10.0
     gamma_exponent: float = 0.5
+    optimism: float = 0.0
+    reward_min: float = 0.0
+    reward_max: float = 1.0
+
+    later: ClassVar[tuple[str, ...]] = ("optimism", "reward_min", "reward_max")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("gamma_scale", self.gamma_scale, low=0.0)
         require("gamma_exponent", self.gamma_exponent, low=0.0, high=1.0)
+        require("optimism", self.optimism, low=0.0)
+        require_range(self.reward_min, self.reward_max)
+
+    @property
+    def wants(self) -> Uncertainty:
+        """The standard error of every estimate, where there is optimism."""
+        return frozenset({"deviation"}) if self.optimism > 0.0 else frozenset()
 
     def gamma(self, training_rows: int) -> float:
         """Greediness γ after `training_rows` interactions."""
         return min(float(self.gamma_scale * training_rows**self.gamma_exponent), LARGEST)
 
     def greediness(self, training_rows: int, actions: int) -> float | None:  # noqa: ARG002
-        """γ unless there is a floor, see :class:`ExplorationBase`."""
-        return None if self.floor > 0.0 else self.gamma(training_rows)
+        """γ unless there is a floor or optimism, see :class:`ExplorationBase`."""
+        return None if self.floor > 0.0 or self.optimism > 0.0 else self.gamma(training_rows)
 
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
-        return _inverse_gap_weights(estimates.mean, self.gamma(round_.training_rows))
+        rows, scores = round_.training_rows, estimates.mean
+        if self.optimism > 0.0 and estimates.deviation is not None:
+            if rows == 0:
+                return np.full(scores.size, 1.0 / scores.size)
+            scores = self._upper_ends(scores, estimates.deviation, rows)
+        return _inverse_gap_weights(scores, self.gamma(rows))
+
+    def _upper_ends(self, mean: FloatArray, deviation: FloatArray, rows: int) -> FloatArray:
+        radius = radius_of(self.optimism, self.reward_max - self.reward_min, rows, mean.size)
+        with np.errstate(over="ignore"):
+            return np.asarray(np.minimum(mean + half_widths(radius, deviation), LARGEST))
 
 
 class Falcon(ExplorationBase, frozen=True, tag="falcon"):

@@ -20,7 +20,7 @@ from croupier.policy.exploration.base import (
 if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates, Uncertainty
 
-__all__ = ("RegCB", "optimists", "survivors")
+__all__ = ("RegCB", "half_widths", "optimists", "radius_of", "survivors")
 
 
 class RegCB(ExplorationBase, frozen=True, tag="regcb"):
@@ -84,25 +84,43 @@ class RegCB(ExplorationBase, frozen=True, tag="regcb"):
 
     def radius(self, training_rows: int, actions: int) -> float:
         """Half an interval's width over the deviation, ``sqrt(Δ)``."""
-        spread = self.reward_max - self.reward_min
-        rows = max(actions * training_rows, 1)
-        return min(spread * math.sqrt(self.mellowness * math.log(rows)), LARGEST)
+        return radius_of(self.mellowness, self.reward_max - self.reward_min, training_rows, actions)
 
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
         actions = estimates.mean.size
         if round_.training_rows == 0:
             return np.full(actions, 1.0 / actions)
         assert estimates.deviation is not None, "needs says so"
+        half = half_widths(self.radius(round_.training_rows, actions), estimates.deviation)
         with np.errstate(over="ignore"):
-            half = np.minimum(
-                self.radius(round_.training_rows, actions) * estimates.deviation, LARGEST
-            )
             lower, upper = estimates.mean - half, estimates.mean + half
         if self.variant == "optimistic":
             return optimists(upper)
         return survivors(
             *(np.clip(end, self.reward_min, self.reward_max) for end in (lower, upper))
         )
+
+
+def radius_of(mellowness: float, spread: float, training_rows: int, actions: int) -> float:
+    """``sqrt(Δ)`` with ``Δ = mellowness · ln(K n) · spread²``, see :class:`RegCB`.
+
+    Parameters
+    ----------
+    mellowness
+        ≥ 0; how much worse than the best a regression function may fit.
+    spread
+        Of the reward, between its least and its largest.
+    training_rows, actions
+        n and K; 0 before there are rows.
+    """
+    rows = max(actions * training_rows, 1)
+    return min(spread * math.sqrt(mellowness * math.log(rows)), LARGEST)
+
+
+def half_widths(radius: float, deviation: FloatArray) -> FloatArray:
+    """From the estimates to the ends of their intervals, shape (K,); finite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.minimum(radius * deviation, LARGEST))
 
 
 def survivors(lower: FloatArray, upper: FloatArray) -> FloatArray:

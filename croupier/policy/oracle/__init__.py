@@ -3,7 +3,8 @@
 All of them see what :class:`~croupier.policy.encoding.FeatureEncoder` makes of a request. Most end
 up as tables of weights over its columns, whoever fits them: one table (``vowpal_wabbit``,
 ``sklearn``), one with its exact posterior (``ridge``), or one for every member of an ensemble
-(``bootstrap``, ``cover``). Others are not linear and are scored by a library from its own model
+(``bootstrap``, ``cover``); ``auto`` is a ``ridge`` while that has room for its columns and a
+``vowpal_wabbit`` beyond. Others are not linear and are scored by a library from its own model
 file: ``sklearn_onnx`` by ONNX Runtime, ``vowpal_wabbit_model`` by Vowpal Wabbit; ``distilled`` is a
 table that was fitted to the estimates of one of these. ``fair`` is an ensemble of thresholds whose
 votes auditors have kept fair. Those whose configuration ``learns_online``
@@ -12,6 +13,7 @@ can be taught row by row as well.
 
 from __future__ import annotations
 
+from croupier.policy.oracle.auto import AutoConfig, AutoOracle, Became
 from croupier.policy.oracle.base import OnlineOracle, Oracle, TrainingRow
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle, poisson_weights
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
@@ -35,6 +37,9 @@ from croupier.policy.oracle.vowpal_wabbit_model import (
 )
 
 __all__ = (
+    "AutoConfig",
+    "AutoOracle",
+    "Became",
     "BootstrapConfig",
     "BootstrapOracle",
     "CoverConfig",

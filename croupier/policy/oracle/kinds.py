@@ -9,6 +9,7 @@ import msgspec
 from croupier.policy.calibration import require_finite
 from croupier.policy.damaged import UNREADABLE
 from croupier.policy.errors import GenerationError, InvalidInputError
+from croupier.policy.oracle.auto import AutoConfig, AutoOracle
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
 from croupier.policy.oracle.distilled import DistilledConfig, DistilledOracle
@@ -34,6 +35,7 @@ OracleConfig: TypeAlias = (
     VowpalWabbitConfig
     | SklearnConfig
     | RidgeConfig
+    | AutoConfig
     | BootstrapConfig
     | CoverConfig
     | SklearnOnnxConfig
@@ -52,6 +54,8 @@ def make_oracle(config: VowpalWabbitConfig, *, random_state: int = 0) -> VowpalW
 def make_oracle(config: SklearnConfig, *, random_state: int = 0) -> SklearnOracle: ...
 @overload
 def make_oracle(config: RidgeConfig, *, random_state: int = 0) -> RidgeOracle: ...
+@overload
+def make_oracle(config: AutoConfig, *, random_state: int = 0) -> AutoOracle: ...
 @overload
 def make_oracle(config: BootstrapConfig, *, random_state: int = 0) -> BootstrapOracle: ...
 @overload
@@ -78,6 +82,7 @@ _ORACLES: dict[type[OracleConfig], type[EncodedOracle]] = {
     VowpalWabbitConfig: VowpalWabbitOracle,
     SklearnConfig: SklearnOracle,
     RidgeConfig: RidgeOracle,
+    AutoConfig: AutoOracle,
     BootstrapConfig: BootstrapOracle,
     CoverConfig: CoverOracle,
     SklearnOnnxConfig: SklearnOnnxOracle,
@@ -106,9 +111,9 @@ def make_online_oracle(config: OracleConfig, *, random_state: int = 0) -> Online
             of = f" under {config.arguments!r}"
         raise InvalidInputError(
             "oracle",
-            f"expected one that learns online (vowpal_wabbit, vowpal_wabbit_model, ridge, cover, a "
-            f"bootstrap of vowpal_wabbit, or sklearn with SGDRegressor or SGDClassifier, neither "
-            f"averaged nor adaptive), got {config.__struct_config__.tag}{of}",
+            f"expected one that learns online (vowpal_wabbit, vowpal_wabbit_model, ridge, auto, "
+            f"cover, a bootstrap of vowpal_wabbit, or sklearn with SGDRegressor or SGDClassifier, "
+            f"neither averaged nor adaptive), got {config.__struct_config__.tag}{of}",
         )
     return oracle.partial_fit([])
 

@@ -1,0 +1,264 @@
+"""The oracle that chooses by size: it is the one or the other, exactly, however it was taught."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from croupier.policy.encoding import EncoderConfig
+from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
+from croupier.policy.events import Action
+from croupier.policy.exploration import SquareCB
+from croupier.policy.loop import LoopConfig
+from croupier.policy.oracle import (
+    AutoConfig,
+    AutoOracle,
+    Became,
+    RidgeConfig,
+    RidgeOracle,
+    TrainingRow,
+    VowpalWabbitConfig,
+    VowpalWabbitOracle,
+    load_oracle,
+    make_online_oracle,
+)
+from tests.policy.training import random_request, random_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from croupier.policy.oracle import EncodedOracle
+
+ENCODER = EncoderConfig(bits=12)
+UNCERTAIN = frozenset({"deviation", "covariance"})
+BEYOND = Became(kind="vowpal_wabbit")
+
+
+def config(max_columns: int = 1000, **beyond: Any) -> AutoConfig:
+    return AutoConfig(
+        l2=2.0, max_columns=max_columns, encoder=ENCODER, beyond=VowpalWabbitConfig(**beyond)
+    )
+
+
+def ridge(rows: Sequence[TrainingRow]) -> RidgeOracle:
+    return RidgeOracle(RidgeConfig(l2=2.0, encoder=ENCODER)).fit(rows)
+
+
+def regression(rows: Sequence[TrainingRow], **settings: Any) -> VowpalWabbitOracle:
+    return VowpalWabbitOracle(VowpalWabbitConfig(encoder=ENCODER, **settings)).fit(rows)
+
+
+def assert_same(ours: EncodedOracle, theirs: EncodedOracle, tolerance: float = 0.0) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        request = random_request(rng)
+        left, right = (each.estimate(*request, UNCERTAIN) for each in (ours, theirs))
+        for field in ("mean", "deviation", "covariance"):
+            mine, other = getattr(left, field), getattr(right, field)
+            assert (mine is None) == (other is None), field
+            if mine is not None:
+                np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance)
+
+
+ROWS = random_rows(120)
+COLUMNS = len(ridge(ROWS).columns_)
+
+
+class TestFit:
+    def test_is_a_ridge_regression_up_to_so_many_columns_and_not_of_one_more(self) -> None:
+        small = AutoOracle(config(COLUMNS)).fit(ROWS)
+        assert small.became_ == Became(kind="ridge", columns=COLUMNS)
+        assert_same(small, ridge(ROWS))
+        large = AutoOracle(config(COLUMNS - 1)).fit(ROWS)
+        assert large.became_ == BEYOND
+        assert_same(large, regression(ROWS))
+
+    def test_beyond_is_configured(self) -> None:
+        oracle = AutoOracle(config(1, passes=3, learning_rate=0.1)).fit(ROWS)
+        assert_same(oracle, regression(ROWS, passes=3, learning_rate=0.1))
+
+    def test_decides_anew_every_time(self) -> None:
+        oracle = AutoOracle(config(COLUMNS - 1)).fit(ROWS)
+        assert oracle.fit(ROWS[:5]).became_ == Became(
+            kind="ridge", columns=len(ridge(ROWS[:5]).columns_)
+        )
+        assert_same(oracle, ridge(ROWS[:5]))
+        assert oracle.fit(ROWS).became_ == BEYOND
+
+    def test_is_nothing_before(self) -> None:
+        oracle = AutoOracle(config())
+        assert oracle.became_ is None
+        for ask in (oracle.score, oracle.estimate):
+            with pytest.raises(GenerationError, match="not fitted"):
+                ask({}, [Action("a")])
+
+    def test_refuses_what_cannot_be(self) -> None:
+        oracle = AutoOracle(config())
+        with pytest.raises(NotEnoughDataError):
+            oracle.fit([])
+        with pytest.raises(InvalidInputError, match=r"rows\[0\].reward"):
+            oracle.fit([msgspec.structs.replace(ROWS[0], reward=float("nan"))])
+        clock = msgspec.structs.replace(ROWS[0], context={"clock": 1e25})
+        with pytest.raises(GenerationError, match="l2 = 2"):
+            oracle.fit([clock] * 3)
+
+
+class TestOnline:
+    @given(
+        cuts=st.lists(st.integers(1, 120), max_size=4).map(sorted),
+        room=st.sampled_from([1, COLUMNS // 2, COLUMNS - 1, COLUMNS]),
+        fitted=st.booleans(),
+    )
+    @settings(deadline=None, max_examples=40)
+    def test_any_cut_of_the_rows_is_the_same_oracle(
+        self, cuts: list[int], room: int, fitted: bool
+    ) -> None:
+        """Also where it goes over in the middle, after a fit or from nothing."""
+        oracle, whole = (AutoOracle(config(room)) for _ in range(2))
+        oracle.partial_fit([])
+        for start, end in zip([0, *cuts], [*cuts, 120], strict=True):
+            rows = ROWS[start:end]
+            if fitted and start == 0:
+                oracle.fit(rows)
+            else:
+                oracle.partial_fit(rows)
+        whole.fit(ROWS)
+        assert oracle.became_ == whole.became_
+        assert_same(oracle, whole, 1e-9)
+
+    def test_goes_over_for_good(self) -> None:
+        """Later rows have few columns, and the ridge regression doesn't come back."""
+        oracle = make_online_oracle(config(COLUMNS - 1))
+        assert isinstance(oracle, AutoOracle)
+        seen = []
+        for row in ROWS:
+            oracle.partial_fit([row])
+            assert oracle.became_ is not None
+            seen.append(oracle.became_.kind)
+        assert seen == sorted(seen)
+        assert set(seen) == {"ridge", "vowpal_wabbit"}
+        assert_same(oracle, regression(ROWS))
+        oracle.partial_fit([ROWS[0]] * 100)
+        assert oracle.became_ == BEYOND
+
+    def test_starts_from_the_prior(self) -> None:
+        oracle = make_online_oracle(config())
+        estimates = oracle.estimate({}, [Action("a"), Action("b")], UNCERTAIN)
+        assert estimates.mean.tolist() == [0.0, 0.0]
+        assert estimates.deviation is not None
+        # The constant, the id and their product.
+        np.testing.assert_allclose(estimates.deviation, np.sqrt(3.0 / 2.0))
+
+    def test_a_row_that_cannot_be_teaches_nothing(self) -> None:
+        """Not even its columns, which would take room."""
+        oracle, same = (AutoOracle(config(COLUMNS)).fit(ROWS) for _ in range(2))
+        foreign = msgspec.structs.replace(ROWS[0], context={"never": "seen"})
+        unreadable = msgspec.structs.replace(ROWS[1], context={"x": object()})
+        for bad in ([foreign, unreadable], [msgspec.structs.replace(foreign, propensity=0.0)]):
+            with pytest.raises(InvalidInputError):
+                oracle.partial_fit(bad)
+        for each in (oracle, same):
+            each.partial_fit(ROWS[:10])
+        assert oracle.became_ == Became(kind="ridge", columns=COLUMNS)
+        assert_same(oracle, same)
+
+
+class TestFiles:
+    @pytest.mark.parametrize("cut", [3, 100])
+    @pytest.mark.parametrize("room", [COLUMNS // 2, COLUMNS])
+    def test_goes_on_as_if_nothing_had_been(self, tmp_path: Path, cut: int, room: int) -> None:
+        """As either, and from the one to the other."""
+        oracle = AutoOracle(config(room)).fit(ROWS[:cut])
+        oracle.save(tmp_path)
+        loaded = load_oracle(tmp_path, to_learn=True)
+        assert isinstance(loaded, AutoOracle)
+        assert loaded.became_ == oracle.became_
+        assert_same(loaded, oracle)
+        for each in (oracle, loaded):
+            each.partial_fit(ROWS[cut : cut + 5]).partial_fit(ROWS[cut + 5 :])
+        assert loaded.became_ == oracle.became_ == AutoOracle(config(room)).fit(ROWS).became_
+        assert_same(loaded, oracle)
+
+    @pytest.mark.parametrize("room", [1, COLUMNS])
+    @pytest.mark.parametrize(
+        ("to_learn", "beyond"), [(False, {}), (True, {"cb_type": "dr"}), (True, {"l2": 1e-3})]
+    )
+    def test_without_a_learner_it_is_not_taught_but_fitted_anew(
+        self, tmp_path: Path, room: int, to_learn: bool, beyond: dict[str, Any]
+    ) -> None:
+        AutoOracle(config(room, **beyond)).fit(ROWS).save(tmp_path)
+        loaded = load_oracle(tmp_path, to_learn=to_learn)
+        assert isinstance(loaded, AutoOracle)
+        for rows in ([], ROWS[:3]):
+            with pytest.raises(GenerationError, match="loaded without its learner; fit it anew"):
+                loaded.partial_fit(rows)
+        assert_same(loaded, AutoOracle(config(room, **beyond)).fit(ROWS))
+        loaded.fit(ROWS[:60]).partial_fit(ROWS[60:])
+        assert_same(loaded, AutoOracle(config(room, **beyond)).fit(ROWS), 1e-9)
+
+    def test_that_do_not_say_what_it_is_are_refused(self, tmp_path: Path) -> None:
+        AutoOracle(config()).fit(ROWS).save(tmp_path)
+        told = tmp_path / "became.json"
+        for damage in (b"", b"{}", b'{"kind": "sklearn"}', told.read_bytes()[:-1]):
+            told.write_bytes(damage)
+            with pytest.raises(GenerationError, match="can't be read"):
+                load_oracle(tmp_path)
+        told.unlink()
+        with pytest.raises(GenerationError, match="can't be read"):
+            load_oracle(tmp_path)
+
+    def test_of_the_other_kind_are_refused(self, tmp_path: Path) -> None:
+        AutoOracle(config(1)).fit(ROWS).save(tmp_path)
+        (tmp_path / "became.json").write_text('{"kind": "ridge", "columns": 3}')
+        with pytest.raises(GenerationError, match="can't be read"):
+            load_oracle(tmp_path)
+
+
+class TestConfiguration:
+    def test_encoder_is_that_of_both(self) -> None:
+        auto = AutoConfig(encoder=ENCODER, max_columns=7, l2=3.0)
+        assert auto.ridge == RidgeConfig(l2=3.0, max_columns=7, encoder=ENCODER)
+        assert auto.vowpal_wabbit == VowpalWabbitConfig(encoder=ENCODER)
+        same = AutoConfig(encoder=ENCODER, beyond=VowpalWabbitConfig(encoder=ENCODER))
+        assert same.vowpal_wabbit == auto.vowpal_wabbit
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ({"l2": 0.0}, "l2 must be positive, got 0"),
+            ({"max_columns": 0}, r"max_columns must be in \[1, 20000\], got 0"),
+            ({"max_columns": 20_001}, r"max_columns must be in \[1, 20000\], got 20001"),
+            ({"beyond": {"kind": "sklearn"}}, r"\$\.beyond"),
+            ({"beyond": {"kind": "vowpal_wabbit", "passes": 0}}, r"passes.*\$\.beyond"),
+            (
+                {"beyond": {"kind": "vowpal_wabbit", "encoder": {"bits": 12}}},
+                "beyond.encoder must be left out",
+            ),
+            ({"columns": 3}, "unknown field `columns`"),
+        ],
+        ids=str,
+    )
+    def test_names_what_is_wrong(self, table: dict[str, Any], message: str) -> None:
+        with pytest.raises(msgspec.ValidationError, match=message):
+            msgspec.convert({"kind": "auto", **table}, AutoConfig)
+
+    def test_goes_with_explorations_that_can_do_without_deviations(self) -> None:
+        loop = LoopConfig(exploration=SquareCB(optimism=0.01), oracle=AutoConfig())
+        assert loop.exploration.wants == {"deviation"}
+        for kind, missing in (("regcb", "deviation"), ("thompson", "covariance")):
+            with pytest.raises(msgspec.ValidationError, match=f"{missing}; auto does not"):
+                msgspec.convert(
+                    {"exploration": {"kind": kind}, "oracle": {"kind": "auto"}}, LoopConfig
+                )
+
+    @pytest.mark.parametrize("weighting", ["ips", "mtr"])
+    def test_is_not_weighed_for_propensities_twice(self, weighting: str) -> None:
+        table = {"oracle": {"kind": "auto"}, "training": {"weighting": weighting}}
+        with pytest.raises(msgspec.ValidationError, match="auto corrects for propensities"):
+            msgspec.convert(table, LoopConfig)
