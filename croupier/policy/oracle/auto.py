@@ -33,7 +33,8 @@ class AutoConfig(OracleConfigBase, frozen=True, tag="auto"):
     Attributes
     ----------
     l2
-        Of the ridge regression: precision of every weight before any data, positive.
+        Of the ridge regression, whose prior is one of parts: precision of what each part of the
+        columns contributes before any data, positive. The default suits rewards from 0 to 1.
     max_columns
         Most columns that may occur in training for a ridge regression, 1 to 20,000.
     beyond
@@ -42,7 +43,7 @@ class AutoConfig(OracleConfigBase, frozen=True, tag="auto"):
         How features become columns, of both.
     """
 
-    l2: float = RidgeConfig().l2
+    l2: float = 0.2
     max_columns: int = 1000
     beyond: VowpalWabbitConfig = VowpalWabbitConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -60,7 +61,9 @@ class AutoConfig(OracleConfigBase, frozen=True, tag="auto"):
     @property
     def ridge(self) -> RidgeConfig:
         """What learns while there is room."""
-        return RidgeConfig(l2=self.l2, max_columns=self.max_columns, encoder=self.encoder)
+        return RidgeConfig(
+            l2=self.l2, prior="parts", max_columns=self.max_columns, encoder=self.encoder
+        )
 
     @property
     def vowpal_wabbit(self) -> VowpalWabbitConfig:
@@ -99,10 +102,10 @@ class AutoOracle(EncodedOracle):
     deviations are estimated as long as it is the former: for explorations that want them, and don't
     need them.
 
-    Vowpal Wabbit's learns along from the first row on. What is estimated is thus a function of the
-    rows alone, whether they were fitted at once or taught bit by bit: that of a
-    :class:`~croupier.policy.oracle.RidgeOracle` of all rows if at most `max_columns` columns occur
-    in them, and otherwise that of a :class:`~croupier.policy.oracle.VowpalWabbitOracle`.
+    Vowpal Wabbit's learns along from the first row on. What is estimated is thus that of a
+    :class:`~croupier.policy.oracle.RidgeOracle` taught the same rows if at most `max_columns`
+    columns occur in them, and otherwise that of a
+    :class:`~croupier.policy.oracle.VowpalWabbitOracle`, which knows nothing of the other.
 
     Attributes
     ----------
