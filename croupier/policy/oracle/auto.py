@@ -99,10 +99,10 @@ class AutoOracle(EncodedOracle):
     deviations are estimated as long as it is the former: for explorations that want them, and don't
     need them.
 
-    Vowpal Wabbit's learns along from the first row on. What is estimated is thus a function of the
-    rows alone, whether they were fitted at once or taught bit by bit: that of a
-    :class:`~croupier.policy.oracle.RidgeOracle` of all rows if at most `max_columns` columns occur
-    in them, and otherwise that of a :class:`~croupier.policy.oracle.VowpalWabbitOracle`.
+    Vowpal Wabbit's learns along from the first row on. If that takes one pass, what is estimated is
+    thus a function of the rows alone, whether they were fitted at once or taught bit by bit: that
+    of a :class:`~croupier.policy.oracle.RidgeOracle` of all rows if at most `max_columns` columns
+    occur in them, and otherwise that of a :class:`~croupier.policy.oracle.VowpalWabbitOracle`.
 
     Attributes
     ----------
@@ -216,9 +216,11 @@ class AutoOracle(EncodedOracle):
         return self._beyond.weights_ is None and not self._beyond.learners()
 
     def _estimator(self) -> RidgeOracle | VowpalWabbitOracle:
-        if self.became_ is None:
+        if self._ridge is not None:
+            return self._ridge
+        if self._beyond.weights_ is None:
             raise not_fitted()
-        return self._beyond if self._ridge is None else self._ridge
+        return self._beyond
 
     def _columns_with(self, rows: Sequence[TrainingRow], known: set[int]) -> set[int] | None:
         """The columns that are known or occur in rows; None as soon as they are too many."""
