@@ -219,9 +219,11 @@ class AutoOracle(EncodedOracle):
         return self._beyond.weights_ is None and not self._beyond.learners()
 
     def _estimator(self) -> RidgeOracle | VowpalWabbitOracle:
-        if self.became_ is None:
+        if self._ridge is not None:
+            return self._ridge
+        if self._beyond.weights_ is None:
             raise not_fitted()
-        return self._beyond if self._ridge is None else self._ridge
+        return self._beyond
 
     def _columns_with(self, rows: Sequence[TrainingRow], known: set[int]) -> set[int] | None:
         """The columns that are known or occur in rows; None as soon as they are too many."""
