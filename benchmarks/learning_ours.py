@@ -51,7 +51,7 @@ __all__ = ("COMPARED", "DEFAULT", "LEARNERS", "Answer", "Job", "run")
 DEFAULT: Final = "squarecb (default)"
 """What a loop does that says nothing about exploration and oracle."""
 
-COMPARED: Final = (DEFAULT, "regcb optimistic", "regcb optimistic, floor 0.01")
+COMPARED: Final = (DEFAULT, "squarecb optimistic on auto", "regcb optimistic")
 """Those that are set beside each peer: the default, and what earned most of ours, with a
 probability for every action and without."""
 
