@@ -22,12 +22,12 @@ from croupier.dashboards.figures import (
 )
 from croupier.dashboards.generation_details import happenings
 from croupier.dashboards.replays import replay
-from croupier.dashboards.scrapes import Readiness, live, parse_metrics
 from croupier.dashboards.standstill import reasons
 from croupier.dashboards.studies import StudyUnreadableError, curves, read_study, studies
 from croupier.offline.lake import Lake
 from croupier.offline.one_decision import decision_by_id
 from croupier.offline.ope import SNIPS, LoggedBatch
+from croupier.offline.scrapes import Readiness, live, parse_metrics
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import EpsilonGreedy, Uniform
@@ -143,7 +143,7 @@ def test_rates_and_quantiles_are_those_of_two_readings() -> None:
     assert now.p50_s == pytest.approx(1e-3 * (1 + 50 / 98))
     assert now.p99_s == pytest.approx(0.1)
     ready = msgspec.structs.replace(last, readiness=Readiness("ready", "ok", "ok"))
-    assert [each.title for each in of_scorer("shop", ready, now)] == [
+    assert [each.title for each in of_scorer("shop", ready, now, slow_s=0.05)] == [
         "The log is away",
         "Decisions are slow",
     ]
