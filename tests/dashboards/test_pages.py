@@ -15,13 +15,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import altair as alt
 import polars as pl
 import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import expect
+from streamlit.testing.v1 import AppTest
 
+from croupier.dashboards import generation_charts
 from croupier.dashboards.launch import run_dashboard
 from croupier.dashboards.settings import (
+    DATA_DIR_VARIABLE,
     FEATURES_PASSWORD_VARIABLE,
     JUDGE_KEY_VARIABLE,
     PASSWORD_VARIABLE,
@@ -209,6 +213,30 @@ def test_every_page_opens_and_everybody_can_read_it(
             assert against == [], f"at {width} px"
             overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert page.evaluate(overflow) == 0, f"at {width} px"
+
+
+@pytest.mark.parametrize(
+    ("module", "charts"),
+    [
+        ("now", 2),
+        ("generations", 8),
+        ("evaluation", 4),
+        ("actions", 3),
+        ("fairness", 3),
+        ("quality", 4),
+        ("delays", 1),
+    ],
+)
+def test_every_chart_keeps_to_vega_lites_schema(
+    module: str, charts: int, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which pages don't look at when they draw."""
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(served.server.data_dir))
+    monkeypatch.setattr(generation_charts.Unchecked, "to_dict", alt.LayerChart.to_dict)
+    script = f"from croupier.dashboards import {module}\n{module}.show()"
+    page = AppTest.from_string(script, default_timeout=120).run()
+    assert [each.message for each in page.exception] == []
+    assert len(page.get("vega_lite_chart")) == charts
 
 
 def test_now_says_what_the_scorer_and_the_lake_say(browser: Browser, served: Served) -> None:
