@@ -28,10 +28,14 @@ from croupier.offline.lake import Lake
 from croupier.offline.one_decision import decision_by_id
 from croupier.offline.ope import SNIPS, LoggedBatch
 from croupier.offline.scrapes import Readiness, live, parse_metrics
+from croupier.offline.study.oscillation import Mean
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import EpsilonGreedy, Uniform
 from croupier.service.metrics import Metrics
+from croupier.sim2rec.lts import LTSConfig, UserPopulation
+from croupier.sim2rec.study import constant_policy_study
+from croupier.sim2rec.transfer_study import ArmResult, TransferStudy
 from tests.dashboards.lakes import generation_row, homepage, write_delays
 
 if TYPE_CHECKING:
@@ -289,13 +293,23 @@ def test_a_decision_is_found_by_its_id_with_all_that_came_of_it(tmp_path: Path) 
 def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "lts"
     folder.mkdir()
-    (folder / "lts.json").write_text(
-        '{"arms": [{"level": 3, "arm": "Sim2Rec", "seeds": 2, "test_return": {"value": 10.0, '
-        '"error": 1.0}, "of_upper_bound": 0.9, "of_optimum": 0.8, "lead": null, "seconds": 3}], '
-        '"yardsticks": [{"policy": "optimal", "clickbait": null, "mean_return": 12.5, '
-        '"standard_error": 0.1, "users": 20}]}'
+    users = UserPopulation.draw(3, np.random.default_rng(1))
+    yardsticks = constant_policy_study(LTSConfig(), users, np.random.default_rng(2))
+    arm = ArmResult(
+        level=3,
+        arm="Sim2Rec",
+        seeds=2,
+        test_return=Mean(value=10.0, error=1.0),
+        of_upper_bound=0.9,
+        of_optimum=0.8,
+        lead=None,
+        seconds=3.0,
     )
+    written = TransferStudy(arms=[arm], yardsticks=yardsticks.to_dicts())
+    (folder / "lts.json").write_bytes(msgspec.json.encode(written))
     assert studies(tmp_path) == ["lts"]
+    best = yardsticks.filter(policy="optimum")["mean_return"].item()
+    assert read_study(folder).optimum == pytest.approx(best)
     (row,) = read_study(folder).results().to_dicts()
     assert (row["arm"], row["level"], row["of_optimum"]) == ("Sim2Rec", "Level 3", 0.8)
     assert row["upper"] == pytest.approx(11.96, abs=0.001)
