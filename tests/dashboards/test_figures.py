@@ -28,15 +28,11 @@ from croupier.offline.lake import Lake
 from croupier.offline.one_decision import decision_by_id
 from croupier.offline.ope import SNIPS, LoggedBatch
 from croupier.offline.scrapes import Readiness, live, parse_metrics
-from croupier.offline.study.oscillation import Mean
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import EpsilonGreedy, Uniform
 from croupier.service.metrics import Metrics
-from croupier.sim2rec.lts import LTSConfig, UserPopulation
-from croupier.sim2rec.study import constant_policy_study
-from croupier.sim2rec.transfer_study import ArmResult, TransferStudy
-from tests.dashboards.lakes import generation_row, homepage, write_delays
+from tests.dashboards.lakes import generation_row, homepage, write_delays, write_study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -292,28 +288,23 @@ def test_a_decision_is_found_by_its_id_with_all_that_came_of_it(tmp_path: Path) 
 
 def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "lts"
-    folder.mkdir()
-    users = UserPopulation.draw(3, np.random.default_rng(1))
-    yardsticks = constant_policy_study(LTSConfig(), users, np.random.default_rng(2))
-    arm = ArmResult(
-        level=3,
-        arm="Sim2Rec",
-        seeds=2,
-        test_return=Mean(value=10.0, error=1.0),
-        of_upper_bound=0.9,
-        of_optimum=0.8,
-        lead=None,
-        seconds=3.0,
-    )
-    written = TransferStudy(arms=[arm], yardsticks=yardsticks.to_dicts())
-    (folder / "lts.json").write_bytes(msgspec.json.encode(written))
+    written = write_study(folder)
     assert studies(tmp_path) == ["lts"]
-    best = yardsticks.filter(policy="optimum")["mean_return"].item()
-    assert read_study(folder).optimum == pytest.approx(best)
-    (row,) = read_study(folder).results().to_dicts()
-    assert (row["arm"], row["level"], row["of_optimum"]) == ("Sim2Rec", "Level 3", 0.8)
-    assert row["upper"] == pytest.approx(11.96, abs=0.001)
-    assert curves(folder).is_empty()
+    found = read_study(folder)
+    (best,) = (each for each in written.yardsticks if each["policy"] == "optimum")
+    assert found.optimum == pytest.approx(best["mean_return"])
+    rows = found.results()
+    assert rows["arm"].to_list() == [each.arm for each in written.arms]
+    assert rows["value"].to_list() == pytest.approx([e.test_return.value for e in written.arms])
+    last, error = written.arms[-1], written.arms[-1].test_return.error
+    assert error is not None
+    assert rows["upper"].to_list()[-1] == pytest.approx(last.test_return.value + 1.959964 * error)
+    drawn = curves(folder)
+    assert drawn["level"].unique().sort().to_list() == [0, 2, 3]
+    end = drawn.filter(arm="Sim2Rec", level=3).row(-1, named=True)
+    (told,) = (each for each in written.arms if (each.arm, each.level) == ("Sim2Rec", 3))
+    assert (end["iteration"], end["seeds"]) == (6, 2)
+    assert end["value"] == pytest.approx(told.test_return.value)
     (folder / "lts.json").write_text("{}")
     with pytest.raises(StudyUnreadableError):
         read_study(folder)

@@ -35,6 +35,7 @@ from croupier.offline.interactions import current_interactions
 from croupier.offline.summaries.tables import SCORERS, summaries_of
 from croupier.policy.errors import InvalidInputError
 from croupier.policy.events import Acknowledgement, Override
+from tests.dashboards.lakes import write_study
 from tests.dashboards.months import FAIRNESS, LOOP, Town
 from tests.dashboards.test_browser import Visit, browser, running_dashboard, visit
 from tests.offline.logs import EPOCH_US
@@ -106,6 +107,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         if night == 1:
             town.judge()
         town.night()
+    write_study(server.data_dir / "simulations" / "lts")
     with running(server), pytest.MonkeyPatch.context() as patch:
         patch.setenv(JUDGE_KEY_VARIABLE, KEY)
         # It says that it is degraded until it has heard of the registry.
@@ -225,6 +227,7 @@ def test_every_page_opens_and_everybody_can_read_it(
         ("fairness", 3),
         ("quality", 4),
         ("delays", 1),
+        ("simulators", 2),
     ],
 )
 def test_every_chart_keeps_to_vega_lites_schema(
