@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.command_line import Complain
 
 COMPOSE = Path(__file__).parent.parent / "docker" / "compose.yaml"
+KUBERNETES = COMPOSE.parents[1] / "examples" / "kubernetes" / "croupier.yaml"
 DOCKERFILE = COMPOSE.parent / "Dockerfile"
 SHARED = COMPOSE.parent / "kafka" / "server.properties"
 
@@ -68,7 +69,9 @@ def test_the_broker_is_given_nothing_else_than_a_node(
     }
 
 
-@pytest.mark.parametrize("name", ["scorer-1", "scorer-2", "sink", "nightly", "dashboard"])
+@pytest.mark.parametrize(
+    "name", ["scorer-1", "scorer-2", "sink", "nightly", "watcher", "dashboard"]
+)
 def test_croupier_takes_its_settings(
     name: str, services: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -99,11 +102,12 @@ def test_images_of_every_service_are_made_here() -> None:
     stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE.read_text(), re.MULTILINE))
     found = yaml.safe_load(COMPOSE.read_text())["services"]
     ours = {name: each["build"]["target"] for name, each in found.items() if "build" in each}
-    assert set(ours) == {"mlflow", "scorer-1", "scorer-2", "sink", "nightly", "dashboard"}
+    croupier = {"scorer-1", "scorer-2", "sink", "nightly", "watcher", "dashboard"}
+    assert set(ours) == {"mlflow"} | croupier
     assert set(ours.values()) <= stages
 
 
-@pytest.mark.parametrize("service", ["sink", "nightly", "dashboard"])
+@pytest.mark.parametrize("service", ["sink", "nightly", "watcher", "dashboard"])
 def test_commands_are_those_of_the_command_line(
     service: str, services: dict[str, Any], complain: Complain, tmp_path: Path
 ) -> None:
@@ -112,6 +116,30 @@ def test_commands_are_those_of_the_command_line(
     place = command.index("--config") + 1
     command[place] = str(tmp_path / "none.toml")
     assert complain(*command).startswith("config: expected a file at ")
+
+
+def containers() -> dict[str, Any]:
+    """The container of every Deployment of the manifest, by its name."""
+    found = list(yaml.safe_load_all(KUBERNETES.read_text()))
+    pods = [each["spec"]["template"]["spec"] for each in found if each["kind"] == "Deployment"]
+    return {pod["containers"][0]["name"]: pod["containers"][0] for pod in pods}
+
+
+@pytest.mark.parametrize("name", ["scorer", "sink", "watcher", "dashboard"])
+def test_kubernetes_gives_commands_and_settings_that_are_taken(
+    name: str, complain: Complain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = containers()[name]
+    command = [str(each) for each in container["args"]]
+    command[command.index("--config") + 1] = str(tmp_path / "none.toml")
+    assert complain(*command).startswith("config: expected a file at ")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "draw").write_text("00" * 16)
+    environment = {each["name"]: str(each["value"]) for each in container["env"]}
+    environment["CROUPIER_SERVICE__DRAW_SECRET"] = '{ file = "draw" }'
+    config, _ = load_config(None, environment=environment)
+    scorers = ("dns+http://croupier-scorers:8080",) if name == "watcher" else ()
+    assert config.alerts.scorers == scorers
 
 
 def test_the_configuration_of_the_containers_is_right(
@@ -128,8 +156,8 @@ def test_the_configuration_of_the_containers_is_right(
     assert list(config.loops) == ["banner"]
 
 
-def test_the_balancer_and_prometheus_know_both_scorers() -> None:
-    for name in ("haproxy.cfg", "prometheus.yml"):
+def test_balancer_watcher_and_prometheus_know_both_scorers() -> None:
+    for name in ("haproxy.cfg", "prometheus.yml", "compose.yaml"):
         text = (COMPOSE.parent / name).read_text()
         assert set(re.findall(r"scorer-\d:8080", text)) == {"scorer-1:8080", "scorer-2:8080"}
 

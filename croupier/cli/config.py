@@ -12,8 +12,8 @@ import msgspec
 
 from croupier.dashboards.settings import DashboardConfig
 from croupier.eventlog.log import LogConfig
+from croupier.offline.alerts_config import AlertsConfig
 from croupier.offline.data_format import check_format
-from croupier.offline.delivery import DeliveryConfig
 from croupier.offline.nightly import NightlyConfig
 from croupier.policy.errors import ConfigError
 from croupier.policy.loop import LoopConfig, valid_loop_name
@@ -67,7 +67,7 @@ class CroupierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     log: LogConfig = LogConfig()
     registry: RegistryConfig = RegistryConfig()
     nightly: NightlyConfig = NightlyConfig()
-    alerts: DeliveryConfig = DeliveryConfig()
+    alerts: AlertsConfig = AlertsConfig()
     dashboard: DashboardConfig = DashboardConfig()
     loops: dict[str, LoopConfig] = {}
 
@@ -122,6 +122,7 @@ class DataPaths:
         self.secret = root / "draw-secret"
         self.settings = root / "settings"
         self.control = root / "control"
+        self.watch = root / "watch.json"
 
     def tracking_uri(self, registry: RegistryConfig) -> str:
         """MLflow's address: the configured one, or a database in the data directory."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import sqlite3
@@ -20,8 +19,10 @@ import typer
 from deltalake.exceptions import DeltaError
 from polars.exceptions import PanicException, PolarsError
 
+from croupier.cli.alone import alone
 from croupier.cli.findings import show_nights
 from croupier.cli.options import (
+    SMTP_PASSWORD,
     ConfigOption,
     DataDirOption,
     EngineOption,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ("register",)
 
 _LOOK_EVERY_S = 1.0
-_SMTP_PASSWORD = "CROUPIER_SMTP_PASSWORD"  # noqa: S105 - where it is
 # What a full disk, a damaged file or a lack of memory is raised as.
 _OF_THE_MACHINE = (OSError, MemoryError, sqlite3.Error, DeltaError, PolarsError, PanicException)
 
@@ -189,7 +189,7 @@ def _deliver(session: Session) -> list[str]:
                 session.config.loops,
                 session.config.alerts,
                 now_us=now_us(),
-                password=os.environ.get(_SMTP_PASSWORD),
+                password=os.environ.get(SMTP_PASSWORD),
             )
     except LakeLockedError:
         return ["alerts were not delivered, since another process writes to the lake"]
@@ -220,7 +220,9 @@ def _until_stopped(options: _Options, schedule: Schedule) -> None:
     # Every night's process has its own: a cluster held here would lie idle all day.
     session.engine.close()
     output = session.output
-    with _alone(session.paths.root), stop_on_signals() as stop:
+    root = session.paths.root
+    lock = alone(root / "nightly.lock", f"does the nights of {root}")
+    with lock, stop_on_signals() as stop:
         first = _moment(schedule.first(now_us()))
         output.remark(f"the first night begins at {first}; stop with SIGTERM or SIGINT")
         keep_schedule(
@@ -239,30 +241,6 @@ def _told(night: NightTold) -> str:
         return f"the night of {begun} is done; {following}"
     row = f", {night.failures:,} in a row" if night.failures > 1 else ""
     return f"the night of {begun} failed{row}: {night.failure}; {following}"
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keep a second process from doing the nights of a data directory."""
-    path = root / "nightly.lock"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+")
-    except OSError as error:
-        raise InvalidInputError(
-            "data_dir", f"expected a directory to write to at {root}: {error.strerror}"
-        ) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LakeLockedError(
-                f"another process does the nights of {root} already, see {path}"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()}\n")
-        handle.flush()
-        yield
 
 
 def _in_child(options: _Options, stop: Stop) -> str | None:

@@ -168,7 +168,7 @@ def dashboard(
     if service is not None and not service.startswith(("http://", "https://")):
         raise InvalidInputError("service", f"expected an address with http://, got {service!r}")
     told = DashboardSettings(
-        service=service or _scorer_address(session),
+        service=service or session.scorer_address,
         judged={
             name: each.individual_fairness
             for name, each in session.config.loops.items()
@@ -177,15 +177,9 @@ def dashboard(
         trusted_header=session.config.dashboard.trusted_header,
         features_for=session.config.dashboard.features_for,
         overrides_for=session.config.dashboard.overrides_for,
+        slow_s=session.config.alerts.latency.p99_s,
     )
     raise typer.Exit(run_dashboard(session.paths.root, host=host, port=port, settings=told))
-
-
-def _scorer_address(session: Session) -> str:
-    """Where the data directory's scorer listens, or would by the configuration."""
-    found = read_address(session.paths.address)
-    configured = session.config.service
-    return found.url if found is not None else f"http://{configured.host}:{configured.port}"
 
 
 def status(

@@ -19,6 +19,7 @@ from croupier.offline.lake import Lake
 from croupier.offline.nightly import Nightly
 from croupier.offline.registry import Registry
 from croupier.policy.errors import ConfigError, InvalidInputError
+from croupier.service.server import read_address
 from croupier.sim2rec.jax_extra import has_jax
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from croupier.policy.simulators import SimulatorsSection
 
 __all__ = (
+    "SMTP_PASSWORD",
     "ConfigOption",
     "DataDirOption",
     "EngineOption",
@@ -43,6 +45,9 @@ __all__ = (
     "Session",
     "user_name",
 )
+
+SMTP_PASSWORD = "CROUPIER_SMTP_PASSWORD"  # noqa: S105 - where it is
+"""Environment variable with the password of whoever sends alerts by mail."""
 
 ConfigOption = Annotated[
     Path | None,
@@ -134,6 +139,17 @@ class Session:
             engine=self.engine,
             simulate=_simulate if has_jax() else None,
         )
+
+    @property
+    def scorer_address(self) -> str:
+        """Where the data directory's scorer listens now, or would by the configuration."""
+        found, configured = read_address(self.paths.address), self.config.service
+        return found.url if found is not None else f"http://{configured.host}:{configured.port}"
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Addresses of the scorers that are watched."""
+        return self.config.alerts.scorers or (self.scorer_address,)
 
     def cautions(self) -> dict[str, str]:
         """What the users of a loop should be warned of, by loop."""

@@ -1,4 +1,4 @@
-"""The page "Alerts": what the nights' rules have found, since when, and who has seen it."""
+"""The page "Alerts": what the rules of nights and scorers have found, and who has seen it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import streamlit as st
 from croupier.dashboards import data
 from croupier.dashboards.access import viewer_name
 from croupier.dashboards.acknowledging import acknowledge
-from croupier.dashboards.filters import loop_of_page, remark_source
+from croupier.dashboards.filters import loop_of_page, moment_of_us, remark_source
 from croupier.dashboards.formatting import MISSING, moment, viewer_zone
 from croupier.dashboards.judgements import NotRecordedError
+from croupier.dashboards.layout import small
 from croupier.dashboards.settings import settings
+from croupier.offline.summaries.tables import SCORERS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,25 +30,35 @@ _WRONG: Final = "alerts_wrong"
 def show() -> None:
     """Draw the page."""
     st.title("Alerts")
-    loop = loop_of_page("Alerts")
-    if loop is None:
-        return
-    rows = data.summary(loop, "alerts").sort("first", descending=True)
-    seen = data.acknowledged(loop)
+    loop = loop_of_page("Alerts of the nights")
+    names = [SCORERS] if loop is None else [loop, SCORERS]
+    rows = pl.concat([data.summary(each, "alerts") for each in names])
+    rows = rows.sort("first", descending=True)
+    seen = data.acknowledged()
     open_ = rows.filter(pl.col("closed").is_null())
     st.subheader("What is open?")
     _told()
     if open_.is_empty():
         st.success("No rule has anything to say.")
-    else:
+    elif loop is not None:
         _name()
     for row in open_.to_dicts():
         _alert(loop, row, seen.get(row["alert_id"]))
     _past(rows.filter(pl.col("closed").is_not_null()), seen)
-    remark_source(
-        loop,
-        "The rules are those of `[nightly.alerts]`; each night opens and closes alerts.",
-    )
+    small([_looked()])
+    if loop is not None:
+        remark_source(
+            loop,
+            "Each night opens and closes its alerts by the rules of `[nightly.alerts]`.",
+        )
+
+
+def _looked() -> str:
+    state = data.summary_state(SCORERS)
+    rules = "Alerts of the scorers are of all loops, by the rules of `[alerts]`"
+    if state is None:
+        return f"{rules}. Nobody watches the scorers: `croupier watch` does."
+    return f"{rules}; `croupier watch` has last looked {moment_of_us(state.made)}."
 
 
 def _told() -> None:
@@ -67,13 +79,17 @@ def _name() -> None:
     field.text_input("Your name", key=_NAME, max_chars=256, help="It is logged with what you do.")
 
 
-def _alert(loop: str, row: dict[str, Any], seen: tuple[str, datetime] | None) -> None:
+def _alert(loop: str | None, row: dict[str, Any], seen: tuple[str, datetime] | None) -> None:
     with st.container(border=True):
         mark = ":material/error:" if row["severity"] == "critical" else ":material/warning:"
-        st.markdown(f"{mark} **{row['title']}**  \n{row['told']} [Look]({row['page']})")
+        st.markdown(f"{mark} **{row['title']}**  \n{row['told']} [Look]({row['page'] or '.'})")
         st.markdown(f":small[Open since {moment(row['first'])}.]")
         if seen is not None:
             st.markdown(f":material/check: Acknowledged by {seen[0]}, {moment(seen[1])}.")
+            return
+        if loop is None:
+            # The service takes what people do of a loop, and this page knows of none yet.
+            st.markdown(":small[It can be acknowledged here after the first night.]")
             return
         named = str(st.session_state.get(_NAME) or "").strip()
         st.button(

@@ -10,14 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from croupier.dashboards.scrapes import Live, Scrape
+    from croupier.offline.scrapes import Live, Scrape
 
 __all__ = ("Trouble", "of_nights", "of_scorer")
 
 Weight: TypeAlias = Literal["critical", "warning"]
-
-SLOW_S: Final = 0.05
-"""99th percentile of the latency, in seconds, above which it is pointed out."""
 
 _QUEUED: Final = 10_000
 _LAGGING: Final = 10_000
@@ -43,8 +40,18 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     page: tuple[str, str] | None = None
 
 
-def of_scorer(loop: str, scrape: Scrape, now: Live) -> list[Trouble]:
-    """What is wrong with the scorer, as a loop sees it; the worst first."""
+def of_scorer(loop: str, scrape: Scrape, now: Live, *, slow_s: float) -> list[Trouble]:
+    """What is wrong with the scorer, as a loop sees it; the worst first.
+
+    Parameters
+    ----------
+    loop
+        Whose.
+    scrape, now
+        The latest reading, and what went on up to it.
+    slow_s
+        99th percentile of the latency, in seconds, above which it is pointed out.
+    """
     found = list(_of_readiness(loop, scrape))
     gauges = scrape.gauges
     if gauges.get("croupier_log_spilling", 0.0) > 0:
@@ -72,7 +79,7 @@ def of_scorer(loop: str, scrape: Scrape, now: Live) -> list[Trouble]:
                 told=f"{gauges['croupier_stream_lag']:,.0f} have no answer yet.",
             )
         )
-    if now.p99_s is not None and now.p99_s > SLOW_S:
+    if now.p99_s is not None and now.p99_s > slow_s:
         found.append(
             Trouble(
                 weight="warning",

@@ -151,15 +151,15 @@ def decision(loop: str, decision_id: str) -> FoundDecision | None:
     return _reading(lambda lake: decision_by_id(lake, loop, decision_id))
 
 
-def acknowledged(loop: str) -> dict[str, tuple[str, datetime]]:
-    """Who was the first to acknowledge an alert, and when; by its id.
+def acknowledged() -> dict[str, tuple[str, datetime]]:
+    """Who was the first to acknowledge an alert, of whatever loop, and when; by its id.
 
     Raises
     ------
     LakeUnreadableError
         If the table can't be read.
     """
-    return _reading(lambda lake: _acknowledged(str(lake.root), lake.version("audits"), loop))
+    return _reading(lambda lake: _acknowledged(str(lake.root), lake.version("audits")))
 
 
 def overrides(loop: str) -> list[AskedOverride]:
@@ -261,7 +261,7 @@ def summary_version(loop: str) -> str:
 
 
 def summary(loop: str, name: SummaryName) -> pl.DataFrame:
-    """One of a loop's small tables, as the last night has left it; not to be changed.
+    """One of the small tables of a loop, or of the scorers, as it is now; not to be changed.
 
     Raises
     ------
@@ -361,11 +361,10 @@ def _overrides(root: str, version: int, loop: str) -> list[AskedOverride]:  # no
 def _acknowledged(
     root: str,
     version: int,  # noqa: ARG001 - a key
-    loop: str,
 ) -> dict[str, tuple[str, datetime]]:
     rows = (
         Lake(Path(root))
-        .scan("audits", loop)
+        .scan("audits")
         .filter(pl.col("kind") == "acknowledgement")
         .sort("ts", descending=True)
         .select("alert_id", "auditor", "ts")

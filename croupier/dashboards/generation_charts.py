@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import altair as alt
 import polars as pl
@@ -21,6 +21,7 @@ __all__ = (
     "PROMISED",
     "REALISED",
     "VERMILION",
+    "Unchecked",
     "difference_chart",
     "plain",
     "promise_chart",
@@ -185,6 +186,17 @@ def _intervals(
     return plain(layers)
 
 
+class Unchecked(alt.LayerChart):
+    """A chart that isn't held against Vega-Lite's schema each time that it is drawn.
+
+    That takes more than half of a page's time on the server. The tests hold all charts against it.
+    """
+
+    def to_dict(self, validate: bool = False, **options: Any) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """The chart in Vega-Lite's JSON."""
+        return super().to_dict(validate, **options)
+
+
 def plain(layers: Sequence[alt.Chart], *, height: int = _HEIGHT) -> alt.LayerChart:
     """Layers of one chart, in the look that all charts have.
 
@@ -196,7 +208,7 @@ def plain(layers: Sequence[alt.Chart], *, height: int = _HEIGHT) -> alt.LayerCha
         In pixels.
     """
     axes = alt.AxisConfig(domain=False, ticks=False, titleFontWeight="normal", tickCount=6)
-    return alt.LayerChart(
+    return Unchecked(
         layer=list(layers),
         height=height,
         config=alt.Config(view=alt.ViewConfig(stroke=None), axis=axes),

@@ -31,6 +31,7 @@ _ROWS: Final = 16
 _OF: Final = ("series", "Of")
 
 
+@st.fragment
 def show_comparison(loop: str) -> None:
     """Draw two generations that people choose: their actions, segments and features."""
     st.subheader("How do two generations differ?", help=meaning("generation", "pmf"))

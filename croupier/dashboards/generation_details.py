@@ -100,6 +100,7 @@ def show_timeline(loop: str, rows: pl.DataFrame) -> None:
     )
 
 
+@st.fragment
 def show_behaviour(loop: str, rows: pl.DataFrame) -> None:
     """Draw how generations behave, by a measure that people choose."""
     st.subheader("How do generations behave?")

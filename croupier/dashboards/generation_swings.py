@@ -54,6 +54,7 @@ _STATISTICS: Final = {
 _INSIDE, _BEYOND = "Seen, within the band", "Seen, beyond the band"
 
 
+@st.fragment
 def show_swings(loop: str) -> None:
     """Draw a statistic of oscillation by generation, within what noise alone would show."""
     st.subheader("Do generations oscillate?", help=meaning("oscillation", "null band"))

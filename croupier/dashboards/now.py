@@ -19,8 +19,9 @@ from croupier.dashboards.filters import loop_of_page, moment_of_us, remark_sourc
 from croupier.dashboards.formatting import MISSING, Rewards, count, duration, moment, share
 from croupier.dashboards.glossary import meaning
 from croupier.dashboards.layout import draw, small
-from croupier.dashboards.scrapes import Live, Scrape, ScrapeFailedError, live, scrape
 from croupier.dashboards.settings import judge_key, settings
+from croupier.offline.scrapes import Live, Scrape, ScrapeFailedError, live, scrape
+from croupier.offline.summaries.tables import SCORERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ def _now(loop: str) -> None:
     now: Live | None = None
     if readings:
         now = live(list(readings))
-        found += of_scorer(loop, readings[-1], now)
+        found += of_scorer(loop, readings[-1], now, slow_s=settings().slow_s)
     nights = data.summary(loop, "nights").sort("started").to_dicts()
     found += of_nights(nights, datetime.now(tz=UTC))
     found += _alerts(loop)
@@ -91,8 +92,8 @@ def _unreachable(error: ScrapeFailedError) -> Trouble:
 
 
 def _alerts(loop: str) -> list[Trouble]:
-    rows = data.summary(loop, "alerts").filter(pl.col("closed").is_null())
-    known = data.acknowledged(loop)
+    rows = pl.concat([data.summary(each, "alerts") for each in (loop, SCORERS)])
+    known = data.acknowledged()
     return [
         Trouble(
             weight=row["severity"],
@@ -100,7 +101,7 @@ def _alerts(loop: str) -> list[Trouble]:
             told=f"{row['told']} Since {moment(row['first'])}.",
             page=("Alerts", "alerts"),
         )
-        for row in rows.to_dicts()
+        for row in rows.filter(pl.col("closed").is_null()).to_dicts()
         if row["alert_id"] not in known and row["rule"] != "night"
     ]
 

@@ -145,8 +145,9 @@ def _form(loop: str, rows: Mapping[int, Mapping[str, Any]], champion: int) -> No
         args=(loop, asked),
         type="primary",
         key="override_record",
+        width="stretch",
     )
-    no.button("Cancel", on_click=_forget, key="override_cancel")
+    no.button("Cancel", on_click=_forget, key="override_cancel", width="stretch")
 
 
 def _consequence(asked: _Asked, row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from croupier.offline.alerts_config import LatencyRule
 from croupier.policy.fairness.config import IndividualFairness
 
 __all__ = (
@@ -96,6 +97,8 @@ class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True):
         Individual fairness of the loops that have auditors, by loop.
     trusted_header, features_for, overrides_for
         As in :class:`DashboardConfig`.
+    slow_s
+        99th percentile of requests, in seconds, above which scorers are slow.
     """
 
     service: str | None = None
@@ -103,6 +106,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_header: str | None = None
     features_for: tuple[str, ...] = ()
     overrides_for: tuple[str, ...] = ()
+    slow_s: float = LatencyRule().p99_s
 
 
 def data_dir() -> Path:

@@ -172,7 +172,6 @@ def _transfer(study: Study) -> None:
     st.subheader("What are policies worth to users that no simulator knew?")
     rows = study.results()
     rewards = Rewards.for_widths(rows["upper"] - rows["lower"])
-    optimum = [each for each in study.yardsticks if each.policy == "optimal"]
     drawn = rows.with_columns(
         shown=pl.col("value").map_elements(rewards.value, pl.String),
         interval=rewards.intervals("lower", "upper").fill_null(MISSING),
@@ -193,7 +192,7 @@ def _transfer(study: Study) -> None:
                 ("part", "Of the optimum"),
                 ("n", "Seeds"),
             ],
-            reference=optimum[0].mean_return if optimum else None,
+            reference=study.optimum,
         ),
         "For every way of training and every level, the mean return of test users, with an "
         "interval. The dashed line is the optimum.",
@@ -225,11 +224,17 @@ def _curves(rows: pl.DataFrame) -> None:
     if rows.is_empty():
         st.info("No learning curves were kept.")
         return
-    levels = [str(each) for each in rows["level"].unique().sort().to_list()]
+    # At level 0 are those that have trained with the truth, to be seen beside all others.
+    levels = [str(each) for each in rows["level"].unique().sort().to_list() if each]
+    if not levels:
+        st.info("No policy was trained in simulators.")
+        return
     left, _ = st.columns([1, 2])
     with left:
         chosen = choose_one("Level", levels, "level")
-    mine = rows.filter(pl.col("level") == int(chosen))
+    mine = rows.filter(pl.col("level").is_in([0, int(chosen)])).sort(
+        "level", descending=True, maintain_order=True
+    )
     rewards = Rewards.for_widths(mine["upper"] - mine["lower"])
     drawn = mine.with_columns(
         shown=pl.col("value").map_elements(rewards.value, pl.String),

@@ -17,6 +17,7 @@ __all__ = ("Study", "StudyUnreadableError", "curves", "read_study", "studies")
 
 _TABLE: Final = "lts.json"
 _RUNS: Final = "runs"
+_OPTIMUM: Final = "optimum"
 _Z: Final = 1.959963984540054
 
 
@@ -56,6 +57,12 @@ class Study(msgspec.Struct, frozen=True):
 
     arms: list[Arm]
     yardsticks: list[Yardstick]
+
+    @property
+    def optimum(self) -> float | None:
+        """What nobody can do better than; None where it isn't known."""
+        found = [each.mean_return for each in self.yardsticks if each.policy == _OPTIMUM]
+        return found[0] if found else None
 
     def results(self) -> pl.DataFrame:
         """A row for each arm: its level, its value with the interval, and shares of yardsticks."""

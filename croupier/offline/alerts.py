@@ -1,7 +1,8 @@
-"""Alerts: what a night finds that somebody should look at, and how long it has been so.
+"""Alerts: what rules find that somebody should look at, and how long it has been so.
 
-Each rule looks at what the night has left in the small tables and the generations table. An alert
-is open while its rule says so, and has one id from the day it opens to the day it closes.
+The rules of a night look at what it has left in the small tables and the generations table; those
+of the scorers are in :mod:`croupier.offline.scorer_alerts`. An alert is open while its rule says
+so, and has one id from when it opens to when it closes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from croupier.offline.latest_signals import latest_signals
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
-__all__ = ("Alert", "AlertRules", "RuleName", "Severity", "found_alerts", "with_alerts")
+__all__ = (
+    "Alert",
+    "AlertRules",
+    "NightRule",
+    "ScorerRule",
+    "Severity",
+    "found_alerts",
+    "with_alerts",
+)
 
-RuleName: TypeAlias = Literal[
+NightRule: TypeAlias = Literal[
     "oscillation",
     "disparity",
     "violations",
@@ -32,6 +41,7 @@ RuleName: TypeAlias = Literal[
     "propensities",
     "night",
 ]
+ScorerRule: TypeAlias = Literal["latency", "refusals", "unreachable"]
 Severity: TypeAlias = Literal["critical", "warning"]
 
 _RECENT: Final = 7
@@ -86,7 +96,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         Address of the page that shows more.
     """
 
-    rule: RuleName
+    rule: NightRule | ScorerRule
     severity: Severity
     title: str
     told: str
@@ -120,7 +130,12 @@ def found_alerts(
 
 
 def with_alerts(
-    before: pl.DataFrame, found: list[Alert], *, loop: str, now_us: int
+    before: pl.DataFrame,
+    found: list[Alert],
+    *,
+    loop: str,
+    now_us: int,
+    undecided: Container[str] = (),
 ) -> pl.DataFrame:
     """The table of alerts with what is found now: what is new opens, what is gone closes.
 
@@ -134,12 +149,14 @@ def with_alerts(
         Whose.
     now_us
         In microseconds since the epoch.
+    undecided
+        Rules that can't say anything now: their alerts stay as they are.
     """
     now = datetime.fromtimestamp(now_us / 1e6, tz=UTC)
     by_rule = {each.rule: each for each in found}
     rows = before.sort("first").to_dicts()
     for row in rows:
-        if row["closed"] is None:
+        if row["closed"] is None and row["rule"] not in undecided:
             alert = by_rule.pop(row["rule"], None)
             row.update({"closed": now} if alert is None else {"last": now} | _said(alert))
     for alert in by_rule.values():
@@ -174,7 +191,7 @@ def _of_nights(nights: pl.DataFrame) -> Iterator[Alert]:
 
 
 def _of_signals(rules: AlertRules, generations: Mapping[int, Mapping[str, Any]]) -> Iterator[Alert]:
-    wanted: dict[str, tuple[bool, RuleName, str, str]] = {
+    wanted: dict[str, tuple[bool, NightRule, str, str]] = {
         "oscillates": (rules.oscillation, "oscillation", "Generations oscillate", "generations"),
         "disparity_rises": (rules.disparity, "disparity", "A disparity rises", "fairness"),
         "violations_rise": (rules.violations, "violations", "Violations rise", "fairness"),

@@ -20,6 +20,7 @@ import msgspec
 from croupier import __version__
 from croupier.eventlog.layouts import copy_log
 from croupier.offline.data_format import FORMAT, FORMAT_FILE, check_format
+from croupier.offline.summaries.tables import summaries_of
 from croupier.policy.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ def backup(root: Path, lake: Lake, into: Path) -> BackupManifest:
         raise InvalidInputError("into", f"expected a folder outside of {root}, got {into}")
     into.mkdir(parents=True)
     with lake.lock():
-        for name in ("lake", *_FOLDERS):
-            if (root / name).is_dir():
-                shutil.copytree(root / name, into / name)
+        with summaries_of(lake).locked_scorers():
+            for name in ("lake", *_FOLDERS):
+                if (root / name).is_dir():
+                    shutil.copytree(root / name, into / name)
         # Artifacts come after the database that names them; they are never changed or replaced.
         if (root / _DATABASE).exists():
             _copy_database(root / _DATABASE, into / _DATABASE)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import polars as pl
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-from croupier.offline.alerts import RuleName
+from croupier.offline.alerts import NightRule
 from croupier.offline.generations import generation_rows
 from croupier.offline.latest_signals import latest_told
 from croupier.offline.summaries.tables import summaries_of
@@ -73,7 +73,7 @@ def write_batch_metrics(path: Path, lake: Lake, report: NightlyReport, *, now_us
         shown("nightly_failed", "1 if training or judging broke off.", loop, failed)
         shown("nightly_champion", "The champion after the night.", loop, night.champion)
         open_ = summaries_of(lake).read(loop, "alerts").filter(pl.col("closed").is_null())
-        for rule in get_args(RuleName):
+        for rule in get_args(NightRule):
             alerts.labels(loop, rule).set(rule in open_["rule"])
         rows = generation_rows(lake, loop)
         for column, says in _SIGNALS.items():

@@ -1,12 +1,12 @@
 """Telling people of alerts: a webhook and e-mail, each alert once it has opened.
 
-What could not be delivered is tried again by the next night. If one of two ways fails, the other
-one is used again as well: an alert may come twice, and doesn't get lost.
+What could not be delivered is tried again by the next night, or the next look at the scorers. If
+one of two ways fails, the other one is used again as well: an alert may come twice, and doesn't
+get lost.
 """
 
 from __future__ import annotations
 
-import re
 import smtplib
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -16,75 +16,17 @@ import msgspec
 import polars as pl
 import urllib3
 
-from croupier.offline.summaries.tables import SUMMARY_SCHEMAS, summaries_of
+from croupier.offline.summaries.tables import SCORERS, SUMMARY_SCHEMAS, summaries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from croupier.offline.alerts_config import AlertsConfig, EmailConfig
     from croupier.offline.lake import Lake
 
-__all__ = ("DeliveryConfig", "EmailConfig", "deliver_alerts")
+__all__ = ("deliver_alerts",)
 
 _TIMEOUT_S: Final = 10.0
-_ADDRESS: Final = re.compile(r"[^@\s<>]+@[^@\s<>]+")
-
-
-class EmailConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How e-mail is sent.
-
-    Attributes
-    ----------
-    host, port
-        Of the server.
-    sender, recipients
-        Addresses.
-    starttls
-        Whether the connection is encrypted, before anybody logs in.
-    user
-        Who logs in, with the password in CROUPIER_SMTP_PASSWORD; nobody if None.
-    """
-
-    host: str
-    port: int = 25
-    sender: str
-    recipients: tuple[str, ...]
-    starttls: bool = False
-    user: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port must be in [1, 65535], got {self.port}")
-        if not self.recipients:
-            raise ValueError("recipients must name at least one address")
-        for address in (self.sender, *self.recipients):
-            if not _ADDRESS.fullmatch(address):
-                raise ValueError(f"an address is of the form name@domain, got {address!r}")
-        if self.user is not None and not self.starttls:
-            raise ValueError("starttls must be on where somebody logs in")
-
-
-class DeliveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where alerts are delivered; nowhere unless said.
-
-    Attributes
-    ----------
-    webhook
-        Address that they are posted to as JSON, with a `text` as chat systems show it.
-    email
-        How they are mailed.
-    dashboard
-        Address of the dashboard, for links.
-    """
-
-    webhook: str | None = None
-    email: EmailConfig | None = None
-    dashboard: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("webhook", "dashboard"):
-            address = getattr(self, name)
-            if address is not None and not address.startswith(("http://", "https://")):
-                raise ValueError(f"{name} must be an address with http://, got {address!r}")
 
 
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +37,16 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     alerts: list[dict[str, Any]]
 
+    @property
+    def about(self) -> str:
+        """Whose alerts these are, for people."""
+        return _about(self.loop)
+
 
 def deliver_alerts(
     lake: Lake,
     loops: Iterable[str],
-    config: DeliveryConfig,
+    config: AlertsConfig,
     *,
     now_us: int,
     password: str | None = None,
@@ -109,9 +56,9 @@ def deliver_alerts(
     Parameters
     ----------
     lake
-        With the small tables; hold its lock.
+        With the small tables; hold its lock, or the watcher's for the scorers' alerts.
     loops
-        Whose alerts.
+        Whose alerts: names of loops, or :data:`~croupier.offline.summaries.tables.SCORERS`.
     config
         Where to.
     now_us
@@ -153,11 +100,20 @@ def _told(loop: str, rows: list[dict[str, Any]], dashboard: str | None) -> _Told
     alerts = [
         {name: row[name] for name in ("alert_id", "rule", "severity", "title", "told")}
         | {"since": row["first"].isoformat()}
-        | ({} if base is None else {"link": f"{base}/{row['page']}?loop={loop}"})
+        | ({} if base is None else {"link": _link(base, loop, row["page"])})
         for row in rows
     ]
-    lines = [f"{loop}: {each['title']}. {each['told']} {each.get('link', '')}" for each in alerts]
+    about = _about(loop)
+    lines = [f"{about}: {each['title']}. {each['told']} {each.get('link', '')}" for each in alerts]
     return _Told(loop=loop, text="\n".join(line.rstrip() for line in lines), alerts=alerts)
+
+
+def _link(base: str, loop: str, page: str) -> str:
+    return f"{base}/{page}" if loop == SCORERS else f"{base}/{page}?loop={loop}"
+
+
+def _about(loop: str) -> str:
+    return "scorers" if loop == SCORERS else loop
 
 
 def _post(address: str, told: _Told) -> list[str]:
@@ -172,9 +128,9 @@ def _post(address: str, told: _Told) -> list[str]:
         )
     except urllib3.exceptions.HTTPError as error:
         # The address may hold a secret.
-        return [f"{told.loop}: the webhook can't be reached ({type(error).__name__})"]
+        return [f"{told.about}: the webhook can't be reached ({type(error).__name__})"]
     if answer.status // 100 != 2:
-        return [f"{told.loop}: the webhook answers {answer.status}"]
+        return [f"{told.about}: the webhook answers {answer.status}"]
     return []
 
 
@@ -182,7 +138,7 @@ def _mail(config: EmailConfig, told: _Told, password: str | None) -> list[str]:
     message = EmailMessage()
     first = told.alerts[0]["title"]
     more = len(told.alerts) - 1
-    message["Subject"] = f"[croupier] {told.loop}: {first}" + (f" and {more} more" if more else "")
+    message["Subject"] = f"[croupier] {told.about}: {first}" + (f" and {more} more" if more else "")
     message["From"] = config.sender
     message["To"] = ", ".join(config.recipients)
     message.set_content(told.text + "\n")
@@ -194,5 +150,5 @@ def _mail(config: EmailConfig, told: _Told, password: str | None) -> list[str]:
                 server.login(config.user, password or "")
             server.send_message(message)
     except (OSError, smtplib.SMTPException) as error:
-        return [f"{told.loop}: mail to {config.host} failed ({type(error).__name__}: {error})"]
+        return [f"{told.about}: mail to {config.host} failed ({type(error).__name__}: {error})"]
     return []

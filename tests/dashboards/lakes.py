@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -13,6 +14,11 @@ from croupier.offline.join import join
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.sink import sink
 from croupier.policy.loop import LoopConfig
+from croupier.sim2rec.lts import LTSConfig, UserPopulation
+from croupier.sim2rec.study import constant_policy_study
+from croupier.sim2rec.transfer_config import ARMS, UPPER_BOUND
+from croupier.sim2rec.transfer_runs import RECOMMENDER, RUNS_SCHEMA
+from croupier.sim2rec.transfer_study import summarise_transfer
 from tests.offline.logs import EPOCH_US, append, decision, outcome
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from croupier.policy.events import Event
+    from croupier.sim2rec.transfer_study import TransferStudy
 
 __all__ = (
     "champion_of",
@@ -28,6 +35,7 @@ __all__ = (
     "newsletter",
     "write_delays",
     "write_lake",
+    "write_study",
 )
 
 _FIRST_NIGHT = datetime(2026, 10, 1, 2, 10, tzinfo=UTC)
@@ -63,6 +71,31 @@ def write_delays(data_dir: Path, delays_s: Sequence[float | None], loop: str = "
         append(log, events)
         sink(log, lake)
         join(lake, loop, LoopConfig(), EPOCH_US + month_us)
+
+
+def write_study(folder: Path, levels: Sequence[int] = (2, 3)) -> TransferStudy:
+    """Write what ``croupier simulate lts`` does, of runs that nobody has trained."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for seed in range(2):
+        for level in (0, *levels):
+            names = [RECOMMENDER, *(arm.name for arm in ARMS)]
+            for place, arm in enumerate(names):
+                if (arm == UPPER_BOUND) != (level == 0):
+                    continue
+                for iteration in (0,) if arm == RECOMMENDER else (2, 4, 6):
+                    earned = 40.0 + place + 0.3 * iteration - 0.1 * level + float(rng.normal())
+                    run = {"digest": "", "level": level, "arm": arm, "seed": seed}
+                    run |= {"iteration": iteration, "training_return": earned, "seconds": 1.0}
+                    rows.append(run | {"test_return": earned})
+    runs = pl.DataFrame(rows, schema=RUNS_SCHEMA)
+    users = UserPopulation.draw(3, np.random.default_rng(1))
+    yardsticks = constant_policy_study(LTSConfig(), users, np.random.default_rng(2))
+    study = summarise_transfer(runs, yardsticks, levels)
+    folder.mkdir(parents=True)
+    runs.write_delta(str(folder / "runs"))
+    (folder / "lts.json").write_bytes(msgspec.json.encode(study))
+    return study
 
 
 def champion_of(rows: list[dict[str, Any]]) -> dict[str, Any]:

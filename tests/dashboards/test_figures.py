@@ -22,17 +22,17 @@ from croupier.dashboards.figures import (
 )
 from croupier.dashboards.generation_details import happenings
 from croupier.dashboards.replays import replay
-from croupier.dashboards.scrapes import Readiness, live, parse_metrics
 from croupier.dashboards.standstill import reasons
 from croupier.dashboards.studies import StudyUnreadableError, curves, read_study, studies
 from croupier.offline.lake import Lake
 from croupier.offline.one_decision import decision_by_id
 from croupier.offline.ope import SNIPS, LoggedBatch
+from croupier.offline.scrapes import Readiness, live, parse_metrics
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS
 from croupier.policy.errors import InvalidInputError, NotEnoughDataError
 from croupier.policy.exploration import EpsilonGreedy, Uniform
 from croupier.service.metrics import Metrics
-from tests.dashboards.lakes import generation_row, homepage, write_delays
+from tests.dashboards.lakes import generation_row, homepage, write_delays, write_study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +143,7 @@ def test_rates_and_quantiles_are_those_of_two_readings() -> None:
     assert now.p50_s == pytest.approx(1e-3 * (1 + 50 / 98))
     assert now.p99_s == pytest.approx(0.1)
     ready = msgspec.structs.replace(last, readiness=Readiness("ready", "ok", "ok"))
-    assert [each.title for each in of_scorer("shop", ready, now)] == [
+    assert [each.title for each in of_scorer("shop", ready, now, slow_s=0.05)] == [
         "The log is away",
         "Decisions are slow",
     ]
@@ -288,18 +288,23 @@ def test_a_decision_is_found_by_its_id_with_all_that_came_of_it(tmp_path: Path) 
 
 def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "lts"
-    folder.mkdir()
-    (folder / "lts.json").write_text(
-        '{"arms": [{"level": 3, "arm": "Sim2Rec", "seeds": 2, "test_return": {"value": 10.0, '
-        '"error": 1.0}, "of_upper_bound": 0.9, "of_optimum": 0.8, "lead": null, "seconds": 3}], '
-        '"yardsticks": [{"policy": "optimal", "clickbait": null, "mean_return": 12.5, '
-        '"standard_error": 0.1, "users": 20}]}'
-    )
+    written = write_study(folder)
     assert studies(tmp_path) == ["lts"]
-    (row,) = read_study(folder).results().to_dicts()
-    assert (row["arm"], row["level"], row["of_optimum"]) == ("Sim2Rec", "Level 3", 0.8)
-    assert row["upper"] == pytest.approx(11.96, abs=0.001)
-    assert curves(folder).is_empty()
+    found = read_study(folder)
+    (best,) = (each for each in written.yardsticks if each["policy"] == "optimum")
+    assert found.optimum == pytest.approx(best["mean_return"])
+    rows = found.results()
+    assert rows["arm"].to_list() == [each.arm for each in written.arms]
+    assert rows["value"].to_list() == pytest.approx([e.test_return.value for e in written.arms])
+    last, error = written.arms[-1], written.arms[-1].test_return.error
+    assert error is not None
+    assert rows["upper"].to_list()[-1] == pytest.approx(last.test_return.value + 1.959964 * error)
+    drawn = curves(folder)
+    assert drawn["level"].unique().sort().to_list() == [0, 2, 3]
+    end = drawn.filter(arm="Sim2Rec", level=3).row(-1, named=True)
+    (told,) = (each for each in written.arms if (each.arm, each.level) == ("Sim2Rec", 3))
+    assert (end["iteration"], end["seeds"]) == (6, 2)
+    assert end["value"] == pytest.approx(told.test_return.value)
     (folder / "lts.json").write_text("{}")
     with pytest.raises(StudyUnreadableError):
         read_study(folder)

@@ -47,6 +47,10 @@ def test_it_decides_learns_and_shows(kafka_runtime: Runtime, tmp_path: Path) -> 
             time.sleep(3.0)
         page = urllib.request.urlopen(f"http://127.0.0.1:{topology.dashboard_port}/", timeout=60)
         assert page.status == 200
+        topology.deployment.scorers[0].kill()
+        _await("the watcher to miss a scorer", lambda: "unreachable" in topology.alerts())
+        topology.deployment.scorers[0].start()
+        _await("the watcher to find it again", lambda: "unreachable" not in topology.alerts())
         _await("the rest to be there", lambda: _lag(topology, tmp_path) == 0)
         audit = topology.audit()
         assert audit["code"] == 0, audit

@@ -1,11 +1,12 @@
 """What docker/compose.yaml runs, as plain processes on this machine.
 
-Kafka, PostgreSQL under an MLflow server, two scorers behind HAProxy, sinks, nights and the
-dashboard; each with the command of its image, but for addresses and folders.
+Kafka, PostgreSQL under an MLflow server, two scorers behind HAProxy, sinks, nights, the watcher and
+the dashboard; each with the command of its image, but for addresses and folders.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,8 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pytest
 
+from croupier.offline.lake import Lake
+from croupier.offline.summaries.tables import SCORERS, summaries_of
 from tests.faults.deployment import LOOP, Deployment
 from tests.processes import free_port
 
@@ -98,6 +102,7 @@ min_ess = 10.0
         )
         self.port, self.balancer = _balancer(folder, self.deployment.ports)
         self.dashboard_port, self.dashboard = _dashboard(folder, self.deployment.sink_config)
+        self.watcher = _watcher(folder, self.deployment)
         self.nights: list[int] = []
         self._stopping = threading.Event()
 
@@ -110,10 +115,11 @@ min_ess = 10.0
                 each.start()
             with self.deployment.running():
                 self.balancer.start()
+                self.watcher.start()
                 self.dashboard.start()
                 yield self
         finally:
-            for each in (self.dashboard, self.balancer, *reversed(parts)):
+            for each in (self.dashboard, self.watcher, self.balancer, *reversed(parts)):
                 each.kill()
             shutil.rmtree(self._elsewhere)
 
@@ -160,6 +166,11 @@ min_ess = 10.0
             timeout=_PATIENCE_S,
         )
         return {"code": done.returncode, "said": (done.stdout + done.stderr)[-3000:].decode()}
+
+    def alerts(self) -> set[str]:
+        """Rules of the scorers that have an alert open."""
+        rows = summaries_of(Lake(self.deployment.paths.lake)).read(SCORERS, "alerts")
+        return set(rows.filter(pl.col("closed").is_null())["rule"])
 
     @property
     def _config(self) -> str:
@@ -230,6 +241,19 @@ def _dashboard(folder: Path, config: Path) -> tuple[int, Program]:
     command = [*_CROUPIER, "dashboard", "--port", str(port), "--config", str(config)]
     health = f"http://127.0.0.1:{port}/_stcore/health"
     return port, Program(command, folder / "dashboard.txt", lambda: _answers(health))
+
+
+def _watcher(folder: Path, deployment: Deployment) -> Program:
+    """Ready when it has looked, and found all scorers there."""
+    scorers = [f"http://127.0.0.1:{port}" for port in deployment.ports]
+    command = ["env", f"CROUPIER_ALERTS__SCORERS={json.dumps(scorers)}", *_CROUPIER]
+    command += ["watch", "--every", "2s", "--config", str(deployment.sink_config)]
+    seen = deployment.paths.watch
+    return Program(
+        command,
+        folder / "watcher.txt",
+        lambda: seen.exists() and json.loads(seen.read_text())["away"] == {},
+    )
 
 
 def _answers(url: str) -> bool:

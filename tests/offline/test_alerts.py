@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from croupier.offline.alerts import Alert, AlertRules, found_alerts, with_alerts
-from croupier.offline.delivery import DeliveryConfig, EmailConfig, deliver_alerts
+from croupier.offline.alerts_config import AlertsConfig, EmailConfig
+from croupier.offline.delivery import deliver_alerts
 from croupier.offline.lake import SCHEMAS, Lake
 from croupier.offline.summaries.tables import SUMMARY_SCHEMAS, SummaryState, summaries_of
 
@@ -199,7 +200,7 @@ def test_people_are_told_once_by_both_ways(
     email = EmailConfig(
         host="127.0.0.1", port=port, sender="c@example.org", recipients=("a@x.org", "b@x.org")
     )
-    config = DeliveryConfig(webhook=address, email=email, dashboard="https://d.example/")
+    config = AlertsConfig(webhook=address, email=email, dashboard="https://d.example/")
     for now in (2_000_000, 3_000_000):
         assert deliver_alerts(lake, ["shop"], config, now_us=now) == []
     (told,) = handler.received
@@ -220,20 +221,20 @@ def test_what_could_not_be_delivered_is_tried_again(
     lake: Lake, hook: tuple[str, type[Hook]]
 ) -> None:
     address, handler = hook
-    config = DeliveryConfig(webhook=address)
+    config = AlertsConfig(webhook=address)
     handler.status = 500
     (failure,) = deliver_alerts(lake, ["shop"], config, now_us=2_000_000)
     assert failure == "shop: the webhook answers 500"
     handler.status = 204
     assert deliver_alerts(lake, ["shop"], config, now_us=3_000_000) == []
     assert len(handler.received) == 2
-    gone = DeliveryConfig(webhook="http://127.0.0.1:9/secret")
+    gone = AlertsConfig(webhook="http://127.0.0.1:9/secret")
     assert deliver_alerts(lake, ["shop"], gone, now_us=4_000_000) == [], "it was delivered"
 
 
 def test_what_can_not_be_reached_is_said_without_its_secret(lake: Lake) -> None:
     email = EmailConfig(host="127.0.0.1", port=9, sender="c@x.org", recipients=("a@x.org",))
-    config = DeliveryConfig(webhook="http://127.0.0.1:9/secret", email=email)
+    config = AlertsConfig(webhook="http://127.0.0.1:9/secret", email=email)
     failures = deliver_alerts(lake, ["shop"], config, now_us=2_000_000)
     assert len(failures) == 2
     assert not any("secret" in each for each in failures)
@@ -243,11 +244,20 @@ def test_what_can_not_be_reached_is_said_without_its_secret(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("type_", "values"),
     [
-        (DeliveryConfig, {"webhook": "ftp://x"}),
+        (AlertsConfig, {"webhook": "ftp://x"}),
         (EmailConfig, {"host": "x", "sender": "nobody", "recipients": ["a@x"]}),
         (EmailConfig, {"host": "x", "sender": "a@x", "recipients": []}),
         (EmailConfig, {"host": "x", "sender": "a@x", "recipients": ["a@x"], "user": "me"}),
         (AlertRules, {"least_joined": 1.5}),
+        (AlertsConfig, {"scorers": ["scorer-1:8080"]}),
+        (AlertsConfig, {"scorers": ["http://user:secret@scorer-1"]}),
+        (AlertsConfig, {"scorers": ["dns+https://scorers"]}),
+        (AlertsConfig, {"scorers": ["http://a", "http://a"]}),
+        (AlertsConfig, {"latency": {"p99": "1 s"}}),
+        (AlertsConfig, {"latency": {"p99": "0 s"}}),
+        (AlertsConfig, {"latency": {"least_requests": 0}}),
+        (AlertsConfig, {"refusals": {"window": "0 s"}}),
+        (AlertsConfig, {"unreachable": {"lasting": "long"}}),
     ],
 )
 def test_what_can_not_be_meant_is_refused(type_: Any, values: dict[str, Any]) -> None:

@@ -6,9 +6,11 @@ see all tables of a night or none.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
+from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -19,13 +21,14 @@ from croupier.policy.errors import InvalidInputError
 from croupier.policy.loop import valid_loop_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from croupier.offline.lake import Lake
 
 __all__ = (
     "PROPENSITY_BOUNDS",
+    "SCORERS",
     "SUMMARY_SCHEMAS",
     "Summaries",
     "SummaryName",
@@ -51,6 +54,9 @@ SummaryName: TypeAlias = Literal[
     "influences",
     "responses",
 ]
+
+SCORERS: Final = "*"
+"""Stands for all loops: the set of this name has the alerts of the scorers, which know no loop."""
 
 PROPENSITY_BOUNDS: Final = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0)
 """Upper ends, inclusive, of the bins of `propensities`; those of the service's own metric."""
@@ -368,7 +374,10 @@ class SummaryState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summaries:
-    """The tables below one directory.
+    """The tables below one directory: of every loop a set, and one of :data:`SCORERS`.
+
+    A set has one writer at a time: of a loop's, whoever holds the lake's lock, and of the other
+    one, whoever holds :meth:`locked_scorers`, so that alerts of scorers don't wait for a night.
 
     Parameters
     ----------
@@ -392,7 +401,7 @@ class Summaries:
     def version(self, loop: str) -> str:
         """Name of a loop's current set, a key for what is cached; empty if there is none."""
         try:
-            return (self.root / _valid(loop) / _CURRENT).read_text()
+            return (self._folder(loop) / _CURRENT).read_text()
         except FileNotFoundError:
             return ""
 
@@ -402,7 +411,7 @@ class Summaries:
         if not version:
             return None
         try:
-            text = (self.root / loop / version / _STATE).read_bytes()
+            text = (self._folder(loop) / version / _STATE).read_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -419,7 +428,7 @@ class Summaries:
             if not version:
                 return schema.to_frame()
             try:
-                frame = pl.read_ipc(self.root / loop / version / f"{name}.arrow")
+                frame = pl.read_ipc(self._folder(loop) / version / f"{name}.arrow")
             except FileNotFoundError:
                 if self.version(loop) == version:
                     return schema.to_frame()
@@ -446,7 +455,7 @@ class Summaries:
         state
             What all of them were made of.
         """
-        folder = self.root / _valid(loop)
+        folder = self._folder(loop)
         folder.mkdir(parents=True, exist_ok=True)
         before, name = self.version(loop), secrets.token_hex(6)
         made = folder / name
@@ -466,6 +475,18 @@ class Summaries:
             # The one before may still be being read.
             if other.is_dir() and other.name not in {name, before}:
                 shutil.rmtree(other, ignore_errors=True)
+
+    @contextmanager
+    def locked_scorers(self) -> Iterator[None]:
+        """Hold the set of the scorers for writing, or keep others from it; waits for them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".scorers.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _folder(self, loop: str) -> Path:
+        # No loop's name begins so.
+        return self.root / ("_scorers" if loop == SCORERS else _valid(loop))
 
 
 def summaries_of(lake: Lake) -> Summaries:
