@@ -159,7 +159,17 @@ _OPERATED: Final[tuple[tuple[str, Operate], ...]] = (
 )
 
 
-@pytest.mark.parametrize("path", PAGES)
+# Of every kind of control the CI has one; a page with many takes a browser a minute.
+_OFTEN: Final = ("fairness", "alerts")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path in _OFTEN else pytest.mark.slow, id=path)
+        for path in PAGES
+    ],
+)
 def test_every_control_is_operated_by_keyboard(browser: Browser, served: Served, path: str) -> None:
     with opened(browser, served, path, PAGES[path]) as seen:
         page = seen.page
