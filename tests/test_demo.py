@@ -79,10 +79,16 @@ def test_generations_are_promised_and_then_realised(report: dict[str, Any]) -> N
     assert later[-1]["realised_mean"] > 0.5
 
 
-def test_rewards_come_late_twice_or_never(report: dict[str, Any]) -> None:
-    joined = report["rewards_observed"] + report["rewards_defaulted"]
-    assert joined == report["in_lake"]
-    assert 0 < report["rewards_defaulted"] < 0.1 * joined
+def test_rewards_come_late_twice_or_never(report: dict[str, Any], data_dir: Path) -> None:
+    joined = current_interactions(Lake(data_dir / "lake"), "digits").collect()
+    sources = joined["reward_source"]
+    assert len(joined) == report["in_lake"]
+    assert report["rewards_observed"] == (sources == "observed").sum()
+    assert report["rewards_defaulted"] == (sources == "default").sum()
+    assert 0 < report["rewards_defaulted"] < 0.1 * len(joined)
+    # On a machine that is busy with other things, some come after their window of 4 seconds.
+    others = len(joined) - report["rewards_observed"] - report["rewards_defaulted"]
+    assert others == (sources == "late").sum() < 0.1 * len(joined)
 
 
 @pytest.mark.usefixtures("report")
