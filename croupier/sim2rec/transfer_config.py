@@ -92,6 +92,11 @@ class TransferConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.users < 2:
             raise InvalidInputError("users", f"expected at least 2, got {self.users}")
+        if self.ppo.users > self.users:
+            # Some arms have a single simulator.
+            raise InvalidInputError(
+                "ppo.users", f"expected at most users, {self.users}, got {self.ppo.users}"
+            )
         if self.every < 1 or self.ppo.iterations % self.every:
             raise InvalidInputError(
                 "every", f"expected to divide ppo.iterations, {self.ppo.iterations}"
@@ -114,6 +119,7 @@ class TransferConfig(msgspec.Struct, frozen=True, kw_only=True):
 BUDGETS: Final = {
     "reduced": TransferConfig(),
     "full": TransferConfig(
+        users=4096,
         memory=64,
         hidden=64,
         ppo=PPOConfig(

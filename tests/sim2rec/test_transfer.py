@@ -177,6 +177,13 @@ def test_bad_settings_name_the_field() -> None:
         assert caught.value.field == field
 
 
+def test_a_single_simulator_has_the_users_of_an_iteration() -> None:
+    with pytest.raises(InvalidInputError, match=r"ppo\.users: expected at most users, 100"):
+        TransferConfig(users=100)
+    for config in BUDGETS.values():
+        assert config.ppo.users <= config.users
+
+
 @pytest.mark.slow
 def test_looking_ahead_pays(tmp_path: Path) -> None:
     runs = run_transfer(
