@@ -142,7 +142,10 @@ def measure(plan: Plan, note: Callable[[int, int], None] = lambda _done, _total:
         _prepare(plan, missing)
         _work(plan, missing, results, note)
     asked = set(wanted)
-    found = [each for each in _kept(results) if _run_of(each) in asked]
+    # Of two processes on one folder both may have made a run.
+    found = list(
+        {_run_of(each): each for each in _kept(results) if _run_of(each) in asked}.values()
+    )
     # In the order of the plan, whichever was ready first.
     place = {run: index for index, run in enumerate(wanted)}
     found.sort(key=lambda each: place[_run_of(each)])

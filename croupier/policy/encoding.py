@@ -153,13 +153,14 @@ class DecisionColumns:
     values
         Shape (n,), float64.
     parts
-        Which of the :data:`PARTS` the column belongs to, counted from 0, shape (n,).
+        Which of the :data:`PARTS` the column belongs to, counted from 0, shape (n,); None unless
+        asked for.
     """
 
     actions: NDArray[np.int64]
     indices: IndexArray
     values: NDArray[np.float64]
-    parts: NDArray[np.uint8]
+    parts: NDArray[np.uint8] | None = None
 
 
 class Lines(NamedTuple):
@@ -323,8 +324,10 @@ class FeatureEncoder:
                 values[at] = np.hstack([context_values, action_values, weighed.reshape(size)])
         return Lines(ends, indices, values)
 
-    def decision_columns(self, decision: EncodedDecision) -> DecisionColumns:
-        """Those of :meth:`columns` that are not 0, of all K actions."""
+    def decision_columns(
+        self, decision: EncodedDecision, *, parts: bool = False
+    ) -> DecisionColumns:
+        """Those of :meth:`columns` that are not 0, of all K actions; with their parts if asked."""
         context, own, owners = decision.context, decision.own, decision.owners
         shared, values = context.values.astype(np.float64), own.values.astype(np.float64)
         count = len(decision.sizes)
@@ -345,14 +348,13 @@ class FeatureEncoder:
             )
             & self.mask,
             np.concatenate([np.tile(shared, count), values, np.outer(values, shared).ravel()]),
-            self._parts(len(shared), decision.sizes),
         )
         there = columns.values != 0.0
         return DecisionColumns(
             columns.actions[there],
             columns.indices[there],
             columns.values[there],
-            columns.parts[there],
+            self._parts(len(shared), decision.sizes)[there] if parts else None,
         )
 
     def parts(self, shared: int, own: int) -> NDArray[np.uint8]:

@@ -315,13 +315,9 @@ class TestPriorOfParts:
                 for _ in range(50)
             ]
             oracle = RidgeOracle(config(prior="parts")).fit(rows)
+            estimates = [oracle.estimate(row.context, row.actions, BOTH) for row in rows]
             widths.append(
-                np.mean(
-                    [
-                        oracle.estimate(row.context, row.actions, BOTH).deviation[1]  # type: ignore[index]
-                        for row in rows
-                    ]
-                )
+                np.mean([each.deviation[1] for each in estimates if each.deviation is not None])
             )
         # The constants' two of b's own, the context's by itself and with b's id.
         assert 1.0 < widths[0] < 2.1

@@ -195,7 +195,8 @@ class RidgeOracle(TableOracle):
         mean = self.score_encoded(decision)
         if not needs & _OFFERS:
             return Estimates(mean)
-        columns = self._encoder.decision_columns(decision)
+        parts = self.config.prior == "parts"
+        columns = self._encoder.decision_columns(decision, parts=parts)
         slots = self._slots[columns.indices]
         # Sparse times dense is plain C in SciPy: a threaded BLAS gains nothing at this size, and
         # its threads wait for each other where the machine is busy.
@@ -512,7 +513,9 @@ def _unseen(
 
     which = slots == _NO_COLUMN
     used, first, compact = np.unique(columns.indices[which], return_index=True, return_inverse=True)
-    deviations = 1.0 / np.sqrt(precisions[columns.parts[which][first]])
+    # Without a prior of parts all have the same precision.
+    part = 0 if columns.parts is None else columns.parts[which][first]
+    deviations = np.broadcast_to(1.0 / np.sqrt(precisions[part]), used.shape)
     entries = (columns.values[which] * deviations[compact], (columns.actions[which], compact))
     # Made from coordinates, values of the same index are added up.
     return csr_array(entries, shape=(actions, len(used)))
