@@ -1,9 +1,10 @@
-/* The inner loops of a decision, compiled: encoding features, scoring, inverse gap weighting, drawing.
+/* The inner loops of a decision, compiled: encoding features, scoring, errors of scores, inverse gap
+ * weighting, drawing.
  *
  * This is croupier/policy/encoding.py over again, for what nearly all requests are, and gives the
  * same indices and values in the same order; and so are croupier/policy/exploration/gap_weighting.py
- * and croupier/policy/sampling.py. Whatever is unusual or wrong is left to Python: encode and choose
- * return None for it. tests/policy/test_kernel.py holds the two to be equal.
+ * and croupier/policy/sampling.py. Whatever is unusual or wrong is left to Python: encode, choose and
+ * variances return None for it. tests/policy/test_kernel.py holds the two to be equal.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -13,12 +14,15 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_DEPTH 8
 #define MAX_PATH 1024
 #define SORTED_IN_PLACE 64
 #define INTERACTION_PRIME 16777619ULL
+/* A variance next to what its terms can be at most: below, rounding counts. */
+#define ROUNDED 1e-11
 
 /* MurmurHash3_x86_32, a public-domain function by Austin Appleby. */
 static uint32_t murmur(const char *text, Py_ssize_t size, uint32_t hash)
@@ -315,9 +319,11 @@ static int is_pair(PyObject *pair)
                PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(pair, 1));
 }
 
-/* What scoring takes: a table of weights, and the features of a context and of actions. */
+/* What scoring takes: a table of weights, single or double, and the features of a context and of
+ * actions. */
 typedef struct {
     const float *weights;
+    const double *precise;
     uint64_t mask;
     const uint64_t *shared;
     const float *values;
@@ -325,38 +331,45 @@ typedef struct {
     PyObject *actions;
 } Task;
 
-/* Read a task from weights, a pair and a list of pairs; 0 after setting an exception. */
-static int read_task(PyObject *const *args, Task *task)
+/* Read a task from a table of a type, a pair and a list of pairs; 0 after setting an exception. */
+static int read_task(PyObject *table, PyObject *context, PyObject *actions, int type, Task *task)
 {
-    if (!is_vector(args[0], NPY_FLOAT32) || !is_pair(args[1]) || !PyList_CheckExact(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "expected float32 weights, a pair and a list of pairs");
+    if (!is_vector(table, type) || !is_pair(context) || !PyList_CheckExact(actions)) {
+        PyErr_SetString(PyExc_TypeError, "expected a table, a pair and a list of pairs");
         return 0;
     }
-    uint64_t size = (uint64_t)PyArray_SIZE((PyArrayObject *)args[0]);
+    uint64_t size = (uint64_t)PyArray_SIZE((PyArrayObject *)table);
     if (size == 0 || (size & (size - 1))) {
-        PyErr_SetString(PyExc_ValueError, "the number of weights is not a power of two");
+        PyErr_SetString(PyExc_ValueError, "the size of the table is not a power of two");
         return 0;
     }
-    task->weights = PyArray_DATA((PyArrayObject *)args[0]);
+    task->weights = type == NPY_FLOAT32 ? PyArray_DATA((PyArrayObject *)table) : NULL;
+    task->precise = type == NPY_FLOAT64 ? PyArray_DATA((PyArrayObject *)table) : NULL;
     task->mask = size - 1;
-    task->shared = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(args[1], 0));
-    task->values = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(args[1], 1));
-    task->width = PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(args[1], 0));
-    task->actions = args[2];
-    task->count = PyList_GET_SIZE(args[2]);
+    task->shared = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(context, 0));
+    task->values = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(context, 1));
+    task->width = PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(context, 0));
+    task->actions = actions;
+    task->count = PyList_GET_SIZE(actions);
     for (Py_ssize_t a = 0; a < task->count; a++)
-        if (!is_pair(PyList_GET_ITEM(args[2], a))) {
+        if (!is_pair(PyList_GET_ITEM(actions, a))) {
             PyErr_SetString(PyExc_TypeError, "expected pairs of indices and values as actions");
             return 0;
         }
     return 1;
 }
 
+/* The weight of a column. */
+static inline double weight_at(const Task *task, uint64_t index)
+{
+    return task->weights ? (double)task->weights[index & task->mask]
+                         : task->precise[index & task->mask];
+}
+
 /* Score all actions of a task; 0 after setting an exception. */
 static int score_into(const Task *task, double *out)
 {
-    const float *weights = task->weights, *values = task->values;
-    uint64_t mask = task->mask;
+    const float *values = task->values;
     Py_ssize_t width = task->width;
     uint64_t *hashed = PyMem_Malloc(((size_t)width + 1) * sizeof *hashed);
     if (!hashed) {
@@ -366,7 +379,7 @@ static int score_into(const Task *task, double *out)
     double base = 0.0;
     for (Py_ssize_t i = 0; i < width; i++) {
         hashed[i] = task->shared[i] * INTERACTION_PRIME;
-        base += (double)weights[task->shared[i] & mask] * values[i];
+        base += weight_at(task, task->shared[i]) * values[i];
     }
     for (Py_ssize_t a = 0; a < task->count; a++) {
         PyObject *pair = PyList_GET_ITEM(task->actions, a);
@@ -376,9 +389,9 @@ static int score_into(const Task *task, double *out)
         double total = base;
         for (Py_ssize_t j = 0; j < features; j++) {
             uint64_t index = own[j];
-            double learned = weights[index & mask];
+            double learned = weight_at(task, index);
             for (Py_ssize_t i = 0; i < width; i++)
-                learned += (double)weights[(hashed[i] ^ index) & mask] * values[i];
+                learned += weight_at(task, hashed[i] ^ index) * values[i];
             total += learned * scale[j];
         }
         out[a] = total;
@@ -389,25 +402,226 @@ static int score_into(const Task *task, double *out)
 
 PyDoc_STRVAR(score_doc,
 "score(weights, context, actions)\n--\n\n"
-"Sums of a float32 table's weights times the values of every action's columns, in float64.\n"
-"The table's size is a power of two; `context` and every one of the list `actions` are pairs of\n"
-"indices (uint64) and values (float32).");
+"Sums of a table's weights (float32 or float64) times the values of every action's columns, in\n"
+"float64. The table's size is a power of two; `context` and every one of the list `actions` are\n"
+"pairs of indices (uint64) and values (float32).");
 
 static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
     Task task;
     if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "score takes float32 weights, a pair, a list of pairs");
+        PyErr_SetString(PyExc_TypeError, "score takes a table, a pair, a list of pairs");
         return NULL;
     }
-    if (!read_task(args, &task))
+    int type = is_vector(args[0], NPY_FLOAT64) ? NPY_FLOAT64 : NPY_FLOAT32;
+    if (!read_task(args[0], args[1], args[2], type, &task))
         return NULL;
     npy_intp count = task.count;
     PyObject *scores = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
     if (scores && !score_into(&task, PyArray_DATA((PyArrayObject *)scores)))
         Py_CLEAR(scores);
     return scores;
+}
+
+/* Which part of a linear model a column belongs to, see PARTS in croupier/policy/encoding.py. */
+static inline int part_of(int constant, int named) { return (named ? 0 : 2) + (constant ? 0 : 1); }
+
+/* Columns of a decision that never occurred in training, action by action. */
+typedef struct {
+    uint64_t index;
+    Py_ssize_t action;
+    double value;
+    int part;
+} Unseen;
+
+static int by_index_and_action(const void *left, const void *right)
+{
+    const Unseen *a = left, *b = right;
+    if (a->index != b->index)
+        return a->index < b->index ? -1 : 1;
+    return (a->action > b->action) - (a->action < b->action);
+}
+
+/* Add the prior's variances of unseen columns: those of one index are one column, of its lowest part. */
+static void add_unseen(Unseen *unseen, Py_ssize_t count, const double *precisions, double *out)
+{
+    qsort(unseen, (size_t)count, sizeof *unseen, by_index_and_action);
+    for (Py_ssize_t first = 0, end; first < count; first = end) {
+        int part = unseen[first].part;
+        for (end = first + 1; end < count && unseen[end].index == unseen[first].index; end++)
+            part = unseen[end].part < part ? unseen[end].part : part;
+        for (Py_ssize_t at = first; at < end;) {
+            Py_ssize_t action = unseen[at].action;
+            double sum = 0.0;
+            for (; at < end && unseen[at].action == action; at++)
+                sum += unseen[at].value;
+            out[action] += sum * sum / precisions[part];
+        }
+    }
+}
+
+/* The posterior of a linear regression: covariances of the m columns that occurred, and which of
+ * these a column of the table is, -1 for none. */
+typedef struct {
+    const int32_t *places;
+    const double *covariance, *precisions;
+    Py_ssize_t size;
+    int action_id;
+} Posterior;
+
+/* Columns of one action while they are gathered. */
+typedef struct {
+    int32_t *places;
+    double *values;
+    Py_ssize_t known, unknown;
+    Unseen *unseen;
+    int outside;
+} Columns;
+
+static inline void gather(Columns *columns, const Posterior *posterior, uint64_t index,
+                          Py_ssize_t action, double value, int part)
+{
+    int32_t place = posterior->places[index];
+    if (value == 0.0)
+        return;
+    if (place >= posterior->size)
+        columns->outside = 1;
+    else if (place < 0)
+        columns->unseen[columns->unknown++] = (Unseen){index, action, value, part};
+    else {
+        columns->places[columns->known] = place;
+        columns->values[columns->known++] = value;
+    }
+}
+
+/* Variance by known columns, and in `scale` what its rounding is in proportion to. */
+static double quadratic(const Posterior *posterior, const Columns *columns, double *scale)
+{
+    double variance = 0.0, sum = 0.0;
+    for (Py_ssize_t i = 0; i < columns->known; i++) {
+        const double *row = posterior->covariance + (Py_ssize_t)columns->places[i] * posterior->size;
+        double value = columns->values[i], own = row[columns->places[i]], crossed = 0.0;
+        for (Py_ssize_t j = 0; j < i; j++)
+            crossed += row[columns->places[j]] * columns->values[j];
+        variance += value * (2.0 * crossed + value * own);
+        sum += fabs(value) * sqrt(own);
+    }
+    *scale = sum * sum;
+    return variance;
+}
+
+/* Variances of all actions; UNUSUAL where rounding would spoil one, FAILED for a wrong place. */
+static Outcome variances_into(const Task *task, const Posterior *posterior, Columns *columns,
+                              double *out, double *scales)
+{
+    uint64_t mask = task->mask;
+    for (Py_ssize_t a = 0; a < task->count; a++) {
+        PyObject *pair = PyList_GET_ITEM(task->actions, a);
+        const uint64_t *own = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(pair, 0));
+        const float *scale = PyArray_DATA((PyArrayObject *)PyTuple_GET_ITEM(pair, 1));
+        Py_ssize_t features = PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(pair, 0));
+        columns->known = 0;
+        for (Py_ssize_t i = 0; i < task->width; i++)
+            gather(columns, posterior, task->shared[i] & mask, a, task->values[i], i != 0);
+        for (Py_ssize_t j = 0; j < features; j++) {
+            int named = posterior->action_id && j == 0;
+            gather(columns, posterior, own[j] & mask, a, scale[j], named ? 0 : 2);
+            for (Py_ssize_t i = 0; i < task->width; i++)
+                gather(columns, posterior, (task->shared[i] * INTERACTION_PRIME ^ own[j]) & mask, a,
+                       (double)scale[j] * task->values[i], part_of(i == 0, named));
+        }
+        out[a] = quadratic(posterior, columns, &scales[a]);
+    }
+    if (columns->outside) {
+        PyErr_SetString(PyExc_ValueError, "a place is outside the matrix");
+        return FAILED;
+    }
+    add_unseen(columns->unseen, columns->unknown, posterior->precisions, out);
+    for (Py_ssize_t a = 0; a < task->count; a++)
+        /* Written so that NaN is unusual. */
+        if (!(out[a] > ROUNDED * scales[a] && out[a] <= DBL_MAX))
+            return UNUSUAL;
+    return DONE;
+}
+
+/* Most columns of an action, and of all of them together. */
+static void count_columns(const Task *task, size_t *most, size_t *all)
+{
+    *most = *all = 0;
+    for (Py_ssize_t a = 0; a < task->count; a++) {
+        PyObject *pair = PyList_GET_ITEM(task->actions, a);
+        size_t features = (size_t)PyArray_SIZE((PyArrayObject *)PyTuple_GET_ITEM(pair, 0));
+        size_t width = (size_t)task->width, columns = width + features + width * features;
+        *most = columns > *most ? columns : *most;
+        *all += columns;
+    }
+}
+
+static int read_posterior(PyObject *const *args, Posterior *posterior)
+{
+    PyArrayObject *covariance = (PyArrayObject *)args[1];
+    if (!PyArray_Check(args[1]) || PyArray_TYPE(covariance) != NPY_FLOAT64 ||
+        PyArray_NDIM(covariance) != 2 || !PyArray_IS_C_CONTIGUOUS(covariance) ||
+        PyArray_DIM(covariance, 0) != PyArray_DIM(covariance, 1) ||
+        !is_vector(args[2], NPY_FLOAT64) || PyArray_SIZE((PyArrayObject *)args[2]) != 4) {
+        PyErr_SetString(PyExc_TypeError, "expected a square float64 matrix and four float64");
+        return 0;
+    }
+    posterior->places = PyArray_DATA((PyArrayObject *)args[0]);
+    posterior->covariance = PyArray_DATA(covariance);
+    posterior->size = PyArray_DIM(covariance, 0);
+    posterior->precisions = PyArray_DATA((PyArrayObject *)args[2]);
+    return 1;
+}
+
+PyDoc_STRVAR(variances_doc,
+"variances(places, covariance, precisions, action_id, context, actions)\n--\n\n"
+"Variance of every action's score, float64; None where more than eleven digits would cancel.\n"
+"`places` (int32, a power of two of them) are rows of the square matrix `covariance`, or -1 for\n"
+"columns that are independent of all others with the precision of their part, of four; the rest is\n"
+"as for score, and `action_id` says whether an action's first feature is its id.");
+
+static PyObject *variances(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Task task;
+    Posterior posterior;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "variances takes six arguments");
+        return NULL;
+    }
+    posterior.action_id = PyObject_IsTrue(args[3]);
+    if (posterior.action_id < 0 || !read_task(args[0], args[4], args[5], NPY_INT32, &task) ||
+        !read_posterior(args, &posterior))
+        return NULL;
+    npy_intp count = task.count;
+    size_t most, all;
+    count_columns(&task, &most, &all);
+    PyObject *result = PyArray_SimpleNew(1, &count, NPY_FLOAT64);
+    Columns columns = {
+        PyMem_Malloc((most + 1) * sizeof *columns.places),
+        PyMem_Malloc((most + 1) * sizeof *columns.values), 0, 0,
+        PyMem_Malloc((all + 1) * sizeof *columns.unseen), 0,
+    };
+    double *scales = PyMem_Malloc(((size_t)count + 1) * sizeof *scales);
+    if (result && columns.places && columns.values && columns.unseen && scales) {
+        double *out = PyArray_DATA((PyArrayObject *)result);
+        Outcome outcome = variances_into(&task, &posterior, &columns, out, scales);
+        if (outcome != DONE) {
+            Py_DECREF(result);
+            result = outcome == FAILED ? NULL : Py_NewRef(Py_None);
+        }
+    }
+    else {
+        Py_CLEAR(result);
+        PyErr_NoMemory();
+    }
+    PyMem_Free(columns.places);
+    PyMem_Free(columns.values);
+    PyMem_Free(columns.unseen);
+    PyMem_Free(scales);
+    return result;
 }
 
 PyDoc_STRVAR(count_doc,
@@ -555,7 +769,7 @@ static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t narg
         return NULL;
     }
     double gamma = PyFloat_AsDouble(args[3]), number = PyFloat_AsDouble(args[4]);
-    if (PyErr_Occurred() || !read_task(args, &task))
+    if (PyErr_Occurred() || !read_task(args[0], args[1], args[2], NPY_FLOAT32, &task))
         return NULL;
     if (task.count == 0)
         Py_RETURN_NONE;
@@ -587,6 +801,7 @@ static PyMethodDef methods[] = {
     {"look_up", (PyCFunction)(void (*)(void))look_up, METH_FASTCALL, look_up_doc},
     {"gap_weights", (PyCFunction)(void (*)(void))gap_weights, METH_FASTCALL, gap_weights_doc},
     {"score", (PyCFunction)(void (*)(void))score, METH_FASTCALL, score_doc},
+    {"variances", (PyCFunction)(void (*)(void))variances, METH_FASTCALL, variances_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -427,7 +427,7 @@ class FeatureEncoder:
         Equal to summing ``weights[columns.indices] * columns.values`` per action, without building
         the columns.
         """
-        if self._kernel is not None and weights.dtype == np.float32:
+        if self._kernel is not None:
             return self._kernel.score(weights, decision.context, decision.actions)
         context, own, mask = decision.context, decision.own, self.mask
         values = context.values.astype(np.float64)
@@ -444,6 +444,37 @@ class FeatureEncoder:
             learned[rows] += crossed.dot(values)
         learned *= own.values
         return np.asarray(shared + _sums(learned, decision.sizes), dtype=np.float64)
+
+    def linear_variances(
+        self,
+        places: NDArray[np.int32],
+        covariance: NDArray[np.float64],
+        precisions: NDArray[np.float64],
+        decision: EncodedDecision,
+    ) -> NDArray[np.float64] | None:
+        """Variances of :meth:`linear_scores` under a posterior of the weights, shape (K,).
+
+        For an action with the columns x it is ``x_kᵀ C x_k + Σ x_u² / precision`` with k the
+        columns that have a place and u the others. None without the kernel, and where more than
+        eleven digits would cancel: there the root of the covariance has to be asked.
+
+        Parameters
+        ----------
+        places
+            Rows of `covariance` by column, shape (2**bits,), -1 for a column that has none.
+        covariance
+            C, of the m columns that have a place, shape (m, m).
+        precisions
+            Of the columns without, by part, shape (PARTS,).
+        decision
+            Encoded context and actions.
+        """
+        if self._kernel is None:
+            return None
+        config = self.config
+        return self._kernel.variances(
+            places, covariance, precisions, config.action_id, decision.context, decision.actions
+        )
 
     def member_scores(
         self, weights: NDArray[np.float32], decision: EncodedDecision

@@ -37,7 +37,20 @@ class Kernel(Protocol):
     def score(
         self, weights: NDArray[Any], context: tuple[Any, Any], actions: Sequence[tuple[Any, Any]], /
     ) -> NDArray[np.float64]:
-        """Dot products of a float32 table with the columns of every action, shape (K,)."""
+        """Dot products of a table with the columns of every action, shape (K,)."""
+        ...
+
+    def variances(
+        self,
+        places: NDArray[np.int32],
+        covariance: NDArray[np.float64],
+        precisions: NDArray[np.float64],
+        action_id: bool,  # noqa: FBT001
+        context: tuple[Any, Any],
+        actions: Sequence[tuple[Any, Any]],
+        /,
+    ) -> NDArray[np.float64] | None:
+        """Variances of the scores under a posterior, shape (K,); None if rounding spoils one."""
         ...
 
     def count(self, actions: list[Any], /) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import mmh3
@@ -22,7 +23,13 @@ from croupier.policy.events import Action, KeptAction, encode_event
 from croupier.policy.exploration import Falcon, FastCB, Greedy, SquareCB, gap_weighting
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.kernel import KERNEL
-from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, VowpalWabbitOracle
+from croupier.policy.oracle import (
+    RidgeConfig,
+    RidgeOracle,
+    TrainingRow,
+    VowpalWabbitConfig,
+    VowpalWabbitOracle,
+)
 from croupier.policy.sampling import draw, draw_key, uniform_of_key
 from croupier.policy.traffic import Plan
 
@@ -127,6 +134,58 @@ def test_scores_are_the_same_but_for_rounding(
         rtol=1e-12,
         atol=1e-9,
     )
+
+
+@pytest.mark.parametrize(
+    ("prior", "bits", "action_id"),
+    [("weights", 14, True), ("parts", 14, False), ("parts", 10, True)],
+)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_errors_are_the_same_but_for_rounding(
+    data: st.DataObject, prior: Any, bits: int, action_id: Any
+) -> None:
+    """Of columns that occurred, that never did, and of several that are hashed into one."""
+    encoder = EncoderConfig(bits=bits, action_id=action_id)
+    requests = data.draw(st.lists(st.tuples(MILD, st.lists(MILD, min_size=1, max_size=4))))
+    rows = [
+        TrainingRow(
+            context=context,
+            actions=[Action(str(place), each) for place, each in enumerate(features)],
+            chosen=0,
+            propensity=1.0,
+            reward=float(number % 2),
+        )
+        for number, (context, features) in enumerate([({"a": 1.0}, [{"b": "c"}]), *requests])
+    ]
+    oracle = RidgeOracle(RidgeConfig(prior=prior, encoder=encoder)).fit(rows)
+    asked = data.draw(MILD), [Action(str(place)) for place in range(6)] + [*rows[-1].actions]
+    compiled = oracle.estimate(*asked, frozenset({"deviation"})).deviation
+    oracle.do_without_kernel()
+    np.testing.assert_allclose(
+        compiled, oracle.estimate(*asked, frozenset({"deviation"})).deviation, rtol=1e-5
+    )
+
+
+def test_errors_whose_digits_cancel_are_left_to_python() -> None:
+    places = np.array([0, 1, -1, -1], dtype=np.int32)
+    near = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    precisions = np.full(4, 0.5)
+    context = (np.array([0, 1], dtype=np.uint64), np.array([1.0, 1.0], dtype=np.float32))
+    nothing = (np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.float32))
+    assert BUILT.variances(places, near, precisions, False, context, [nothing]) is None
+    apart = near + 1e-3 * np.eye(2)
+    found = BUILT.variances(places, apart, precisions, False, context, [nothing])
+    np.testing.assert_allclose(found, [2e-3], rtol=1e-9)
+    # Column 3 never occurred; products with what the context has are one column or another.
+    own = (np.array([3], dtype=np.uint64), np.array([2.0], dtype=np.float32))
+    sums = Counter({3: 2.0})
+    for column in (0, 1):
+        sums[(column * 16777619 ^ 3) & 3] += 2.0
+    known = np.array([1.0 + sums.pop(0, 0.0), 1.0 + sums.pop(1, 0.0)])
+    expected = known @ apart @ known + sum(each**2 for each in sums.values()) / 0.5
+    found = BUILT.variances(places, apart, precisions, False, context, [own])
+    np.testing.assert_allclose(found, [expected], rtol=1e-9)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -271,7 +330,7 @@ def test_wrong_arguments_are_errors() -> None:
     pair = (np.zeros(2, dtype=np.uint64), np.zeros(2, dtype=np.float32))
     weights = np.zeros(1024, dtype=np.float32)
     for wrong in (
-        (weights.astype(np.float64), pair, [pair]),
+        (weights.astype(np.float16), pair, [pair]),
         (weights[::2], pair, [pair]),
         (weights, pair[:1], [pair]),
         (weights, pair, [(pair[0], pair[1][:1])]),
@@ -282,6 +341,18 @@ def test_wrong_arguments_are_errors() -> None:
             BUILT.score(*wrong)
     with pytest.raises(ValueError, match="power of two"):
         BUILT.score(weights[:1000], pair, [pair])
+    places, square, four = np.zeros(1024, dtype=np.int32), np.eye(1), np.ones(4)
+    for wrong in (
+        (weights, square, four, True, pair, [pair]),
+        (places, square[0], four, True, pair, [pair]),
+        (places, np.ones((1, 2)), four, True, pair, [pair]),
+        (places, square, four[:3], True, pair, [pair]),
+        (places, square, four, True, pair, [None]),
+    ):
+        with pytest.raises(TypeError, match="expected"):
+            BUILT.variances(*wrong)
+    with pytest.raises(ValueError, match="outside the matrix"):
+        BUILT.variances(places + 1, square, four, True, (pair[0], pair[1] + 1), [pair])
     for wrong_scores in (weights, np.zeros(0), [1.0], np.zeros((2, 2))):
         with pytest.raises(TypeError, match="gap_weights takes"):
             BUILT.gap_weights(wrong_scores, 1.0)

@@ -445,6 +445,11 @@ class TestOnline:
         mean, covariance = in_fractions(rows, *request)
         np.testing.assert_allclose(estimates.mean, mean, rtol=1e-5)
         np.testing.assert_allclose(estimates.covariance, covariance, rtol=1e-5, atol=1e-6)
+        # One that doesn't learn on has its variances from the covariance, where that will do.
+        loaded = RidgeOracle(config())
+        loaded.restore(oracle.arrays())
+        deviation = loaded.estimate(*request, frozenset({"deviation"})).deviation
+        np.testing.assert_allclose(deviation, np.sqrt(np.diag(covariance)), rtol=1e-5)
 
     def test_goes_on_after_being_loaded(self, tmp_path: Path) -> None:
         rows = random_rows(60)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ("RidgeConfig", "RidgeOracle")
 
 _OFFERS: Uncertainty = frozenset({"deviation", "covariance"})
+# Up to so many columns the covariance is kept beside its root, in 32 MB.
+_KEPT = 2048
 # OpenBLAS starts threads for updates larger than this; see RidgeOracle.estimate_encoded.
 _UNTHREADED = 8192
 _NO_COLUMN = -1
@@ -135,6 +137,8 @@ class RidgeOracle(TableOracle):
         self._slots: NDArray[np.int32] = np.empty(0, dtype=np.int32)
         self._parts: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
         self._norms = _Norms()
+        # Of what doesn't learn row by row, which would have to keep it up to date.
+        self._covariance: NDArray[np.float64] | None = None
 
     def fit(self, rows: Sequence[TrainingRow]) -> RidgeOracle:
         """Learn from interactions; their order makes no difference beyond rounding.
@@ -157,6 +161,7 @@ class RidgeOracle(TableOracle):
         except GenerationError:
             self.weights_ = None
             raise
+        self._keep_covariance()
         return self
 
     def partial_fit(self, rows: Sequence[TrainingRow]) -> RidgeOracle:
@@ -179,6 +184,7 @@ class RidgeOracle(TableOracle):
             design = self._design(rows)
             new = int(np.count_nonzero(self._slots[design.columns] == _NO_COLUMN))
             self._require_room(len(self.columns_) + new)
+            self._covariance = None
             self._absorb(design)
         return self
 
@@ -193,8 +199,15 @@ class RidgeOracle(TableOracle):
     ) -> Estimates:
         """As :meth:`estimate`, for features that are encoded already."""
         mean = self.score_encoded(decision)
-        if not needs & _OFFERS:
+        wanted = needs & _OFFERS
+        if not wanted:
             return Estimates(mean)
+        if "covariance" not in wanted and self._covariance is not None:
+            variance = self._encoder.linear_variances(
+                self._slots, self._covariance, self.precisions_, decision
+            )
+            if variance is not None:
+                return Estimates(mean, np.sqrt(variance))
         parts = self.config.prior == "parts"
         columns = self._encoder.decision_columns(decision, parts=parts)
         slots = self._slots[columns.indices]
@@ -254,6 +267,7 @@ class RidgeOracle(TableOracle):
         self._slots[columns] = np.arange(len(columns))
         self.weights_ = np.zeros(len(self._slots))
         self.weights_[columns] = value
+        self._keep_covariance()
 
     def _restore_prior(self, arrays: Mapping[str, NDArray[Any]], columns: int) -> None:
         parts, precisions = arrays["parts"], arrays["precisions"].astype(np.float64, casting="safe")
@@ -276,6 +290,12 @@ class RidgeOracle(TableOracle):
         self.precisions_ = np.full(PARTS, self.config.l2)
         self._parts, self._norms = np.empty(0, dtype=np.uint8), _Norms()
         self._slots = np.full(table, _NO_COLUMN, dtype=np.int32)
+        self._covariance = None
+
+    def _keep_covariance(self) -> None:
+        """Work out the covariance: a variance is then had from a decision's own columns alone."""
+        if len(self.columns_) <= _KEPT:
+            self._covariance = self.root_ @ self.root_.T
 
     def _require_room(self, columns: int) -> None:
         if columns > self.config.max_columns:
@@ -512,10 +532,14 @@ def _unseen(
     from scipy.sparse import csr_array  # noqa: PLC0415
 
     which = slots == _NO_COLUMN
-    used, first, compact = np.unique(columns.indices[which], return_index=True, return_inverse=True)
-    # Without a prior of parts all have the same precision.
-    part = 0 if columns.parts is None else columns.parts[which][first]
-    deviations = np.broadcast_to(1.0 / np.sqrt(precisions[part]), used.shape)
+    used, compact = np.unique(columns.indices[which], return_inverse=True)
+    # Without a prior of parts all have the same precision. A column that is in several has that of
+    # the lowest.
+    part = np.zeros(len(used), dtype=np.intp)
+    if columns.parts is not None:
+        part += PARTS
+        np.minimum.at(part, compact, columns.parts[which])
+    deviations = 1.0 / np.sqrt(precisions[part])
     entries = (columns.values[which] * deviations[compact], (columns.actions[which], compact))
     # Made from coordinates, values of the same index are added up.
     return csr_array(entries, shape=(actions, len(used)))
