@@ -40,7 +40,7 @@ class Kernel(Protocol):
         """Dot products of a table with the columns of every action, shape (K,)."""
         ...
 
-    def variances(
+    def variances(  # noqa: PLR0917 - as compiled
         self,
         places: NDArray[np.int32],
         covariance: NDArray[np.float64],

@@ -13,16 +13,18 @@ from croupier.policy.estimates import Estimates
 from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
 from croupier.policy.oracle.design import Design, design_of
 from croupier.policy.oracle.encoded import not_fitted
+from croupier.policy.oracle.moments import designs_of, moments_of, require_room
 from croupier.policy.oracle.tables import TableOracle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from croupier.policy.encoding import DecisionColumns, EncodedDecision
     from croupier.policy.estimates import Uncertainty
     from croupier.policy.oracle.base import TrainingRow
+    from croupier.policy.oracle.moments import Moments
 
 __all__ = ("RidgeConfig", "RidgeOracle")
 
@@ -152,17 +154,42 @@ class RidgeOracle(TableOracle):
         GenerationError
             If there are too many columns, or the numbers are too large for the penalty.
         """
-        check_rows(rows)
-        design = self._design(rows)
-        self._require_room(len(design.columns))
-        self._forget()
-        try:
-            self._absorb(design)
-        except GenerationError:
-            self.weights_ = None
-            raise
-        self._keep_covariance()
+        config = self.config
+        parts = config.prior == "parts"
+        moments = moments_of(self._encoder, rows, most=config.max_columns, parts=parts)
+        if not self.fit_moments(moments):
+            self._fit_in_blocks(designs_of(self._encoder, rows, parts=parts))
         return self
+
+    def fit_moments(self, moments: Moments) -> bool:
+        """Learn from what is left of rows, as :meth:`fit` does of the rows themselves.
+
+        Returns
+        -------
+        bool
+            False where the digits don't do, since some columns are enormous beside others: then
+            the oracle is not fitted, and the rows have to be gone through.
+
+        Raises
+        ------
+        TooManyColumnsError, GenerationError
+            As :meth:`fit`.
+        """
+        require_room(len(moments.columns), self.config.max_columns)
+        self._forget()
+        if self.config.prior == "parts":
+            self._norms = _Norms.of_all(moments.weight, moments.norms)
+            self.precisions_ = self._norms.precisions(self.config.l2)
+        order = np.argsort(moments.columns)
+        self._add(moments.columns[order], moments.parts[order])
+        scale = np.diagonal(self.root_)
+        with np.errstate(over="ignore", invalid="ignore"):
+            inner = scale[:, None] * scale * moments.gram[np.ix_(order, order)]
+            solved = _by_gram(inner, scale * moments.products[order])
+        if solved is None:
+            return False
+        self._fitted(lambda: self._turn(solved))
+        return True
 
     def partial_fit(self, rows: Sequence[TrainingRow]) -> RidgeOracle:
         """Learn from further interactions: the posterior is that of all rows so far.
@@ -183,7 +210,7 @@ class RidgeOracle(TableOracle):
         if rows:
             design = self._design(rows)
             new = int(np.count_nonzero(self._slots[design.columns] == _NO_COLUMN))
-            self._require_room(len(self.columns_) + new)
+            require_room(len(self.columns_) + new, self.config.max_columns)
             self._covariance = None
             self._absorb(design)
         return self
@@ -297,13 +324,23 @@ class RidgeOracle(TableOracle):
         if len(self.columns_) <= _KEPT:
             self._covariance = self.root_ @ self.root_.T
 
-    def _require_room(self, columns: int) -> None:
-        if columns > self.config.max_columns:
-            raise GenerationError(
-                f"oracle.max_columns: expected at most {self.config.max_columns} columns, got "
-                f"{columns} (features, action ids and their products); give it fewer features, "
-                f"hash them into fewer with encoder.bits, or raise max_columns"
-            )
+    def _fit_in_blocks(self, designs: Iterable[Design]) -> None:
+        """Go on where :meth:`fit_moments` gave up, with its prior and columns."""
+
+        def learn() -> None:
+            for number, design in enumerate(designs):
+                self._absorb_batch(design, self._slots[design.columns], fresh=number == 0)
+
+        self._fitted(learn)
+
+    def _fitted(self, learn: Callable[[], None]) -> None:
+        """Learn, from the prior; what can't is not fitted."""
+        try:
+            learn()
+        except GenerationError:
+            self.weights_ = None
+            raise
+        self._keep_covariance()
 
     def _add(self, columns: NDArray[np.int64], parts: NDArray[np.uint8]) -> None:
         """Give new columns a place, with nothing known of them but the prior."""
@@ -333,19 +370,27 @@ class RidgeOracle(TableOracle):
                 self._absorb_row(design, slots, position)
 
     def _absorb_batch(self, design: Design, slots: NDArray[np.int32], *, fresh: bool) -> None:
-        """``S ← S R⁻¹`` and ``θ ← θ + S z`` with R and z of :func:`_by_gram` or `_by_rotation`."""
-        from scipy.linalg import solve_triangular  # noqa: PLC0415
-
+        """Take in rows at once, with R and z of :func:`_by_gram` or :func:`_by_rotation`."""
         assert self.weights_ is not None, "whoever learns has a table"
         importance = np.sqrt(design.weights)
         lines = design.matrix.multiply(importance[:, None]).tocsr()
         errors = importance * (design.rewards - design.matrix @ self.weights_[design.columns])
         # The root of the prior is diagonal.
         scale = np.diagonal(self.root_) if fresh else None
+        root = self.root_
         with np.errstate(over="ignore", invalid="ignore"):
-            solved = _by_gram(lines, errors, self.root_, slots, scale) or _by_rotation(
-                lines, errors, self.root_[slots]
-            )
+            gram, gradient = np.zeros_like(root), np.zeros(len(root))
+            gram[np.ix_(slots, slots)] = (lines.T @ lines).toarray()
+            gradient[slots] = lines.T @ errors
+            inner = root.T @ gram @ root if scale is None else scale[:, None] * scale * gram
+            solved = _by_gram(inner, root.T @ gradient) or _by_rotation(lines, errors, root[slots])
+        self._turn(solved)
+
+    def _turn(self, solved: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+        """``S ← S R⁻¹`` and ``θ ← θ + S z``."""
+        from scipy.linalg import solve_triangular  # noqa: PLC0415
+
+        with np.errstate(over="ignore", invalid="ignore"):
             # Past this, the prior is lost even to a rotation. Written so that NaN fails.
             if not _EPSILON * np.linalg.norm(solved[0]) < _HOPELESS:
                 raise self._too_large()
@@ -432,6 +477,14 @@ class _Norms:
         norms._weight, norms._used, norms._sums = float(array[0]), float(array[1]), array[2:].copy()
         return norms
 
+    @classmethod
+    def of_all(cls, weight: float, sums: NDArray[np.float64]) -> _Norms:
+        """Of rows of a total weight, with the sums of their squared norms, made use of by now."""
+        norms = cls()
+        norms._weight = norms._used = weight
+        norms._sums = sums.copy()
+        return norms
+
     def array(self) -> NDArray[np.float64]:
         """All of it, shape (PARTS + 2,)."""
         return np.concatenate([[self._weight, self._used], self._sums])
@@ -453,40 +506,25 @@ class _Norms:
 
 
 def _by_gram(
-    lines: Any,
-    errors: NDArray[np.float64],
-    root: NDArray[np.float64],
-    slots: NDArray[np.int32],
-    scale: NDArray[np.float64] | None,
+    inner: NDArray[np.float64], gradient: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """R with ``RᵀR = I + SᵀGS``, and ``z = R⁻ᵀSᵀXᵀe``; None if rounding would spoil them.
+    """R with ``RᵀR = I + SᵀGS``, and ``z = R⁻ᵀSᵀg``; None if rounding would spoil them.
 
     Parameters
     ----------
-    lines
-        X, the rows times the square roots of their weights, sparse, shape (n, u).
-    errors
-        e, what they miss the rewards by, likewise, shape (n,).
-    root
-        S, shape (m, m).
-    slots
-        Places of the u columns among the m.
-    scale
-        The diagonal of S, shape (m,), if there is nothing beside it.
+    inner
+        ``SᵀGS`` with the Gram matrix G of the rows, shape (m, m); it is written over.
+    gradient
+        ``Sᵀg`` with ``g = Σ w e x`` and e what the rewards are missed by, shape (m,).
     """
     from scipy.linalg import cholesky, solve_triangular  # noqa: PLC0415
 
-    gram = np.zeros_like(root)
-    gram[np.ix_(slots, slots)] = (lines.T @ lines).toarray()
-    inner = root.T @ gram @ root if scale is None else scale[:, None] * scale * gram
     # Next to the largest of the eigenvalues, the smallest are lost if G is: they are at least 1.
     if not _EPSILON * np.trace(inner) < _LOST:
         return None
     inner[np.diag_indices(len(inner))] += 1.0
     factor = cholesky(inner, overwrite_a=True, check_finite=False)
-    gradient = np.zeros(len(root))
-    gradient[slots] = lines.T @ errors
-    return factor, solve_triangular(factor, root.T @ gradient, trans="T", check_finite=False)
+    return factor, solve_triangular(factor, gradient, trans="T", check_finite=False)
 
 
 def _by_rotation(
@@ -495,7 +533,16 @@ def _by_rotation(
     """As :func:`_by_gram`, by a QR factorization of ``[I 0; XS e]``.
 
     It takes about ten times as long and loses half as many digits, as no product of X with itself
-    is ever formed; `root` has only the rows of the u columns.
+    is ever formed.
+
+    Parameters
+    ----------
+    lines
+        X, the rows times the square roots of their weights, sparse, shape (n, u).
+    errors
+        e, what they miss the rewards by, likewise, shape (n,).
+    root
+        The rows of S for these u columns, shape (u, m).
     """
     from scipy.linalg import qr  # noqa: PLC0415
 
