@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from croupier.offline.interactions import logged_requests
 from croupier.offline.stability import distances
-from croupier.policy.oracle import LinearOracle
+from croupier.policy.oracle import Dampable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,21 +45,21 @@ _HALVINGS = 12
 
 def damped(
     champion: Generation,
-    oracle: LinearOracle,
+    oracle: Dampable,
     exploration: Exploration,
     learned: pl.DataFrame,
     *,
     limit: float,
     training_rows: int,
     seed: int,
-) -> tuple[LinearOracle, float]:
+) -> tuple[Dampable, float]:
     """The oracle that goes as far from the champion as the limit allows.
 
     Parameters
     ----------
     champion
         That serves now. Nothing is damped where it is a cold start, or its oracle is of another
-        kind or configuration, which is logged.
+        kind or configuration, or one that chooses by size has become another kind, which is logged.
     oracle
         What was learned.
     exploration
@@ -85,7 +85,7 @@ def damped(
     before = champion.oracle
     if before is None:
         return oracle, 1.0
-    if not (isinstance(before, LinearOracle) and before.goes_with(oracle)):
+    if not (isinstance(before, Dampable) and before.goes_with(oracle)):
         _log.warning(
             "generation %d isn't damped from: its oracle is of another kind", champion.number
         )
@@ -125,13 +125,13 @@ class _Panel:
             for each in requests
         ]
 
-    def distance(self, oracle: LinearOracle) -> float:
+    def distance(self, oracle: Dampable) -> float:
         """Mean total variation to the champion if an oracle were served."""
         return float(
             distances(self._champion, [self._pmf(oracle, x) for x in self._requests])[0].mean()
         )
 
-    def _pmf(self, oracle: LinearOracle, request: LoggedRequest) -> NDArray[np.float64]:
+    def _pmf(self, oracle: Dampable, request: LoggedRequest) -> NDArray[np.float64]:
         estimates = oracle.estimate(request.context, request.actions, self._exploration.wants)
         return self._exploration.pmf(
             estimates,

@@ -1,7 +1,9 @@
-"""Training in partitions that learn side by side, and are merged again and again.
+"""Training in partitions that learn side by side, and are merged.
 
 The rows are divided by folds, which are a hash of the decision's id, so that a partition is the
-same whatever the cluster is. In every round each partition learns its share of the round's rows
+same whatever the cluster is. Of a ridge regression the moments of the partitions are added up
+(:mod:`croupier.policy.oracle.moments`), which comes to what one learner learns, but for rounding.
+Of Vowpal Wabbit's regression, each partition learns in every round its share of the round's rows
 from the same start, and what they have learned is merged (:mod:`croupier.policy.oracle.merging`)
 and is the start of the next round. The rounds are stretches of the log, one after the other.
 
@@ -20,16 +22,22 @@ import numpy as np
 
 from croupier.offline.engine import LOCAL, Engine
 from croupier.policy.encoding import FeatureEncoder
-from croupier.policy.oracle import VowpalWabbitOracle
+from croupier.policy.oracle import AutoOracle, RidgeOracle, VowpalWabbitOracle
 from croupier.policy.oracle.base import checked
 from croupier.policy.oracle.merging import merged, teach
+from croupier.policy.oracle.moments import (
+    Moments,
+    TooManyColumnsError,
+    moments_of,
+    require_room,
+)
 from croupier.policy.oracle.vowpal_wabbit import BanditLearner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from croupier.offline.interactions import LoggedRows
-    from croupier.policy.oracle import Oracle, VowpalWabbitConfig
+    from croupier.policy.oracle import Oracle, RidgeConfig, VowpalWabbitConfig
 
 __all__ = ("MergeConfig", "Spread", "learn_merged", "merging_of")
 
@@ -78,16 +86,18 @@ class Spread:
 def merging_of(merge: MergeConfig, oracle: Oracle, rows: int) -> tuple[int, int] | None:
     """Numbers of partitions and rounds that an oracle is learned in; None if one learner does it.
 
-    Vowpal Wabbit's can be merged where their model file holds all that they have learned.
+    Ridge regressions can be merged that have learned nothing yet, and Vowpal Wabbit's where their
+    model file holds all that they have learned.
     """
-    able = isinstance(oracle, VowpalWabbitOracle) and oracle.config.resumes
     partitions = min(merge.partitions, rows // merge.rows)
-    return (partitions, merge.rounds) if able and partitions > 1 else None
+    if partitions < 2 or not _can_be_merged(oracle):
+        return None
+    return partitions, merge.rounds
 
 
 def learn_merged(
     oracle: Oracle, rows: LoggedRows, merging: tuple[int, int], engine: Engine
-) -> None:
+) -> tuple[int, int] | None:
     """Have an oracle learn from interactions, in partitions, all from where it stands.
 
     Parameters
@@ -102,14 +112,76 @@ def learn_merged(
     engine
         Where the partitions learn.
 
+    Returns
+    -------
+    merged
+        Numbers of partitions and of rounds that there were; None if nothing was learned and one
+        learner has to do it, as the digits of moments don't do.
+
     Raises
     ------
     InvalidInputError
         If a row's chosen index, propensity, reward or weight can't be, or a request not be encoded.
     GenerationError
-        If the weights grew without bound.
+        If the weights grew without bound, or there are more columns than a ridge regression may
+        have.
     """
-    assert isinstance(oracle, VowpalWabbitOracle), "nothing else is merged"
+    if isinstance(oracle, VowpalWabbitOracle):
+        _learn_in_rounds(oracle, rows, merging, engine)
+        return merging
+    assert isinstance(oracle, RidgeOracle | AutoOracle), "nothing else is merged"
+    ridge = oracle.config.ridge if isinstance(oracle, AutoOracle) else oracle.config
+    try:
+        moments = _summed(ridge, rows, merging[0], engine)
+    except TooManyColumnsError:
+        if not isinstance(oracle, AutoOracle):
+            raise
+        beyond = VowpalWabbitOracle(oracle.config.vowpal_wabbit, random_state=oracle.random_state)
+        oracle.adopt(_learn_in_rounds(beyond, rows, merging, engine))
+        return merging
+    return (merging[0], 1) if oracle.fit_moments(moments) else None
+
+
+def _can_be_merged(oracle: Oracle) -> bool:
+    if isinstance(oracle, VowpalWabbitOracle):
+        return oracle.config.resumes
+    if isinstance(oracle, AutoOracle):
+        return oracle.became_ is None and oracle.config.vowpal_wabbit.resumes
+    return isinstance(oracle, RidgeOracle) and oracle.weights_ is None
+
+
+def _summed(config: RidgeConfig, rows: LoggedRows, partitions: int, engine: Engine) -> Moments:
+    """The moments of all rows.
+
+    Raises
+    ------
+    TooManyColumnsError
+        If there are too many columns for a ridge regression.
+    """
+    parts = next(_divided(rows, partitions, 1))
+    total = Moments()
+    for found in engine.map(_moments, parts, config):
+        if found is not None:
+            total.merge(found)
+        columns = config.max_columns + 1 if found is None else len(total.columns)
+        require_room(columns, config.max_columns)
+    return total
+
+
+def _moments(config: RidgeConfig, rows: LoggedRows) -> Moments | None:
+    """The moments of a partition; None if there are too many columns in it already."""
+    encoder, parts = FeatureEncoder(config.encoder), config.prior == "parts"
+    try:
+        return moments_of(encoder, rows, most=config.max_columns, parts=parts)
+    except TooManyColumnsError:
+        # An error that other processes raise comes back as one of another kind.
+        return None
+
+
+def _learn_in_rounds(
+    oracle: VowpalWabbitOracle, rows: LoggedRows, merging: tuple[int, int], engine: Engine
+) -> BanditLearner:
+    """Have Vowpal Wabbit's regression learn on, merged after every round; gives its learner."""
     config, seed = oracle.config, oracle.random_state
     known = oracle.learners().get("learner")
     learner = BanditLearner(config, seed, known)
@@ -122,6 +194,7 @@ def learn_merged(
             ]
             learner = merged(BanditLearner(config, seed, start), learned)
     oracle.adopt(learner)
+    return learner
 
 
 def _divided(rows: LoggedRows, partitions: int, rounds: int) -> Iterator[list[LoggedRows]]:

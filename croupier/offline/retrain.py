@@ -34,10 +34,16 @@ from croupier.offline.weighting import balancing_ratio, effective, training_weig
 from croupier.policy.calibration import PriorCorrection
 from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
-from croupier.policy.exploration import Conservative
+from croupier.policy.exploration import Conservative, SquareCB
 from croupier.policy.generation import Generation, Provenance
 from croupier.policy.loop import LoopConfig
-from croupier.policy.oracle import EncodedOracle, LinearOracle, make_oracle
+from croupier.policy.oracle import (
+    Dampable,
+    EncodedOracle,
+    OutgrownError,
+    VowpalWabbitConfig,
+    make_oracle,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,6 +74,8 @@ __all__ = (
 _log = logging.getLogger(__name__)
 
 _UNSET = object()
+# What a loop was by default in the first version, from which digests tell what was set.
+_FIRST_DEFAULTS = LoopConfig(exploration=SquareCB(), oracle=VowpalWabbitConfig())
 
 MIN_TRAINING_ROWS = 20
 
@@ -140,18 +148,21 @@ def retrain(
     log = LearnerLog(lake, loop, config, judge_share, version=version)
     folds = learner_folds(config.training, judge_share, log.count(MIN_MEASURED_LOG))
     trains = pl.col("fold") >= folds.trained
-    started = _to_continue(champion, config, folds)
+    started, memory = _to_continue(champion, config, folds), None
+    if started is not None:
+        assert champion is not None, "there is one that learning starts from"
+        learned = log.rows_since(started.lake_version, trains)
+        try:
+            taught, oracle, merging = _continued(loop, config, champion, learned, spread)
+        except OutgrownError as error:
+            _log.info("generation %d isn't learned on from: %s", champion.number, error)
+            started = None
     if started is None:
         learned = _resampled(log.rows(trains), resample)
         taught, oracle, merging, memory = _afresh(loop, config, seed, learned, spread)
-    else:
-        assert champion is not None, "there is one that learning starts from"
-        learned = log.rows_since(started.lake_version, trains)
-        taught, oracle, merging = _continued(loop, config, champion, learned, spread)
-        memory = None
     step = 1.0
     limit = config.training.max_total_variation
-    if limit is not None and champion is not None and isinstance(oracle, LinearOracle):
+    if limit is not None and champion is not None and isinstance(oracle, Dampable):
         oracle, step = damped(
             champion,
             oracle,
@@ -227,7 +238,7 @@ def config_digest(config: LoopConfig) -> str:
     replace = msgspec.structs.replace
     fairness = config.fairness.for_training
     learned = replace(config, guardrails={}, fairness=fairness, sessions=None, simulators=None)
-    chosen = _chosen(msgspec.to_builtins(learned), msgspec.to_builtins(LoopConfig()))
+    chosen = _chosen(msgspec.to_builtins(learned), msgspec.to_builtins(_FIRST_DEFAULTS))
     return hashlib.sha256(msgspec.json.encode(chosen, order="deterministic")).hexdigest()
 
 
@@ -381,9 +392,7 @@ def _merged(
     if spread is None or not isinstance(rows, LoggedRows):
         return None
     merging = merging_of(spread.merge, oracle, len(rows))
-    if merging is not None:
-        learn_merged(oracle, rows, merging, spread.engine)
-    return merging
+    return None if merging is None else learn_merged(oracle, rows, merging, spread.engine)
 
 
 def _continued(
@@ -401,10 +410,11 @@ def _continued(
         )
     oracle = champion.oracle
     assert isinstance(oracle, EncodedOracle), "one that can be taught was asked for"
-    oracle.calibration_ = ()
     merging = _merged(oracle, lessons, spread)
     if merging is None:
         cast("OnlineOracle", oracle).partial_fit(lessons.rows)
+    # A champion that can't go on stays as it is.
+    oracle.calibration_ = ()
     return lessons.count, oracle, merging
 
 

@@ -186,10 +186,10 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"training.weighting must be none, trajectory or advantage, got "
                 f"{training.weighting}: oracle {kind} corrects for propensities by itself"
             )
-        if training.max_total_variation is not None and not self.oracle.is_one_table:
+        if training.max_total_variation is not None and not self.oracle.can_be_damped:
             raise ValueError(
-                f"training.max_total_variation needs an oracle that is one table of weights, "
-                f"sklearn or vowpal_wabbit, got {kind}"
+                f"training.max_total_variation needs an oracle that is linear in its weights "
+                f"(auto, ridge, sklearn or vowpal_wabbit), got {kind}"
             )
         if training.corrective is not None and isinstance(self.exploration, Conservative):
             raise ValueError(

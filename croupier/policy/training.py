@@ -86,7 +86,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_total_variation
         How far, in (0, 1], the mean total variation lets a generation go from the champion, see
         :func:`~croupier.offline.damping.damped`; None to go all the way. Needs an oracle that is
-        one table of weights, a fresh start, and neither class weights nor calibration.
+        linear in its weights (``auto``, ``ridge``, ``sklearn``, ``vowpal_wabbit``), a fresh start,
+        and neither class weights nor calibration.
     memory
         ``window`` lets all rows of the window count the same, ``adaptive`` the older ones less, as
         fast as is measured to be right, see :mod:`croupier.offline.memory`. Needs a fresh start.

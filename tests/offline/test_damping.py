@@ -20,8 +20,10 @@ from croupier.policy.exploration import EpsilonGreedy, Softmax, SquareCB, Unifor
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
+    AutoConfig,
+    BootstrapConfig,
+    Dampable,
     LinearOracle,
-    RidgeConfig,
     SklearnConfig,
     SklearnOracle,
     VowpalWabbitConfig,
@@ -64,7 +66,7 @@ def distance(one: Generation, other: Generation, log: pl.DataFrame) -> float:
     return float(np.average(apart, weights=np.array(weights, dtype=np.float64)))
 
 
-def served(oracle: LinearOracle, exploration: Exploration) -> Generation:
+def served(oracle: Dampable, exploration: Exploration) -> Generation:
     like = WORLD.generation(2, exploration)
     return Generation("shop", 2, exploration, oracle, like.provenance)
 
@@ -177,7 +179,11 @@ def test_cold_starts_and_other_oracles_are_not_damped_from(
     assert "generation 1 isn't damped from" in caplog.text
 
 
-@pytest.mark.parametrize("oracle", [VowpalWabbitConfig(), SklearnConfig(), LOGISTIC])
+@pytest.mark.parametrize(
+    "oracle",
+    [VowpalWabbitConfig(), SklearnConfig(), LOGISTIC, AutoConfig(), AutoConfig(max_columns=3)],
+    ids=["vowpal_wabbit", "ridge", "logistic", "auto", "auto, beyond"],
+)
 def test_a_loop_trains_damped_generations(tmp_path: Path, oracle: object) -> None:
     config = msgspec.convert(
         {
@@ -241,6 +247,6 @@ def test_trainings_that_can_not_be_damped_are_refused(
         TrainingConfig(**training)  # type: ignore[arg-type]
 
 
-def test_an_oracle_of_several_parts_can_not_be_damped() -> None:
-    with pytest.raises(ValueError, match="needs an oracle that is one table of weights"):
-        LoopConfig(oracle=RidgeConfig(), training=TrainingConfig(max_total_variation=0.1))
+def test_an_oracle_of_several_tables_can_not_be_damped() -> None:
+    with pytest.raises(ValueError, match="needs an oracle that is linear in its weights"):
+        LoopConfig(oracle=BootstrapConfig(), training=TrainingConfig(max_total_variation=0.1))

@@ -19,6 +19,7 @@ from croupier.policy.oracle import (
     AutoConfig,
     AutoOracle,
     Became,
+    OutgrownError,
     RidgeConfig,
     RidgeOracle,
     TrainingRow,
@@ -116,13 +117,10 @@ class TestOnline:
     @given(
         cuts=st.lists(st.integers(1, 120), max_size=4).map(sorted),
         room=st.sampled_from([1, COLUMNS // 2, COLUMNS - 1, COLUMNS]),
-        fitted=st.booleans(),
     )
     @settings(deadline=None, max_examples=40)
-    def test_any_cut_of_the_rows_is_the_same_oracle(
-        self, cuts: list[int], room: int, fitted: bool
-    ) -> None:
-        """Also where it goes over in the middle, after a fit or from nothing.
+    def test_any_cut_of_the_rows_is_the_same_oracle(self, cuts: list[int], room: int) -> None:
+        """Also where it goes over in the middle.
 
         But for the prior of a ridge regression, which depends on when there were how many rows.
         """
@@ -130,13 +128,24 @@ class TestOnline:
         for each in (oracle, peer):
             each.partial_fit([])
             for start, end in zip([0, *cuts], [*cuts, 120], strict=True):
-                rows = ROWS[start:end]
-                if fitted and start == 0:
-                    each.fit(rows)
-                else:
-                    each.partial_fit(rows)
+                each.partial_fit(ROWS[start:end])
         assert oracle.became_ == AutoOracle(config(room)).fit(ROWS).became_
         assert_same(oracle, peer if room == COLUMNS else regression(ROWS), 1e-9)
+
+    def test_goes_on_after_a_fit_as_what_it_is(self) -> None:
+        for room, peer in ((COLUMNS, RidgeOracle(RIDGE)), (1, None)):
+            oracle = AutoOracle(config(room))
+            for each in (oracle, peer or regression(ROWS)):
+                each.fit(ROWS[:60]).partial_fit(ROWS[60:])
+            assert_same(oracle, peer or regression(ROWS), 1e-9)
+
+    def test_outgrown_after_a_fit_it_has_to_be_fitted_anew(self) -> None:
+        """A ridge regression that was fitted is there alone; it stays what it was."""
+        oracle, same = (AutoOracle(config(COLUMNS - 1)).fit(ROWS[:5]) for _ in range(2))
+        with pytest.raises(OutgrownError, match=r"max_columns: .* or fit it anew"):
+            oracle.partial_fit(ROWS[5:])
+        assert_same(oracle, same)
+        assert oracle.fit(ROWS).became_ == BEYOND
 
     def test_goes_over_for_good(self) -> None:
         """Later rows have few columns, and the ridge regression doesn't come back."""
@@ -180,35 +189,43 @@ class TestFiles:
     @pytest.mark.parametrize("room", [COLUMNS // 2, COLUMNS])
     def test_goes_on_as_if_nothing_had_been(self, tmp_path: Path, cut: int, room: int) -> None:
         """As either, and from the one to the other."""
-        oracle = AutoOracle(config(room)).fit(ROWS[:cut])
+        oracle = AutoOracle(config(room)).partial_fit(ROWS[:cut])
         oracle.save(tmp_path)
         loaded = load_oracle(tmp_path, to_learn=True)
         assert isinstance(loaded, AutoOracle)
         assert loaded.became_ == oracle.became_
         assert_same(loaded, oracle)
         for each in (oracle, loaded):
-            each.partial_fit(ROWS[cut : cut + 5]).partial_fit(ROWS[cut + 5 :])
+            each.partial_fit(ROWS[cut : cut + 5])
+            each.partial_fit(ROWS[cut + 5 :])
         assert loaded.became_ == oracle.became_ == AutoOracle(config(room)).fit(ROWS).became_
         assert_same(loaded, oracle)
 
-    @pytest.mark.parametrize("room", [1, COLUMNS])
     @pytest.mark.parametrize(
         ("to_learn", "beyond"), [(False, {}), (True, {"cb_type": "dr"}), (True, {"l2": 1e-3})]
     )
-    def test_without_a_learner_it_is_not_taught_but_fitted_anew(
-        self, tmp_path: Path, room: int, to_learn: bool, beyond: dict[str, Any]
+    def test_beyond_without_a_learner_it_is_not_taught_but_fitted_anew(
+        self, tmp_path: Path, to_learn: bool, beyond: dict[str, Any]
     ) -> None:
-        AutoOracle(config(room, **beyond)).fit(ROWS).save(tmp_path)
+        AutoOracle(config(1, **beyond)).fit(ROWS).save(tmp_path)
         loaded = load_oracle(tmp_path, to_learn=to_learn)
         assert isinstance(loaded, AutoOracle)
         for rows in ([], ROWS[:3]):
             with pytest.raises(GenerationError, match="loaded without its learner; fit it anew"):
                 loaded.partial_fit(rows)
-        assert_same(loaded, AutoOracle(config(room, **beyond)).fit(ROWS))
-        expected = AutoOracle(config(room, **beyond))
-        for each in (loaded, expected):
-            each.fit(ROWS[:60]).partial_fit(ROWS[60:])
-        assert_same(loaded, expected, 1e-9)
+        assert_same(loaded, AutoOracle(config(1, **beyond)).fit(ROWS))
+        assert_same(loaded.fit(ROWS[:60]), AutoOracle(config(1, **beyond)).fit(ROWS[:60]), 1e-9)
+
+    def test_without_a_learner_a_ridge_regression_goes_on_while_there_is_room(
+        self, tmp_path: Path
+    ) -> None:
+        AutoOracle(config(COLUMNS - 1)).partial_fit(ROWS[:5]).save(tmp_path)
+        loaded = load_oracle(tmp_path)
+        assert isinstance(loaded, AutoOracle)
+        expected = RidgeOracle(RIDGE).partial_fit(ROWS[:5]).partial_fit(ROWS[:3])
+        assert_same(loaded.partial_fit(ROWS[:3]), expected, 1e-9)
+        with pytest.raises(OutgrownError):
+            loaded.partial_fit(ROWS[5:])
 
     def test_that_do_not_say_what_it_is_are_refused(self, tmp_path: Path) -> None:
         AutoOracle(config()).fit(ROWS).save(tmp_path)
@@ -226,6 +243,30 @@ class TestFiles:
         (tmp_path / "became.json").write_text('{"kind": "ridge", "columns": 3}')
         with pytest.raises(GenerationError, match="can't be read"):
             load_oracle(tmp_path)
+
+
+class TestTowards:
+    @pytest.mark.parametrize("room", [1, 1000])
+    def test_goes_from_one_to_another_that_became_the_same(self, room: int) -> None:
+        one = AutoOracle(config(room)).fit(ROWS)
+        other = AutoOracle(config(room)).fit(random_rows(50, seed=9))
+        assert one.goes_with(other)
+        between = one.towards(other, 0.5)
+        assert between.became_ is not None
+        assert one.became_ is not None
+        assert between.became_.kind == one.became_.kind
+        request = random_request(np.random.default_rng(4))
+        middle = (one.score(*request) + other.score(*request)) / 2.0
+        np.testing.assert_allclose(between.score(*request), middle, atol=1e-6)
+
+    def test_does_not_go_from_a_small_one_to_a_large_one(self) -> None:
+        small = AutoOracle(config(COLUMNS - 1)).fit(ROWS[:5])
+        large = AutoOracle(config(COLUMNS - 1)).fit(ROWS)
+        fresh = AutoOracle(config(COLUMNS - 1))
+        for one, other in ((small, large), (large, small), (fresh, small), (fresh, fresh)):
+            assert not one.goes_with(other)
+            with pytest.raises(GenerationError, match="of the same configuration"):
+                one.towards(other, 0.5)
 
 
 class TestConfiguration:

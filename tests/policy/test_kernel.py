@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import mmh3
@@ -147,7 +147,8 @@ def test_errors_are_the_same_but_for_rounding(
 ) -> None:
     """Of columns that occurred, that never did, and of several that are hashed into one."""
     encoder = EncoderConfig(bits=bits, action_id=action_id)
-    requests = data.draw(st.lists(st.tuples(MILD, st.lists(MILD, min_size=1, max_size=4))))
+    drawn = data.draw(st.lists(st.tuples(MILD, st.lists(MILD, min_size=1, max_size=4))))
+    requests: list[tuple[Any, Any]] = [({"a": 1.0}, [{"b": "c"}]), *drawn]
     rows = [
         TrainingRow(
             context=context,
@@ -156,15 +157,16 @@ def test_errors_are_the_same_but_for_rounding(
             propensity=1.0,
             reward=float(number % 2),
         )
-        for number, (context, features) in enumerate([({"a": 1.0}, [{"b": "c"}]), *requests])
+        for number, (context, features) in enumerate(requests)
     ]
     oracle = RidgeOracle(RidgeConfig(prior=prior, encoder=encoder)).fit(rows)
     asked = data.draw(MILD), [Action(str(place)) for place in range(6)] + [*rows[-1].actions]
     compiled = oracle.estimate(*asked, frozenset({"deviation"})).deviation
     oracle.do_without_kernel()
-    np.testing.assert_allclose(
-        compiled, oracle.estimate(*asked, frozenset({"deviation"})).deviation, rtol=1e-5
-    )
+    plain = oracle.estimate(*asked, frozenset({"deviation"})).deviation
+    assert compiled is not None
+    assert plain is not None
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5)
 
 
 def test_errors_whose_digits_cancel_are_left_to_python() -> None:
@@ -179,7 +181,7 @@ def test_errors_whose_digits_cancel_are_left_to_python() -> None:
     np.testing.assert_allclose(found, [2e-3], rtol=1e-9)
     # Column 3 never occurred; products with what the context has are one column or another.
     own = (np.array([3], dtype=np.uint64), np.array([2.0], dtype=np.float32))
-    sums = Counter({3: 2.0})
+    sums: dict[int, float] = defaultdict(float, {3: 2.0})
     for column in (0, 1):
         sums[(column * 16777619 ^ 3) & 3] += 2.0
     known = np.array([1.0 + sums.pop(0, 0.0), 1.0 + sums.pop(1, 0.0)])
@@ -342,7 +344,7 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(ValueError, match="power of two"):
         BUILT.score(weights[:1000], pair, [pair])
     places, square, four = np.zeros(1024, dtype=np.int32), np.eye(1), np.ones(4)
-    for wrong in (
+    for mistake in (
         (weights, square, four, True, pair, [pair]),
         (places, square[0], four, True, pair, [pair]),
         (places, np.ones((1, 2)), four, True, pair, [pair]),
@@ -350,7 +352,7 @@ def test_wrong_arguments_are_errors() -> None:
         (places, square, four, True, pair, [None]),
     ):
         with pytest.raises(TypeError, match="expected"):
-            BUILT.variances(*wrong)
+            BUILT.variances(*mistake)
     with pytest.raises(ValueError, match="outside the matrix"):
         BUILT.variances(places + 1, square, four, True, (pair[0], pair[1] + 1), [pair])
     for wrong_scores in (weights, np.zeros(0), [1.0], np.zeros((2, 2))):

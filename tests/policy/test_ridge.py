@@ -27,6 +27,7 @@ from croupier.policy.oracle import (
     TrainingRow,
     load_oracle,
 )
+from croupier.policy.oracle.moments import Moments, designs_of, moments_of
 from tests.policy.training import random_request, random_rows
 
 if TYPE_CHECKING:
@@ -449,6 +450,7 @@ class TestOnline:
         loaded = RidgeOracle(config())
         loaded.restore(oracle.arrays())
         deviation = loaded.estimate(*request, frozenset({"deviation"})).deviation
+        assert deviation is not None
         np.testing.assert_allclose(deviation, np.sqrt(np.diag(covariance)), rtol=1e-5)
 
     def test_goes_on_after_being_loaded(self, tmp_path: Path) -> None:
@@ -493,6 +495,96 @@ def in_fractions(
         for query in queries
     ]
     return [line[0] for line in products], [line[1:] for line in products]
+
+
+class TestMoments:
+    """What is left of rows when they have been gone through in parts, by several perhaps."""
+
+    @given(
+        cuts=st.lists(st.integers(0, 120), max_size=3).map(sorted),
+        prior=st.sampled_from(["weights", "parts"]),
+    )
+    @settings(deadline=None, max_examples=25, derandomize=True)
+    def test_of_parts_give_what_a_fit_of_all_gives(self, cuts: list[int], prior: Any) -> None:
+        rows = random_rows(120)
+        chosen = config(prior=prior)
+        total = Moments()
+        for start, end in zip([0, *cuts], [*cuts, 120], strict=True):
+            if end > start:
+                part = moments_of(
+                    FeatureEncoder(chosen.encoder), rows[start:end], most=1000, parts=True
+                )
+                total.merge(part)
+        ours, theirs = RidgeOracle(chosen), RidgeOracle(chosen).fit(rows)
+        assert ours.fit_moments(total)
+        assert ours.columns_.tolist() == theirs.columns_.tolist()
+        assert_same(ours, theirs, 1e-9)
+
+    def test_of_many_rows_are_taken_block_by_block(self) -> None:
+        """9,000 rows are three blocks; the posterior is the textbook's."""
+        rows = random_rows(9000)
+        encoder = FeatureEncoder(config().encoder)
+        assert len(list(designs_of(encoder, rows, parts=False))) == 3
+        oracle, by_hand = RidgeOracle(config(0.5)).fit(rows), ByHand(rows, 0.5)
+        request = random_request(np.random.default_rng(3))
+        assert_posterior(oracle.estimate(*request, BOTH), by_hand, columns_of(*request))
+
+    def test_whose_digits_do_not_do_are_refused(self) -> None:
+        """A fit of the rows goes through them again instead, block by block."""
+        rows = [
+            TrainingRow(
+                context={"clock": 1.7e9 + number, "x": float(number % 7)},
+                actions=[Action("a")],
+                chosen=0,
+                propensity=1.0,
+                reward=float(number % 2),
+            )
+            for number in range(5000)
+        ]
+        moments = moments_of(FeatureEncoder(config().encoder), rows, most=10, parts=False)
+        oracle = RidgeOracle(config())
+        assert not oracle.fit_moments(moments)
+        oracle.fit(rows)
+        estimates = oracle.estimate(rows[0].context, rows[0].actions, BOTH)
+        assert estimates.deviation is not None
+        assert 0.0 < estimates.deviation[0] < 0.1
+        assert abs(estimates.mean[0] - 0.5) < 0.05
+
+
+class TestTowards:
+    @pytest.mark.parametrize("prior", ["weights", "parts"])
+    def test_means_are_mixed_and_errors_the_others(self, prior: Any) -> None:
+        """Also of columns that one of the two has never met."""
+        more = [
+            msgspec.structs.replace(row, context=row.context | {"old": 1.0})
+            for row in random_rows(80, seed=5)
+        ]
+        before = RidgeOracle(config(prior=prior)).fit(more)
+        after = RidgeOracle(config(prior=prior)).fit(random_rows(90, seed=6))
+        assert before.goes_with(after)
+        between = before.towards(after, 0.25)
+        for seed in range(5):
+            context, actions = strange_request(np.random.default_rng(seed))
+            request = context | {"old": 2.0}, actions
+            one, other, found = (each.estimate(*request, BOTH) for each in (before, after, between))
+            np.testing.assert_allclose(found.mean, 0.75 * one.mean + 0.25 * other.mean, atol=1e-9)
+            np.testing.assert_allclose(found.covariance, other.covariance, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
+        for step, end in ((0.0, before), (1.0, after)):
+            np.testing.assert_allclose(
+                before.towards(after, step).score(*request), end.score(*request), atol=1e-12
+            )
+
+    def test_takes_two_that_go_together(self, tmp_path: Path) -> None:
+        fitted = RidgeOracle(config()).fit(random_rows(30))
+        for other in (RidgeOracle(config()), RidgeOracle(config(2.0)).fit(random_rows(30))):
+            assert not fitted.goes_with(other)
+            with pytest.raises(GenerationError, match="of the same configuration"):
+                fitted.towards(other, 0.5)
+        between = fitted.towards(RidgeOracle(config()).fit(random_rows(40, seed=1)), 0.5)
+        between.save(tmp_path)
+        loaded = load_oracle(tmp_path)
+        assert isinstance(loaded, RidgeOracle)
+        assert_same(loaded, between, 1e-9)
 
 
 class TestRefusal:

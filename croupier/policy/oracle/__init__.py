@@ -13,8 +13,8 @@ can be taught row by row as well.
 
 from __future__ import annotations
 
-from croupier.policy.oracle.auto import AutoConfig, AutoOracle, Became
-from croupier.policy.oracle.base import OnlineOracle, Oracle, TrainingRow
+from croupier.policy.oracle.auto import AutoConfig, AutoOracle, Became, OutgrownError
+from croupier.policy.oracle.base import Dampable, OnlineOracle, Oracle, TrainingRow
 from croupier.policy.oracle.bootstrap import BootstrapConfig, BootstrapOracle, poisson_weights
 from croupier.policy.oracle.cover import CoverConfig, CoverOracle
 from croupier.policy.oracle.distilled import DistilledConfig, DistilledOracle, Fidelity
@@ -44,6 +44,7 @@ __all__ = (
     "BootstrapOracle",
     "CoverConfig",
     "CoverOracle",
+    "Dampable",
     "DistilledConfig",
     "DistilledOracle",
     "EncodedOracle",
@@ -55,6 +56,7 @@ __all__ = (
     "OnlineOracle",
     "Oracle",
     "OracleConfig",
+    "OutgrownError",
     "RidgeConfig",
     "RidgeOracle",
     "SklearnConfig",

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from croupier.policy.encoding import EncodedDecision, EncoderConfig
-from croupier.policy.oracle.base import OracleConfigBase, check_rows, not_online
+from croupier.policy.encoding import EncoderConfig
+from croupier.policy.errors import GenerationError
+from croupier.policy.oracle.base import OracleConfigBase, check_rows
 from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
+from croupier.policy.oracle.moments import TooManyColumnsError
 from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
+from croupier.policy.oracle.tables import require_way
 from croupier.policy.oracle.vowpal_wabbit import VowpalWabbitConfig, VowpalWabbitOracle
 
 if TYPE_CHECKING:
@@ -19,10 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from croupier.policy.encoding import EncodedDecision
     from croupier.policy.estimates import Estimates, Uncertainty
     from croupier.policy.oracle.base import TrainingRow
+    from croupier.policy.oracle.moments import Moments
+    from croupier.policy.oracle.vowpal_wabbit import BanditLearner
 
-__all__ = ("AutoConfig", "AutoOracle", "Became")
+__all__ = ("AutoConfig", "AutoOracle", "Became", "OutgrownError")
 
 _BECAME_FILE = "became.json"
 
@@ -51,6 +57,11 @@ class AutoConfig(OracleConfigBase, frozen=True, tag="auto"):
     @property
     def learns_online(self) -> bool:
         """Both do."""
+        return True
+
+    @property
+    def can_be_damped(self) -> bool:
+        """Between two that became the same."""
         return True
 
     @property
@@ -94,6 +105,13 @@ class Became(msgspec.Struct, frozen=True, kw_only=True):
     columns: int | None = None
 
 
+class OutgrownError(GenerationError):
+    """More columns occur than a ridge regression has room for, and nothing else has learned along.
+
+    What was learned stays as it was; only a fit of all rows can go beyond.
+    """
+
+
 class AutoOracle(EncodedOracle):
     """Ridge regression as long as few columns occur, and Vowpal Wabbit's regression from then on.
 
@@ -102,10 +120,11 @@ class AutoOracle(EncodedOracle):
     deviations are estimated as long as it is the former: for explorations that want them, and don't
     need them.
 
-    Vowpal Wabbit's learns along from the first row on. What is estimated is thus that of a
-    :class:`~croupier.policy.oracle.RidgeOracle` taught the same rows if at most `max_columns`
-    columns occur in them, and otherwise that of a
-    :class:`~croupier.policy.oracle.VowpalWabbitOracle`, which knows nothing of the other.
+    What is estimated is that of a :class:`~croupier.policy.oracle.RidgeOracle` taught the same rows
+    if at most `max_columns` columns occur in them, and otherwise that of a
+    :class:`~croupier.policy.oracle.VowpalWabbitOracle`, which knows nothing of the other. Of what
+    is fitted at once only the one learns; from nothing and taught row by row, Vowpal Wabbit's
+    learns along from the first row on.
 
     Attributes
     ----------
@@ -118,9 +137,7 @@ class AutoOracle(EncodedOracle):
     def __init__(self, config: AutoConfig, *, random_state: int = 0) -> None:
         super().__init__(config, random_state=random_state)
         self._ridge: RidgeOracle | None = None
-        self._beyond = VowpalWabbitOracle(config.vowpal_wabbit, random_state=random_state)
-        # Of the ridge regression; nobody counts beyond.
-        self._columns: set[int] = set()
+        self._beyond = self._new_beyond()
 
     @property
     def became_(self) -> Became | None:
@@ -141,13 +158,25 @@ class AutoOracle(EncodedOracle):
         GenerationError
             As the two regressions raise it.
         """
-        check_rows(rows)
-        columns = self._columns_with(rows, set())
-        ridge = None
-        if columns is not None:
-            ridge = RidgeOracle(self.config.ridge, random_state=self.random_state).fit(rows)
-        self._beyond.fit(rows)
-        self._ridge, self._columns = ridge, columns or set()
+        fitted: RidgeOracle | VowpalWabbitOracle
+        try:
+            fitted = self._new_ridge().fit(rows)
+        except TooManyColumnsError:
+            fitted = self._new_beyond().fit(rows)
+        self._become(fitted)
+        return self
+
+    def fit_moments(self, moments: Moments) -> bool:
+        """As :meth:`~croupier.policy.oracle.RidgeOracle.fit_moments`, to be a ridge regression."""
+        ridge = self._new_ridge()
+        fitted = ridge.fit_moments(moments)
+        if fitted:
+            self._become(ridge)
+        return fitted
+
+    def adopt(self, learner: BanditLearner) -> AutoOracle:
+        """As :meth:`~croupier.policy.oracle.VowpalWabbitOracle.adopt`, to be what is beyond."""
+        self._become(self._new_beyond().adopt(learner))
         return self
 
     def partial_fit(self, rows: Sequence[TrainingRow]) -> AutoOracle:
@@ -160,25 +189,45 @@ class AutoOracle(EncodedOracle):
         ------
         InvalidInputError
             If a row's chosen index, propensity, reward or weight can't be.
+        OutgrownError
+            If there is no room, and a ridge regression was fitted alone.
         GenerationError
-            As the two regressions raise it, or if the oracle was loaded without the learner that
-            goes on beyond.
+            As the two regressions raise it.
         """
         check_rows(rows, some=False)
-        ridge = self._ridge
         if self.became_ is None:
-            ridge = RidgeOracle(self.config.ridge, random_state=self.random_state)
-        elif ridge is not None and self._lacks_learner:
-            raise not_online("it was loaded without its learner")
-        columns = None if ridge is None else self._columns_with(rows, self._columns)
-        # Whoever is first looks at all rows before it learns one.
-        if ridge is None or columns is None:
-            ridge, columns = None, set()
-        else:
-            ridge.partial_fit(rows)
-        self._beyond.partial_fit(rows)
-        self._ridge, self._columns = ridge, columns
+            self._ridge = self._new_ridge().partial_fit([])
+            self._beyond.partial_fit([])
+        ridge, along = self._ridge, self._has_learner
+        if ridge is not None:
+            try:
+                ridge.partial_fit(rows)
+            except TooManyColumnsError as error:
+                if not along:
+                    raise OutgrownError(f"{error}, or fit it anew") from error
+                ridge = None
+        if ridge is None or along:
+            self._beyond.partial_fit(rows)
+        self._ridge = ridge
         return self
+
+    def goes_with(self, other: object) -> bool:
+        """Whether both are fitted, with one configuration, and became the same."""
+        if not isinstance(other, AutoOracle) or self.config != other.config:
+            return False
+        if self._ridge is not None and other._ridge is not None:
+            return self._ridge.goes_with(other._ridge)
+        return self._ridge is other._ridge and self._beyond.goes_with(other._beyond)
+
+    def towards(self, other: AutoOracle, step: float) -> AutoOracle:
+        """As :meth:`~croupier.policy.oracle.Dampable.towards`."""
+        require_way(self, other)
+        between = AutoOracle(self.config, random_state=other.random_state)
+        if self._ridge is not None and other._ridge is not None:
+            between._become(self._ridge.towards(other._ridge, step))
+        else:
+            between._become(self._beyond.towards(other._beyond, step))
+        return between
 
     def score_encoded(self, decision: EncodedDecision) -> NDArray[np.float64]:
         """As :meth:`score`, for features that are encoded already."""
@@ -191,7 +240,7 @@ class AutoOracle(EncodedOracle):
         return self._estimator().estimate_encoded(decision, needs)
 
     def learners(self) -> Mapping[str, bytes]:
-        """That of Vowpal Wabbit's regression, whichever estimates."""
+        """That of Vowpal Wabbit's regression, if it has learned, whichever estimates."""
         return self._beyond.learners()
 
     def read_learners(self, directory: Path) -> None:
@@ -206,17 +255,14 @@ class AutoOracle(EncodedOracle):
     def read(self, directory: Path) -> None:
         """Take over what :meth:`write` has written."""
         became = msgspec.json.decode((directory / _BECAME_FILE).read_bytes(), type=Became)
-        if became.kind == "ridge":
-            ridge = RidgeOracle(self.config.ridge, random_state=self.random_state)
-            ridge.read(directory)
-            self._ridge, self._columns = ridge, set(ridge.columns_.tolist())
-        else:
-            self._beyond.read(directory)
+        read = self._new_ridge() if became.kind == "ridge" else self._new_beyond()
+        read.read(directory)
+        self._become(read)
 
     @property
-    def _lacks_learner(self) -> bool:
-        """Whether Vowpal Wabbit's regression has neither learned here nor been read."""
-        return self._beyond.weights_ is None and not self._beyond.learners()
+    def _has_learner(self) -> bool:
+        """Whether Vowpal Wabbit's regression has learned here, or what it had learned was read."""
+        return self._beyond.weights_ is not None or bool(self._beyond.learners())
 
     def _estimator(self) -> RidgeOracle | VowpalWabbitOracle:
         if self._ridge is not None:
@@ -225,13 +271,15 @@ class AutoOracle(EncodedOracle):
             raise not_fitted()
         return self._beyond
 
-    def _columns_with(self, rows: Sequence[TrainingRow], known: set[int]) -> set[int] | None:
-        """The columns that are known or occur in rows; None as soon as they are too many."""
-        encoder, columns = self._encoder, set(known)
-        for row in rows:
-            action = encoder.encode_action(row.actions[row.chosen])
-            decision = EncodedDecision(encoder.encode_context(row.context), [action])
-            columns.update(encoder.indices_of(decision).tolist())
-            if len(columns) > self.config.max_columns:
-                return None
-        return columns
+    def _become(self, fitted: RidgeOracle | VowpalWabbitOracle) -> None:
+        """Be what was fitted, and nothing else."""
+        if isinstance(fitted, RidgeOracle):
+            self._ridge, self._beyond = fitted, self._new_beyond()
+        else:
+            self._ridge, self._beyond = None, fitted
+
+    def _new_ridge(self) -> RidgeOracle:
+        return RidgeOracle(self.config.ridge, random_state=self.random_state)
+
+    def _new_beyond(self) -> VowpalWabbitOracle:
+        return VowpalWabbitOracle(self.config.vowpal_wabbit, random_state=self.random_state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from croupier.policy.estimates import Estimates, Uncertainty
 
 __all__ = (
+    "Dampable",
     "OnlineOracle",
     "Oracle",
     "OracleConfigBase",
@@ -92,6 +93,33 @@ class OnlineOracle(Oracle, Protocol):
         ...
 
 
+@runtime_checkable
+class Dampable(Oracle, Protocol):
+    """An oracle from which there is a way to another one of its kind."""
+
+    def goes_with(self, other: Any) -> bool:
+        """Whether both are fitted and of one kind and configuration, so that there is a way."""
+        ...
+
+    def towards(self, other: Any, step: float) -> Dampable:
+        """The oracle on the way from this one to another, before any calibration.
+
+        Parameters
+        ----------
+        other
+            That :meth:`goes_with` this one.
+        step
+            How far to go, in [0, 1]; means are linear in it, before any link, and errors those of
+            the other one.
+
+        Returns
+        -------
+        between
+            That can be served and is not to be taught further.
+        """
+        ...
+
+
 class OracleConfigBase(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
@@ -113,8 +141,8 @@ class OracleConfigBase(
         return False
 
     @property
-    def is_one_table(self) -> bool:
-        """Whether the oracle is a :class:`~croupier.policy.oracle.LinearOracle`."""
+    def can_be_damped(self) -> bool:
+        """Whether the oracle is :class:`Dampable`."""
         return False
 
     @property

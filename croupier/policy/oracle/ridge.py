@@ -14,7 +14,7 @@ from croupier.policy.oracle.base import OracleConfigBase, check_rows, require
 from croupier.policy.oracle.design import Design, design_of
 from croupier.policy.oracle.encoded import not_fitted
 from croupier.policy.oracle.moments import designs_of, moments_of, require_room
-from croupier.policy.oracle.tables import TableOracle
+from croupier.policy.oracle.tables import TableOracle, require_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,6 +74,11 @@ class RidgeConfig(OracleConfigBase, frozen=True, tag="ridge"):
     def offers(self) -> Uncertainty:
         """The posterior of every weight is known, and so are errors and how they go together."""
         return _OFFERS
+
+    @property
+    def can_be_damped(self) -> bool:
+        """Means are linear in the weights."""
+        return True
 
     @property
     def learns_online(self) -> bool:
@@ -256,6 +261,33 @@ class RidgeOracle(TableOracle):
                 variance = variance + unseen.power(2).sum(axis=1)
         deviation = np.sqrt(variance) if "deviation" in needs else None
         return Estimates(mean, deviation, covariance)
+
+    def goes_with(self, other: object) -> bool:
+        """Whether both are fitted, with one configuration."""
+        return (
+            isinstance(other, RidgeOracle)
+            and self.config == other.config
+            and self.weights_ is not None
+            and other.weights_ is not None
+        )
+
+    def towards(self, other: RidgeOracle, step: float) -> RidgeOracle:
+        """As :meth:`~croupier.policy.oracle.Dampable.towards`.
+
+        Of columns that this one alone has met, the other one knows nothing but the prior, and no
+        more is known on the way.
+        """
+        require_way(self, other)
+        assert self.weights_ is not None, "both are fitted"
+        assert other.weights_ is not None, "both are fitted"
+        between = RidgeOracle(self.config, random_state=other.random_state)
+        between.restore(other.arrays())
+        assert between.weights_ is not None, "it was restored"
+        unmet = np.setdiff1d(self.columns_, other.columns_)
+        between._add(unmet, self._parts[self._slots[unmet]])
+        between.weights_[:] = (1.0 - step) * self.weights_ + step * other.weights_
+        between._keep_covariance()
+        return between
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """The columns that occurred, their weights and the root of their covariance."""

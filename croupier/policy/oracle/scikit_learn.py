@@ -72,8 +72,8 @@ class SklearnConfig(OracleConfigBase, frozen=True, tag="sklearn"):
         return self.estimator in _STEPPING and plain
 
     @property
-    def is_one_table(self) -> bool:
-        """It is."""
+    def can_be_damped(self) -> bool:
+        """It is one table of weights."""
         return True
 
     def __post_init__(self) -> None:

@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from croupier.policy.encoding import EncodedDecision, IndexArray
     from croupier.policy.events import Action, Features
     from croupier.policy.kernel import Chosen
-    from croupier.policy.oracle.base import OracleConfigBase
+    from croupier.policy.oracle.base import Dampable, OracleConfigBase
     from croupier.policy.oracle.encoded import Link
 
-__all__ = ("EnsembleOracle", "LinearOracle", "TableOracle", "linked", "require_usable")
+__all__ = (
+    "EnsembleOracle",
+    "LinearOracle",
+    "TableOracle",
+    "linked",
+    "require_usable",
+    "require_way",
+)
 
 _WEIGHTS_FILE = "weights.npz"
 
@@ -122,22 +129,8 @@ class LinearOracle(TableOracle):
         )
 
     def towards(self, other: LinearOracle, step: float) -> Self:
-        """The oracle on the way from this one to another, before any calibration.
-
-        Parameters
-        ----------
-        other
-            That :meth:`goes_with` this one.
-        step
-            How far to go, in [0, 1]; what is linear in the weights is so in the step.
-
-        Returns
-        -------
-        between
-            That can be served and not be taught further.
-        """
-        if not self.goes_with(other):
-            raise GenerationError("expected two fitted oracles of the same configuration")
+        """As :meth:`~croupier.policy.oracle.Dampable.towards`."""
+        require_way(self, other)
         assert self.weights_ is not None, "both are fitted"
         assert other.weights_ is not None, "both are fitted"
         between = type(self)(self.config, random_state=other.random_state)
@@ -202,6 +195,12 @@ def linked(linear: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
         # tanh is the logistic function that doesn't overflow.
         return 0.5 * (1.0 + np.tanh(0.5 * linear))
     return linear
+
+
+def require_way(one: Dampable, other: Dampable) -> None:
+    """Refuse two oracles between which there is nothing."""
+    if not one.goes_with(other):
+        raise GenerationError("expected two fitted oracles of the same configuration")
 
 
 def require_usable(weights: NDArray[Any], whose: str) -> NDArray[np.float32]:

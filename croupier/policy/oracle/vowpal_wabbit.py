@@ -91,8 +91,8 @@ class VowpalWabbitConfig(OracleConfigBase, frozen=True, tag="vowpal_wabbit"):
         return True
 
     @property
-    def is_one_table(self) -> bool:
-        """It is."""
+    def can_be_damped(self) -> bool:
+        """It is one table of weights."""
         return True
 
     @property
