@@ -186,7 +186,13 @@ def _toml(value: Any) -> str:
         case msgspec.Struct():
             # What tells it from others of its kind; the section below says the rest.
             config = value.__struct_config__
-            return f"{{{config.tag_field} = {_toml(config.tag)}}}"
+            chosen = {config.tag_field: config.tag} | {
+                field.name: getattr(value, field.name)
+                for field in msgspec.structs.fields(value)
+                if field.default is not msgspec.NODEFAULT
+                and getattr(value, field.name) != field.default
+            }
+            return _toml(chosen)
     return str(value)
 
 

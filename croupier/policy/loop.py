@@ -10,11 +10,11 @@ import msgspec
 from croupier.policy.durations import DAY_US, duration_text, parse_duration
 from croupier.policy.events import LearningMode
 from croupier.policy.exploration import Conservative, Exploration, SquareCB
-from croupier.policy.exploration.base import require_range
+from croupier.policy.exploration.base import LARGEST, require_range
 from croupier.policy.fairness.config import IndividualFairness
 from croupier.policy.fairness.groups import FairnessConfig
 from croupier.policy.guardrails import Aggregation, Guardrail, valid_guardrail_name
-from croupier.policy.oracle import OracleConfig, VowpalWabbitConfig
+from croupier.policy.oracle import AutoConfig, OracleConfig
 from croupier.policy.sessions import SessionsConfig
 from croupier.policy.simulators import SimulatorsSection
 from croupier.policy.traffic import UniformSlice
@@ -24,6 +24,7 @@ __all__ = ("Aggregation", "LoopConfig", "duration_text", "parse_duration", "vali
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DEFAULT_HORIZON = "90 d"
+_DEFAULT_EXPLORATION = SquareCB(gamma_scale=100.0, optimism=0.01)
 
 
 class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,9 +33,11 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes
     ----------
     exploration
-        How the next generation turns scores into probabilities.
+        How the next generation turns scores into probabilities. By default inverse gap weighting
+        with optimism, of rewards as shares of their range.
     oracle
-        Which regression model is retrained every night.
+        Which regression model is retrained every night; ``auto`` by default, which knows how sure
+        it is as long as it is small.
     attribution_window
         How long an outcome is waited for: a number and ``ms``, ``s``, ``min``, ``h`` or ``d``.
     default_reward
@@ -84,8 +87,8 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         None.
     """
 
-    exploration: Exploration = SquareCB()
-    oracle: OracleConfig = VowpalWabbitConfig()
+    exploration: Exploration = _DEFAULT_EXPLORATION
+    oracle: OracleConfig = AutoConfig()
     attribution_window: str = "10 min"
     late_horizon: str = _DEFAULT_HORIZON
     default_reward: float = 0.0
@@ -133,6 +136,9 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"{self.exploration.__struct_config__.tag}"
             )
         require_range(self.reward_min, self.reward_max)
+        if self.exploration == _DEFAULT_EXPLORATION:
+            exploration = _default_exploration(self.reward_min, self.reward_max)
+            msgspec.structs.force_setattr(self, "exploration", exploration)
         if not self.reward_min <= self.default_reward <= self.reward_max:
             raise ValueError(
                 f"default_reward must be in [reward_min, reward_max] = "
@@ -233,6 +239,14 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def log_retention_us(self) -> int | None:
         """The retention in microseconds; None if everything is kept."""
         return None if self.log_retention is None else parse_duration(self.log_retention)
+
+
+def _default_exploration(reward_min: float, reward_max: float) -> Exploration:
+    """The default, of rewards in a range: as much of it as of rewards from 0 to 1."""
+    scale = min(_DEFAULT_EXPLORATION.gamma_scale / (reward_max - reward_min), LARGEST)
+    return msgspec.structs.replace(
+        _DEFAULT_EXPLORATION, gamma_scale=scale, reward_min=reward_min, reward_max=reward_max
+    )
 
 
 def _require_positive(field: str, text: str) -> None:

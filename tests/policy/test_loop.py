@@ -6,14 +6,16 @@ import tomllib
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from croupier.policy.encoding import EncoderConfig
+from croupier.policy.estimates import Estimates
 from croupier.policy.exploration import SquareCB
 from croupier.policy.loop import LoopConfig, parse_duration, valid_loop_name
-from croupier.policy.oracle import SklearnConfig, VowpalWabbitConfig
+from croupier.policy.oracle import AutoConfig, SklearnConfig
 
 UNITS = {"ms": 10**3, "s": 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
 
@@ -58,9 +60,22 @@ def test_reads_toml() -> None:
 def test_defaults() -> None:
     config = msgspec.convert({}, LoopConfig)
     assert config.attribution_window_us == 600_000_000
-    assert isinstance(config.exploration, SquareCB)
-    assert isinstance(config.oracle, VowpalWabbitConfig)
+    assert config.exploration == SquareCB(gamma_scale=100.0, optimism=0.01)
+    assert config.oracle == AutoConfig()
     assert config.keep_prob == 1.0
+
+
+def test_explores_as_much_by_default_whatever_the_range_of_the_reward() -> None:
+    wide = msgspec.convert({"reward_min": -5, "reward_max": 15, "default_reward": 0}, LoopConfig)
+    estimates, chances = np.array([0.1, 0.4, 0.9]), LoopConfig().exploration
+    spread = Estimates(20.0 * estimates - 5.0, np.array([0.3, 0.2, 0.1]))
+    np.testing.assert_allclose(
+        wide.exploration.pmf(spread, training_rows=100),
+        chances.pmf(Estimates(estimates, spread.deviation), training_rows=100),
+    )
+    # What is given is taken as it is.
+    given = {"exploration": {"kind": "squarecb"}, "reward_max": 15}
+    assert msgspec.convert(given, LoopConfig).exploration == SquareCB()
 
 
 @pytest.mark.parametrize(

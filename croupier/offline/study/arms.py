@@ -8,13 +8,13 @@ import msgspec
 
 from croupier.offline.study.series import Arm
 from croupier.policy.exploration import EpsilonGreedy, Softmax, SquareCB, Uniform
-from croupier.policy.oracle import OracleConfig, SklearnConfig, VowpalWabbitConfig
+from croupier.policy.loop import LoopConfig
+from croupier.policy.oracle import AutoConfig, OracleConfig, SklearnConfig, VowpalWabbitConfig
 from croupier.policy.traffic import UniformSlice
 from croupier.policy.training import Corrective, TrainingConfig
 
 if TYPE_CHECKING:
     from croupier.policy.exploration import Exploration
-    from croupier.policy.loop import LoopConfig
 
 __all__ = ("CONTROL", "ORACLES", "PLAIN", "UNIFORM", "oscillation_arms")
 
@@ -24,9 +24,11 @@ ORACLES: dict[str, OracleConfig] = {
     ),
     "ridge": SklearnConfig(),
     "vowpal_wabbit": VowpalWabbitConfig(),
+    "auto": AutoConfig(),
 }
 """What can learn. ``logistic``, the usual regression of what is 0 or 1, and ``ridge`` take rewards
-as they are; ``vowpal_wabbit`` weighs them by one over the propensity (``mtr``)."""
+as they are, and so does ``auto``, the default of loops, in a world as small as this one;
+``vowpal_wabbit`` weighs them by one over the propensity (``mtr``)."""
 
 PLAIN, CONTROL, UNIFORM = "igw", "igw, uniform log", "uniform"
 """Names of what is suspected, of its control, and of the arm that never does anything else."""
@@ -38,8 +40,8 @@ def oscillation_arms(base: LoopConfig) -> list[Arm]:
     """All arms, in the order of the tables.
 
     Those named by their exploration alone remember one generation (W = 1). `PLAIN` is inverse gap
-    weighting with the scheduled γ that loops have by default; those that follow it change one thing
-    of it, or several.
+    weighting with Vowpal Wabbit's scheduled γ; those that follow it change one thing of it, or
+    several.
 
     Parameters
     ----------
@@ -86,6 +88,7 @@ def _changed(plain: LoopConfig) -> dict[str, LoopConfig]:
         **_weighted(plain),
         "balanced": training(class_weight="balanced", calibration="isotonic"),
         "floor": replace(plain, exploration=floor),
+        "optimism": replace(plain, exploration=LoopConfig().exploration),
         "slice": replace(plain, uniform_slices=slices),
         "TV .1": training(max_total_variation=0.1),
         "TV .3": training(max_total_variation=0.3),
@@ -108,6 +111,8 @@ def _weighted(plain: LoopConfig) -> dict[str, LoopConfig]:
             "ips": replace(plain, oracle=replace(oracle, cb_type="ips")),
             "dr": replace(plain, oracle=replace(oracle, cb_type="dr")),
         }
+    if oracle.weighs_propensities:
+        return {}
     return {
         "ips": replace(plain, training=replace(plain.training, weighting="ips")),
         "mtr": replace(plain, training=replace(plain.training, weighting="mtr")),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from croupier.policy.encoding import EncodedDecision
     from croupier.policy.estimates import Estimates, Uncertainty
-    from croupier.policy.oracle.base import TrainingRow
+    from croupier.policy.oracle.base import Dampable, TrainingRow
     from croupier.policy.oracle.moments import Moments
     from croupier.policy.oracle.vowpal_wabbit import BanditLearner
 
@@ -128,8 +128,8 @@ class AutoOracle(EncodedOracle):
 
     Attributes
     ----------
-    became_
-        What it is; None before :meth:`fit`.
+    became_, estimator_
+        What it is, and the oracle that this is; None before :meth:`fit`.
     """
 
     config: AutoConfig
@@ -144,7 +144,14 @@ class AutoOracle(EncodedOracle):
         """What it is by now."""
         if self._ridge is not None:
             return Became(kind="ridge", columns=len(self._ridge.columns_))
-        return None if self._beyond.weights_ is None else Became(kind="vowpal_wabbit")
+        return None if self.estimator_ is None else Became(kind="vowpal_wabbit")
+
+    @property
+    def estimator_(self) -> RidgeOracle | VowpalWabbitOracle | None:
+        """What estimates by now."""
+        if self._ridge is not None:
+            return self._ridge
+        return None if self._beyond.weights_ is None else self._beyond
 
     def fit(self, rows: Sequence[TrainingRow]) -> AutoOracle:
         """Learn from interactions in the given order, and decide anew what to be.
@@ -215,29 +222,29 @@ class AutoOracle(EncodedOracle):
         """Whether both are fitted, with one configuration, and became the same."""
         if not isinstance(other, AutoOracle) or self.config != other.config:
             return False
-        if self._ridge is not None and other._ridge is not None:
-            return self._ridge.goes_with(other._ridge)
-        return self._ridge is other._ridge and self._beyond.goes_with(other._beyond)
+        estimator = self.estimator_
+        return estimator is not None and estimator.goes_with(other.estimator_)
 
     def towards(self, other: AutoOracle, step: float) -> AutoOracle:
         """As :meth:`~croupier.policy.oracle.Dampable.towards`."""
         require_way(self, other)
         between = AutoOracle(self.config, random_state=other.random_state)
-        if self._ridge is not None and other._ridge is not None:
-            between._become(self._ridge.towards(other._ridge, step))
-        else:
-            between._become(self._beyond.towards(other._beyond, step))
+        estimator: Dampable | None = self.estimator_
+        assert estimator is not None, "there is a way"
+        fitted = estimator.towards(other.estimator_, step)
+        assert isinstance(fitted, RidgeOracle | VowpalWabbitOracle), "as the two are"
+        between._become(fitted)
         return between
 
     def score_encoded(self, decision: EncodedDecision) -> NDArray[np.float64]:
         """As :meth:`score`, for features that are encoded already."""
-        return self._estimator().score_encoded(decision)
+        return self._fitted().score_encoded(decision)
 
     def estimate_encoded(
         self, decision: EncodedDecision, needs: Uncertainty = frozenset()
     ) -> Estimates:
         """As :meth:`estimate`, for features that are encoded already."""
-        return self._estimator().estimate_encoded(decision, needs)
+        return self._fitted().estimate_encoded(decision, needs)
 
     def learners(self) -> Mapping[str, bytes]:
         """That of Vowpal Wabbit's regression, if it has learned, whichever estimates."""
@@ -249,7 +256,7 @@ class AutoOracle(EncodedOracle):
 
     def write(self, directory: Path) -> None:
         """Write what estimates, and what it is."""
-        self._estimator().write(directory)
+        self._fitted().write(directory)
         (directory / _BECAME_FILE).write_bytes(msgspec.json.encode(self.became_))
 
     def read(self, directory: Path) -> None:
@@ -264,12 +271,11 @@ class AutoOracle(EncodedOracle):
         """Whether Vowpal Wabbit's regression has learned here, or what it had learned was read."""
         return self._beyond.weights_ is not None or bool(self._beyond.learners())
 
-    def _estimator(self) -> RidgeOracle | VowpalWabbitOracle:
-        if self._ridge is not None:
-            return self._ridge
-        if self._beyond.weights_ is None:
+    def _fitted(self) -> RidgeOracle | VowpalWabbitOracle:
+        estimator = self.estimator_
+        if estimator is None:
             raise not_fitted()
-        return self._beyond
+        return estimator
 
     def _become(self, fitted: RidgeOracle | VowpalWabbitOracle) -> None:
         """Be what was fitted, and nothing else."""

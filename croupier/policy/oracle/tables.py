@@ -118,10 +118,11 @@ class LinearOracle(TableOracle):
             return None
         return self._encoder.choose(self.weights_, context, actions, gamma, number)
 
-    def goes_with(self, other: LinearOracle) -> bool:
+    def goes_with(self, other: object) -> bool:
         """Whether weights of both mean the same, so that there is something between them."""
         return (
-            type(self) is type(other)
+            isinstance(other, LinearOracle)
+            and type(self) is type(other)
             and self.config == other.config
             and self.link_ == other.link_
             and self.weights_ is not None
