@@ -32,7 +32,13 @@ from croupier.policy.exploration import EpsilonGreedy
 from croupier.policy.generation import cold_start
 from croupier.policy.guardrails import Guardrail
 from croupier.policy.loop import LoopConfig
-from croupier.policy.oracle import LinearOracle, SklearnConfig, VowpalWabbitConfig
+from croupier.policy.oracle import (
+    AutoConfig,
+    AutoOracle,
+    SklearnConfig,
+    TableOracle,
+    VowpalWabbitConfig,
+)
 from tests.offline.logs import EPOCH_US, append, decision, outcome, table
 from tests.offline.worlds import random_world
 from tests.ray_cluster import Killing, die
@@ -208,7 +214,9 @@ def history() -> pl.DataFrame:
     return WORLD.log(cold_start("shop"), 3000, seed=1)
 
 
-def trained(lake: Lake, engine: Engine, config: LoopConfig = LEARNING) -> Generation:
+def trained(
+    lake: Lake, engine: Engine, config: LoopConfig = LEARNING, merge: MergeConfig = MERGE
+) -> Generation:
     return retrain(
         lake,
         "shop",
@@ -218,30 +226,74 @@ def trained(lake: Lake, engine: Engine, config: LoopConfig = LEARNING) -> Genera
         judge_share=0.3,
         seed=7,
         created_us=EPOCH_US,
-        spread=Spread(MERGE, engine),
+        spread=Spread(merge, engine),
     )
 
 
 def weights(generation: Generation) -> Any:
-    assert isinstance(generation.oracle, LinearOracle)
-    return generation.oracle.weights_
+    oracle = generation.oracle
+    if isinstance(oracle, AutoOracle):
+        oracle = oracle.estimator_
+    assert isinstance(oracle, TableOracle)
+    return oracle.weights_
 
 
+@pytest.mark.parametrize(
+    ("oracle", "task", "merged"),
+    [
+        (VowpalWabbitConfig(), "_learn", (3, 4)),
+        (AutoConfig(), "_moments", (3, 1)),
+    ],
+    ids=["vowpal_wabbit", "auto"],
+)
 def test_training_is_the_same_wherever_it_is_done(
-    ray_engine: Engine, tmp_path: Path, history: pl.DataFrame
+    ray_engine: Engine,
+    tmp_path: Path,
+    history: pl.DataFrame,
+    *,
+    oracle: Any,
+    task: str,
+    merged: tuple[int, int],
 ) -> None:
     """Bit for bit, also when a worker is killed: what is merged depends on the folds alone."""
     lake = Lake(tmp_path / "lake")
     lake.append("interactions", history)
-    here = trained(lake, LOCAL)
-    killing = Killing(ray_engine, "_learn", tmp_path)
-    there = trained(lake, killing)
+    config = msgspec.structs.replace(LEARNING, oracle=oracle)
+    here = trained(lake, LOCAL, config)
+    killing = Killing(ray_engine, task, tmp_path)
+    there = trained(lake, killing, config)
     assert killing.killed
     assert here.provenance is not None
-    assert here.provenance.merged == (3, 4)
+    assert here.provenance.merged == merged
     assert there.provenance == here.provenance
     assert np.array_equal(weights(here), weights(there))
     assert weights(here).any()
+
+
+def test_a_ridge_regression_of_parts_is_that_of_the_whole(
+    tmp_path: Path, history: pl.DataFrame
+) -> None:
+    """Up to rounding: what it needs of its rows are sums."""
+    lake = Lake(tmp_path / "lake")
+    lake.append("interactions", history)
+    config = msgspec.structs.replace(LEARNING, oracle=AutoConfig())
+    parts, whole = (
+        trained(lake, LOCAL, config),
+        trained(lake, LOCAL, config, MergeConfig(rows=10**6)),
+    )
+    assert parts.provenance is not None
+    assert whole.provenance is not None
+    assert (parts.provenance.merged, whole.provenance.merged) == ((3, 1), None)
+    np.testing.assert_allclose(weights(parts), weights(whole), rtol=1e-9, atol=1e-12)
+    # With more columns than it may have, it is Vowpal Wabbit's, and merged as that is.
+    small, table = AutoConfig(max_columns=3, encoder=ENCODER), VowpalWabbitConfig(encoder=ENCODER)
+    beyond, other = (
+        trained(lake, LOCAL, msgspec.structs.replace(config, oracle=each))
+        for each in (small, table)
+    )
+    assert beyond.provenance is not None
+    assert beyond.provenance.merged == (3, 4)
+    assert np.array_equal(weights(beyond), weights(other))
 
 
 def test_what_can_t_be_merged_is_learned_by_one(tmp_path: Path, history: pl.DataFrame) -> None:
