@@ -22,6 +22,8 @@ from croupier.policy.generation import Generation, cold_start
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
     AutoConfig,
+    AutoOracle,
+    Became,
     CoverConfig,
     EncodedOracle,
     RidgeConfig,
@@ -353,6 +355,26 @@ class TestStart:
         assert second.provenance is not None
         assert second.provenance.started_from is None
         assert scores(second) == scores(train(lake, changed, **more))
+
+    def test_is_fresh_where_there_is_no_room_for_what_is_new(
+        self, tmp_path: Path, history: pl.DataFrame
+    ) -> None:
+        """A small ridge regression is the champion; with further contexts it is none any more."""
+        loop = config(AutoConfig(encoder=ENCODER, max_columns=20), start="champion", holdout=0.0)
+        lake = Lake(tmp_path)
+        known = pl.col("context").str.contains('"x0"')
+        lake.append("interactions", history.filter(known))
+        first = train(lake, loop)
+        assert isinstance(first.oracle, AutoOracle)
+        assert first.oracle.became_ == Became(kind="ridge", columns=14)
+        lake.append("interactions", history.filter(~known))
+        second = train(lake, loop, number=2, champion=first)
+        assert second.provenance is not None
+        assert second.provenance.started_from is None
+        assert isinstance(second.oracle, AutoOracle)
+        assert second.oracle.became_ == Became(kind="vowpal_wabbit")
+        assert scores(second) == scores(train(lake, loop))
+        assert first.oracle.became_.kind == "ridge"
 
     def test_calibrates_anew(self, tmp_path: Path, history: pl.DataFrame) -> None:
         loop = config(VowpalWabbitConfig(encoder=ENCODER), start="champion", calibration="isotonic")
