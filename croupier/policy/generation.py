@@ -15,7 +15,7 @@ import numpy as np
 from croupier.policy.errors import GenerationError, ScoringError
 from croupier.policy.estimates import all_finite
 from croupier.policy.exploration import Conservative, Exploration, Uniform
-from croupier.policy.oracle import load_oracle
+from croupier.policy.oracle import AutoOracle, load_oracle
 from croupier.policy.oracle.tables import LinearOracle
 from croupier.policy.recurrent import load_recurrent
 from croupier.policy.tilt import Tilt
@@ -257,7 +257,7 @@ class Generation:
             In [0, 1), see :func:`~croupier.policy.sampling.uniform_of_key`.
         """
         oracle, origin = self.oracle, self.provenance
-        if self.tilt is not None or not isinstance(oracle, LinearOracle):
+        if self.tilt is not None or not isinstance(oracle, LinearOracle | AutoOracle):
             return None
         rows = 0 if origin is None else origin.training_rows
         gamma = self.exploration.greediness(rows, len(actions))

@@ -117,9 +117,9 @@ class TestOptimism:
             with pytest.raises(ScoringError, match=message):
                 exploration.pmf(Estimates(np.zeros(2), np.array([0.1, bad])), training_rows=9)
 
-    def test_leaves_the_kernel_s_shortcut_to_plain_weights(self) -> None:
+    def test_is_plain_weights_where_an_oracle_tells_but_the_mean(self) -> None:
         assert SquareCB().greediness(100, 3) == 100.0
-        assert SquareCB(optimism=0.01).greediness(100, 3) is None
+        assert SquareCB(optimism=0.01).greediness(100, 3) == 100.0
 
     @pytest.mark.parametrize(
         ("fields", "message"),

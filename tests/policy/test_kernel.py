@@ -24,11 +24,12 @@ from croupier.policy.exploration import Falcon, FastCB, Greedy, SquareCB, gap_we
 from croupier.policy.generation import Generation, cold_start
 from croupier.policy.kernel import KERNEL
 from croupier.policy.oracle import (
+    AutoConfig,
     RidgeConfig,
     RidgeOracle,
     TrainingRow,
     VowpalWabbitConfig,
-    VowpalWabbitOracle,
+    make_oracle,
 )
 from croupier.policy.sampling import draw, draw_key, uniform_of_key
 from croupier.policy.traffic import Plan
@@ -169,6 +170,14 @@ def test_errors_are_the_same_but_for_rounding(
     np.testing.assert_allclose(compiled, plain, rtol=1e-5)
 
 
+def test_what_a_ridge_regression_chooses_is_left_to_python() -> None:
+    """It has standard errors, and an exploration that looks at them draws by more than means."""
+    row = TrainingRow(context={}, actions=[Action("a")], chosen=0, propensity=1.0, reward=1.0)
+    oracle = make_oracle(AutoConfig(encoder=CONFIG)).fit([row])
+    generation = Generation("loop", 3, SquareCB(optimism=0.01), oracle, None)
+    assert generation.choose({}, [Action("a"), Action("b")], 0.5) is None
+
+
 def test_errors_whose_digits_cancel_are_left_to_python() -> None:
     places = np.array([0, 1, -1, -1], dtype=np.int32)
     near = np.array([[1.0, -1.0], [-1.0, 1.0]])
@@ -259,13 +268,19 @@ def test_scores_that_are_not_finite_are_left_to_python(bad: float) -> None:
     [
         (SquareCB(), True),
         (SquareCB(floor=0.01), False),
+        (SquareCB(optimism=0.01), True),
         (Falcon(), True),
         (Falcon(floor=0.01), False),
         (FastCB(), False),
         (Greedy(), False),
     ],
 )
-def test_decisions_are_the_same_without_it(exploration: Any, *, simple: bool) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [VowpalWabbitConfig(encoder=CONFIG), AutoConfig(max_columns=1, encoder=CONFIG)],
+    ids=["vowpal_wabbit", "auto"],
+)
+def test_decisions_are_the_same_without_it(exploration: Any, *, simple: bool, kind: Any) -> None:
     rows = [
         TrainingRow(
             context={"c": 1.0},
@@ -276,7 +291,7 @@ def test_decisions_are_the_same_without_it(exploration: Any, *, simple: bool) ->
         )
         for name, x, reward in [("a", 1.0, 1.0), ("b", -1.0, 0.0), ("a", 0.5, 1.0)] * 30
     ]
-    oracle = VowpalWabbitOracle(VowpalWabbitConfig(encoder=CONFIG)).fit(rows)
+    oracle = make_oracle(kind).fit(rows)
     generation = Generation("loop", 3, exploration, oracle, None)
     request = DecisionRequest(
         actions=[Action("a", {"x": 1.0}), Action("b", {"x": 2.0}), Action("c", {"x": -1.0})],

@@ -181,7 +181,8 @@ class ExplorationBase(
     def greediness(self, training_rows: int, actions: int) -> float | None:  # noqa: ARG002
         """γ, where the pmf of eligible actions is their inverse gap weights and nothing else.
 
-        What is so simple can be had from one call of the kernel. None where it is not.
+        What is so simple can be had from one call of the kernel. None where it is not. It is asked
+        for oracles that tell nothing but the mean.
 
         Parameters
         ----------

@@ -82,8 +82,8 @@ class SquareCB(ExplorationBase, frozen=True, tag="squarecb"):
         return min(float(self.gamma_scale * training_rows**self.gamma_exponent), LARGEST)
 
     def greediness(self, training_rows: int, actions: int) -> float | None:  # noqa: ARG002
-        """γ unless there is a floor or optimism, see :class:`ExplorationBase`."""
-        return None if self.floor > 0.0 or self.optimism > 0.0 else self.gamma(training_rows)
+        """γ unless there is a floor, see :class:`ExplorationBase`."""
+        return None if self.floor > 0.0 else self.gamma(training_rows)
 
     def _explore(self, estimates: Estimates, round_: Round) -> FloatArray:
         rows, scores = round_.training_rows, estimates.mean

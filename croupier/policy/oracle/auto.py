@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from croupier.policy.encoding import EncodedDecision
     from croupier.policy.estimates import Estimates, Uncertainty
+    from croupier.policy.events import Action, Features
+    from croupier.policy.kernel import Chosen
     from croupier.policy.oracle.base import Dampable, TrainingRow
     from croupier.policy.oracle.moments import Moments
     from croupier.policy.oracle.vowpal_wabbit import BanditLearner
@@ -235,6 +237,14 @@ class AutoOracle(EncodedOracle):
         assert isinstance(fitted, RidgeOracle | VowpalWabbitOracle), "as the two are"
         between._become(fitted)
         return between
+
+    def choose(
+        self, context: Features, actions: Sequence[Action], gamma: float, number: float
+    ) -> Chosen | None:
+        """As :meth:`~croupier.policy.oracle.LinearOracle.choose`, once it tells but the mean."""
+        if self._ridge is not None or self.calibration_:
+            return None
+        return self._beyond.choose(context, actions, gamma, number)
 
     def score_encoded(self, decision: EncodedDecision) -> NDArray[np.float64]:
         """As :meth:`score`, for features that are encoded already."""
