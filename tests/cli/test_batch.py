@@ -606,11 +606,11 @@ def test_69_clicks_can_t_tell_policies_apart(bandit: Path) -> None:
 
 
 def test_a_person_is_told_that_clicks_are_few(tmp_path: Path) -> None:
-    """Of a quarter of a log, which takes a quarter of the time."""
+    """Of half of a log, which takes half of the time."""
     whole = ROOT / "examples" / "open_bandit"
     shutil.copy(whole / "item_context_men.parquet", tmp_path)
-    quarter = pl.read_parquet(whole / "random_men.parquet")[:2500]
-    quarter.write_parquet(tmp_path / "random_men.parquet")
+    half = pl.read_parquet(whole / "random_men.parquet")[:5000]
+    half.write_parquet(tmp_path / "random_men.parquet")
     where = ("--data-dir", "data")
     taken = in_process("import", tmp_path, "--format", "open-bandit", *where, cwd=tmp_path)
     assert taken.code == 0, taken.err

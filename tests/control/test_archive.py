@@ -127,7 +127,7 @@ def test_models_for_other_programs_go_to_loops_that_have_such_a_one() -> None:
     saved["config"] = {"kind": "vowpal_wabbit_model"}
     model = {"oracle/oracle.json": msgspec.json.encode(saved), "oracle/model.vw": b"x"}
     altered = zipped(files | model)
-    with pytest.raises(InvalidInputError, match=r"the loop's kind of oracle, vowpal_wabbit$"):
+    with pytest.raises(InvalidInputError, match=r"the loop's kind of oracle, auto$"):
         unpacked(altered)
     own = LoopConfig(exploration=Greedy(), oracle=VowpalWabbitModelConfig())
     # There it is looked at, and found to be none.
