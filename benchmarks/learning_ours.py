@@ -32,7 +32,6 @@ from croupier.policy.exploration import (
 )
 from croupier.policy.loop import LoopConfig
 from croupier.policy.oracle import (
-    AutoConfig,
     BootstrapConfig,
     CoverConfig,
     OracleConfig,
@@ -48,12 +47,12 @@ if TYPE_CHECKING:
 
 __all__ = ("COMPARED", "DEFAULT", "LEARNERS", "Answer", "Job", "run")
 
-DEFAULT: Final = "squarecb (default)"
+DEFAULT: Final = "default (squarecb, optimism 0.01, on auto)"
 """What a loop does that says nothing about exploration and oracle."""
 
-COMPARED: Final = (DEFAULT, "squarecb optimistic on auto", "regcb optimistic")
-"""Those that are set beside each peer: the default, and what earned most of ours, with a
-probability for every action and without."""
+COMPARED: Final = (DEFAULT, "squarecb on vowpal_wabbit", "regcb optimistic")
+"""Those that are set beside each peer: the default, what it was before, and what doesn't give every
+action a probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,7 @@ _LOOP = LoopConfig()
 
 LEARNERS: dict[str, Learner] = {
     DEFAULT: Learner(_LOOP.exploration, _LOOP.oracle),
+    "squarecb on vowpal_wabbit": Learner(SquareCB(), _TABLE),
     "thompson, scale 0.05, l2 10": Learner(Thompson(scale=0.05), RidgeConfig(l2=10.0)),
     "uniform": Learner(Uniform(), _TABLE),
     "greedy": Learner(Greedy(), _TABLE),
@@ -114,9 +114,6 @@ LEARNERS: dict[str, Learner] = {
     ),
     "thompson": Learner(Thompson(), _RIDGE),
     "squarecb on ridge": Learner(SquareCB(), _RIDGE),
-    "squarecb optimistic on auto": Learner(
-        SquareCB(gamma_scale=100.0, optimism=0.01), AutoConfig()
-    ),
     "greedy on ridge": Learner(Greedy(), _RIDGE),
 }
 

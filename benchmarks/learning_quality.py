@@ -13,9 +13,9 @@ where it was.
 
 Seeds from 0 on are for reporting. The settings of ``thompson, scale 0.05, l2 10`` were chosen on
 seed 100; how ``regcb optimistic`` tells clipped bounds apart was looked at on seeds 100 and 101, at
-its default settings. The ``gamma_scale`` of 100 and the ``optimism`` of 0.01 of ``squarecb
-optimistic on auto``, and the ``l2`` of 0.2 that is ``auto``'s default, were chosen on seeds 100 to
-103, of 200 and of 1000 rows. All else is as its name says, or at its defaults.
+its default settings. The ``gamma_scale`` of 100 and the ``optimism`` of 0.01 of the default, and
+the ``l2`` of 0.2 that is ``auto``'s, were chosen on seeds 100 to 103, of 200 and of
+1000 rows. All else is as its name says, or at its defaults.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ from croupier.eventlog.sqlite import SqliteEventLog
 from croupier.policy.events import Decision, decode_event, encode_event
 from croupier.policy.generation import Generation
 from croupier.policy.loop import LoopConfig
-from croupier.policy.oracle.tables import LinearOracle
+from croupier.policy.oracle import EncodedOracle
 from croupier.policy.traffic import Plan, Split
 from croupier.service.api import DecideRequest, DecideResponse
 from croupier.service.catalogue import Catalogue
@@ -323,7 +323,7 @@ def _decoded(path: Path) -> list[DecideRequest]:
 def _in_process(workload: Workload, files: _Files) -> InProcess:
     generation = Generation.load(files.generation)
     plain = Generation.load(files.generation)
-    assert isinstance(plain.oracle, LinearOracle)
+    assert isinstance(plain.oracle, EncodedOracle)
     plain.oracle.do_without_kernel()
     lines = files.bodies.read_bytes().splitlines()
     fresh = [msgspec.json.encode(each) for each in fresh_bodies(workload, len(lines))]

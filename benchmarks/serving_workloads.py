@@ -10,9 +10,9 @@ import msgspec
 
 from croupier import __version__
 from croupier.policy.events import Action, Features
-from croupier.policy.exploration import SquareCB
 from croupier.policy.generation import Generation, Provenance
-from croupier.policy.oracle import TrainingRow, VowpalWabbitConfig, make_oracle
+from croupier.policy.loop import LoopConfig
+from croupier.policy.oracle import TrainingRow, make_oracle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +114,11 @@ def training_rows(workload: Workload, count: int) -> list[TrainingRow]:
 
 
 def trained_generation(loop: str, number: int, rows: Sequence[TrainingRow]) -> Generation:
-    """A generation as the nightly job makes one with the defaults: Vowpal Wabbit under SquareCB."""
+    """A generation as the nightly job makes one with the defaults.
+
+    Requests of these workloads have too many columns for a ridge regression, so that ``auto`` is
+    Vowpal Wabbit's regression, under inverse gap weighting.
+    """
     provenance = Provenance(
         parent=0,
         lake_version=0,
@@ -124,8 +128,9 @@ def trained_generation(loop: str, number: int, rows: Sequence[TrainingRow]) -> G
         training_rows=len(rows),
         created_us=0,
     )
-    oracle = make_oracle(VowpalWabbitConfig(), random_state=0).fit(rows)
-    return Generation(loop, number, SquareCB(), oracle, provenance)
+    config = LoopConfig()
+    oracle = make_oracle(config.oracle, random_state=0).fit(rows)
+    return Generation(loop, number, config.exploration, oracle, provenance)
 
 
 def _features(rng: random.Random, count: int) -> dict[str, Any]:

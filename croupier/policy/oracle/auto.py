@@ -220,6 +220,12 @@ class AutoOracle(EncodedOracle):
         self._ridge = ridge
         return self
 
+    def do_without_kernel(self) -> None:
+        """Encode and score in Python alone from now on, whatever it has become."""
+        super().do_without_kernel()
+        if self.estimator_ is not None:
+            self.estimator_.do_without_kernel()
+
     def goes_with(self, other: object) -> bool:
         """Whether both are fitted, with one configuration, and became the same."""
         if not isinstance(other, AutoOracle) or self.config != other.config:

@@ -101,6 +101,10 @@ class EncodedOracle(ABC):
             If files are missing, damaged or don't fit together.
         """
 
+    def do_without_kernel(self) -> None:
+        """Encode and score in Python alone from now on, to see what the kernel is worth."""
+        self._encoder = FeatureEncoder(self.config.encoder, compiled=False)
+
     def score(self, context: Features, actions: Sequence[Action]) -> NDArray[np.float64]:
         """Reward estimate of every action, shape (K,).
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from croupier.policy.encoding import FeatureEncoder
 from croupier.policy.errors import GenerationError
 from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
 
@@ -53,10 +52,6 @@ class TableOracle(EncodedOracle):
     def __init__(self, config: OracleConfigBase, *, random_state: int = 0) -> None:
         super().__init__(config, random_state=random_state)
         self.weights_: NDArray[Any] | None = None
-
-    def do_without_kernel(self) -> None:
-        """Encode and score in Python alone from now on, to see what the kernel is worth."""
-        self._encoder = FeatureEncoder(self.config.encoder, compiled=False)
 
     @abstractmethod
     def arrays(self) -> Mapping[str, NDArray[Any]]:
