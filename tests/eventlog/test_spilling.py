@@ -63,9 +63,9 @@ def another(home: AwayableLog, spill: Path, *, max_bytes: int = ROOM) -> Spillin
 
 
 def stored(home: AwayableLog) -> list[str]:
-    """Keys in the log, without repeats of what was there before."""
+    """Keys in the log, which may be written to, without repeats of what was there before."""
     with SqliteEventLog(home.folder) as log:
-        return list(dict.fromkeys(keys(read_all(log))))
+        return list(dict.fromkeys(keys(read_all(log, grows=True))))
 
 
 def settle(writer: SpillingWriter) -> None:
