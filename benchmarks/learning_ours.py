@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
+import numpy as np
 
 from benchmarks.learning_streams import read
 from croupier.policy.events import Action
@@ -39,13 +40,17 @@ from croupier.policy.oracle import (
     TrainingRow,
     VowpalWabbitConfig,
     make_online_oracle,
+    make_oracle,
 )
 from croupier.policy.sampling import draw, draw_key
 
 if TYPE_CHECKING:
-    from benchmarks.learning_streams import Stream
+    from collections.abc import Iterator
 
-__all__ = ("COMPARED", "DEFAULT", "LEARNERS", "Answer", "Job", "run")
+    from benchmarks.learning_streams import Stream
+    from croupier.policy.oracle import OnlineOracle, Oracle
+
+__all__ = ("COMPARED", "DEFAULT", "LEARNERS", "Answer", "Job", "Learner", "Played", "play", "run")
 
 DEFAULT: Final = "default (squarecb, optimism 0.01, on auto)"
 """What a loop does that says nothing about exploration and oracle."""
@@ -120,30 +125,64 @@ LEARNERS: dict[str, Learner] = {
 
 def run(learner: Learner, given: Stream, seed: int) -> list[int]:
     """Reward of every decision, 0 or 1, of a learner that knows nothing yet."""
-    oracle = make_online_oracle(learner.oracle, random_state=seed)
-    ids = [str(index) for index in range(given.rewards.shape[1])]
-    shared = [Action(name) for name in ids]
-    has_own = given.own.shape[2] > 0
-    earned: list[int] = []
-    for number, rewards in enumerate(given.rewards):
-        context = {"x": given.shared[number].tolist()}
-        actions = shared
-        if has_own:
-            own = given.own[number].tolist()
-            actions = [Action(name, {"x": each}) for name, each in zip(ids, own, strict=True)]
-        estimates = oracle.estimate(context, actions, learner.exploration.wants)
-        pmf = learner.exploration.pmf(estimates, training_rows=number)
+    return [each.reward for each in play(learner, given, seed)]
+
+
+class Played(NamedTuple):
+    """What came of a decision: its reward, 0 or 1, and how probable the rarest action was."""
+
+    reward: int
+    rarest: float
+
+
+def play(learner: Learner, given: Stream, seed: int, *, every: int = 0) -> Iterator[Played]:
+    """Decide, see the reward and learn, of a learner that knows nothing yet.
+
+    Parameters
+    ----------
+    learner, given
+        Who decides what.
+    seed
+        Of everything random in the learner.
+    every
+        After how many decisions it is trained afresh on all so far, as a night does, with uniform
+        ones until then; 0 to teach it every decision, as it comes.
+    """
+    oracle: Oracle = make_online_oracle(learner.oracle, random_state=seed)
+    rows: list[TrainingRow] = []
+    behind = 0
+    for number, (context, actions) in enumerate(_requests(given)):
+        if every and number and number % every == 0:
+            oracle, behind = make_oracle(learner.oracle, random_state=seed).fit(rows), number
+        pmf = np.full(len(actions), 1.0 / len(actions))
+        if behind or not every:
+            estimates = oracle.estimate(context, actions, learner.exploration.wants)
+            known = behind if every else number
+            pmf = learner.exploration.pmf(estimates, training_rows=known)
         chosen = draw(pmf, draw_key("learning_quality", seed, str(number)))
-        earned.append(int(rewards[chosen]))
+        reward = int(given.rewards[number][chosen])
+        yield Played(reward, float(pmf.min()))
         lesson = TrainingRow(
             context=context,
             actions=actions,
             chosen=chosen,
             propensity=float(pmf[chosen]),
-            reward=float(earned[-1]),
+            reward=float(reward),
         )
-        oracle = oracle.partial_fit([lesson])
-    return earned
+        if every:
+            rows.append(lesson)
+        else:
+            oracle = cast("OnlineOracle", oracle).partial_fit([lesson])
+
+
+def _requests(given: Stream) -> Iterator[tuple[dict[str, Any], list[Action]]]:
+    """Contexts and actions, one after the other."""
+    ids = [str(index) for index in range(given.rewards.shape[1])]
+    actions = [Action(name) for name in ids]
+    for shared, own in zip(given.shared.tolist(), given.own.tolist(), strict=True):
+        if given.own.shape[2] > 0:
+            actions = [Action(name, {"x": each}) for name, each in zip(ids, own, strict=True)]
+        yield {"x": shared}, actions
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import learning_peers
+from benchmarks.greediness import LEARNERS as GREEDINESS
+from benchmarks.greediness import measure as greediness
 from benchmarks.learning_ours import COMPARED, LEARNERS, run
 from benchmarks.learning_quality import Plan, measure
 from benchmarks.learning_streams import BUNDLED, load, read, stream, write
@@ -203,3 +205,11 @@ def test_every_peer_goes_through_a_stream(tmp_path: Path) -> None:
         "river",
     }
     assert msgspec.json.encode(report)
+
+
+def test_a_larger_gamma_leaves_rarer_actions() -> None:
+    found = {each.learner: each for each in greediness(["iris"], [100], 60) if not each.every}
+    assert found.keys() == GREEDINESS.keys()
+    rarest = [each.rarest for each in found.values()]
+    assert rarest[0] < rarest[1] < rarest[2]
+    assert all(0.0 < each.reward <= 1.0 for each in found.values())
