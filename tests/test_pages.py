@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import typer.main
 
+from croupier.cli.commands import app
 from croupier.cli.config import CroupierConfig
-from croupier.cli.main import app
 from croupier.eventlog.kafka.broker import Cluster
 from tests.page_runs import ROOT, Block, PageRun, blocks, console_steps
 

@@ -7,77 +7,18 @@ import logging
 import os
 import sys
 
-import typer
-from typer.exceptions import TyperException
-
-from croupier import __version__
-from croupier.cli import (
-    alerts,
-    batch,
-    configuration,
-    data,
-    dev,
-    drift,
-    evaluate,
-    frontier,
-    inspect,
-    lake,
-    log,
-    nightly,
-    online,
-    pairs,
-    plan,
-    promotion,
-    simulate,
-    study,
-    train,
-    tune,
-)
 from croupier.policy.errors import CroupierError
 
-__all__ = ("app", "main")
-
-app = typer.Typer(
-    name="croupier",
-    help="Contextual-bandit decisions with exact propensities, retrained and proven nightly.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for module in (
-    online,
-    alerts,
-    plan,
-    promotion,
-    batch,
-    evaluate,
-    nightly,
-    train,
-    tune,
-    drift,
-    study,
-    lake,
-    log,
-    inspect,
-    simulate,
-    pairs,
-    frontier,
-    configuration,
-    data,
-    dev,
-):
-    module.register(app)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    typer.echo(__version__)
+__all__ = ("main",)
 
 
 def main() -> None:
     """Run the command line; a mistake of the caller's is one line on stderr and exit code 2."""
+    # Processes that a command starts import this module once more, and need no commands.
+    from typer.exceptions import TyperException  # noqa: PLC0415
+
+    from croupier.cli.commands import app  # noqa: PLC0415
+
     # Neither library is to report usage to its makers, from any command.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("STREAMLIT_BROWSER_GATHER_USAGE_STATS", "false")

@@ -229,14 +229,14 @@ def _check_rewards(
     guardrails = sorted(config.guardrails)
     buckets = max(1, round(share * _BUCKETS))
     checked = wrong = 0
-    read: tuple[tuple[TableName, int], ...] = (("decisions", decided), ("outcomes", sent))
+    versions: tuple[tuple[TableName, int], ...] = (("decisions", decided), ("outcomes", sent))
+    parts = log.partitions()
+    read = [(table, sunk_in(lake, table, parts, version)) for table, version in versions]
     for bucket in range(buckets):
         here = pl.col("decision_id").hash() % _BUCKETS == bucket
         decisions, outcomes = (
-            lake.scan(table, loop)
-            .filter(here, sunk_in(lake, table, log.partitions(), version))
-            .collect(engine="streaming")
-            for table, version in read
+            lake.scan(table, loop).filter(here, sunk).collect(engine="streaming")
+            for table, sunk in read
         )
         present = current_interactions(lake, loop).filter(here)
         held_now = present.select(*KEY, *held, *unpacked(guardrails))

@@ -8,7 +8,7 @@ import typer.main
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from croupier.cli.main import app as commands
+from croupier.cli.commands import app as commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

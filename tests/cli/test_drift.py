@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from croupier.cli.main import app
+from croupier.cli.commands import app
 from croupier.offline.lake import Lake
 from croupier.policy.exploration import EpsilonGreedy
 from tests.offline.worlds import World, random_world

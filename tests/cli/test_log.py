@@ -178,7 +178,9 @@ def test_a_replay_that_differs_is_told(shared: Command, topics: KafkaLog) -> Non
     assert (tables["decisions"], tables["outcomes"], tables["interactions"]) == (True, False, True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_sink_in_a_group_runs_until_it_is_stopped(
     shared: Command, topics: KafkaLog, how: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from tests.offline.worlds import random_world
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.command_line import Complain
+
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning"),
@@ -40,10 +43,11 @@ STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S")
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
+def directory(tmp_path: Path, empty_registry: Path) -> Path:
     """A directory with a log of an hour ago, and nothing in the lake."""
     (tmp_path / "croupier.toml").write_text(CONFIG)
     (tmp_path / "data").mkdir()
+    shutil.copy(empty_registry, tmp_path / "data")
     decisions(tmp_path, 400, minutes_ago=60)
     return tmp_path
 
@@ -145,7 +149,9 @@ def test_nights_follow_each_other_whatever_happens_to_one(directory: Path) -> No
     assert generations(directory) == [0, 1]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stop_in_the_night_ends_both_and_the_next_goes_on(
     directory: Path, how: signal.Signals
 ) -> None:
@@ -209,7 +215,9 @@ def test_a_single_night_says_in_one_line_why_it_can_not_go_on(directory: Path) -
         (["--wait", "soon"], "wait: a duration is"),
     ],
 )
-def test_what_is_no_schedule_is_one_line(directory: Path, arguments: list[str], said: str) -> None:
-    code, out, err = done(directory, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {said}")
+def test_what_is_no_schedule_is_one_line(
+    tmp_path: Path, complain: Complain, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "croupier.toml").write_text(CONFIG)
+    config = ["--config", str(tmp_path / "croupier.toml")]
+    assert complain("nightly", *arguments, *config).startswith(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,8 +42,10 @@ steps = 100
 
 
 @pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], empty_registry: Path) -> Command:
     (tmp_path / "croupier.toml").write_text(CONFIG)
+    (tmp_path / "data").mkdir()
+    shutil.copy(empty_registry, tmp_path / "data")
     lake = Lake(tmp_path / "data" / "lake")
     log = LTSSessions(250, seed=1).log(cold_start("feed"), hour_ago() - HOUR)
     lake.append("interactions", log)

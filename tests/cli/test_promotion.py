@@ -26,11 +26,12 @@ STRICT = CONFIG + "[nightly.gate]\nmargin = 0.9\n"
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def told(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Path:
     """A directory with a night's work, which promotes generation 1, and an untried generation 2."""
     directory = tmp_path_factory.mktemp("told")
     (directory / "croupier.toml").write_text(CONFIG)
     (directory / "data").mkdir()
+    shutil.copy(empty_registry, directory / "data")
     shop = Shop(directory / "data", random_world(3, 4, seed=3), now=hour_ago())
     shop.day(800)
     done = in_process("nightly", cwd=directory)

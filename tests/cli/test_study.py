@@ -55,7 +55,7 @@ def test_a_study_leaves_series_figure_and_summary_and_goes_on(tmp_path: Path) ->
     series = pl.read_delta(str(tmp_path / "out" / "series"))
     assert len(series) == 2 * 2 * 8
     # A third seed is all that is left to do, and the others stay as they are.
-    more = study(tmp_path / "out", *SMALL, *ARMS, "--seeds", "3")
+    more = study(tmp_path / "out", *SMALL, *ARMS, "--seeds", "3", "--jobs", "1")
     assert more.returncode == 0, more.stderr
     assert "8 generations, the first 2 left out" in more.stdout
     grown = pl.read_delta(str(tmp_path / "out" / "series"))
@@ -141,7 +141,7 @@ def test_a_study_of_fairness_leaves_series_figure_and_summary_and_goes_on(tmp_pa
     series = pl.read_delta(str(tmp_path / "out" / "series"))
     # One arm more is all that is left to do, and the others stay as they are.
     arms += ["--arm", "epsilon greedy"]
-    more = study(tmp_path / "out", *QUICK, *arms, "--seeds", "2", name="fairness")
+    more = study(tmp_path / "out", *QUICK, *arms, "--seeds", "2", "--jobs", "1", name="fairness")
     assert more.returncode == 0, more.stderr
     assert "mortgages: 64 rounds of 20, 2 seeds" in more.stdout
     assert "epsilon greedy" in more.stdout

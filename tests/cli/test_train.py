@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from tests.offline.worlds import random_world
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.command_line import Complain
 
 CONFIG = """
 data_dir = "data"
@@ -40,10 +43,11 @@ HOUR_US = 3_600_000_000
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
+def directory(tmp_path: Path, empty_registry: Path) -> Path:
     """A directory with a log of an hour ago, and nothing in the lake."""
     (tmp_path / "croupier.toml").write_text(CONFIG)
     (tmp_path / "data").mkdir()
+    shutil.copy(empty_registry, tmp_path / "data")
     now = time.time_ns() // 1000 - HOUR_US
     loops = {"shop": LoopConfig(attribution_window="1 min")}
     Shop(tmp_path / "data", random_world(3, 4, seed=3), loops=loops, now=now).day(400)
@@ -100,12 +104,12 @@ def test_it_follows_until_it_is_told_to_stop(directory: Path) -> None:
     assert (second["learned"], second["published"]) == (0, None)
 
 
-def test_what_can_not_be_followed_is_refused(directory: Path) -> None:
-    code, _, err = done(directory)
-    assert (code, "error: follow: expected --follow, or --once" in err) == (2, True)
-    code, _, err = done(directory, "--once", "--every", "soon")
-    assert (code, "error: every: " in err) == (2, True)
+def test_what_can_not_be_followed_is_refused(directory: Path, complain: Complain) -> None:
+    said = complain("train", "--config", str(directory / "croupier.toml"))
+    assert said.startswith("follow: expected --follow, or --once")
+    told = ("--config", str(directory / "croupier.toml"))
+    assert complain("train", "--once", "--every", "soon", *told).startswith("every: ")
     config = CONFIG.replace('kind = "vowpal_wabbit"', 'kind = "sklearn"')
     (directory / "croupier.toml").write_text(config)
-    code, _, err = done(directory, "--once")
-    assert (code, "error: loops.shop.oracle: expected one that learns online" in err) == (2, True)
+    said = complain("train", "--once", *told)
+    assert said.startswith("loops.shop.oracle: expected one that learns online")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.command_line import Complain
+
 __all__ = ("hook",)
 
 pytestmark = pytest.mark.timeout(600)
@@ -170,15 +172,8 @@ def test_the_nights_alerts_are_left_alone_by_a_watcher_that_starts_while_one_is_
     ],
 )
 def test_what_can_not_be_meant_is_refused(
-    arguments: tuple[str, ...], complaint: str, tmp_path: Path
+    arguments: tuple[str, ...], complaint: str, tmp_path: Path, complain: Complain
 ) -> None:
     (tmp_path / "croupier.toml").write_text("[loops.shop]\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "croupier", "watch", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {complaint}")
+    config = ("--config", str(tmp_path / "croupier.toml"))
+    assert complain("watch", *arguments, *config).startswith(complaint)

@@ -60,6 +60,9 @@ sys.exit(run_dashboard(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]
 # the page, before it looks where it is.
 _LOOKING = re.compile(r"/[a-z-]+/_stcore/(health|host-config)$")
 
+# All pages are looked at on a phone in test_pages.py.
+WIDTHS = [1440, pytest.param(390, marks=pytest.mark.slow)]
+
 _CHROMIUM_FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -172,7 +175,7 @@ def visit(browser: Browser, url: str, *, width: int = 1440) -> Iterator[Visit]:
     context.close()
 
 
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_headline_and_charts_are_visible(browser: Browser, dashboard: str, width: int) -> None:
     champion = champion_of(homepage())
     with visit(browser, f"{dashboard}/generations", width=width) as seen:
@@ -226,7 +229,7 @@ def test_a_shared_address_opens_its_loop(browser: Browser, dashboard: str) -> No
         assert seen.metric("Decisions served") == "902"
 
 
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_delays_are_a_page_of_their_own(browser: Browser, dashboard: str, width: int) -> None:
     with visit(browser, f"{dashboard}/delays", width=width) as seen:
         seen.settle()
@@ -293,9 +296,13 @@ def test_a_promotion_report_is_read_without_a_server(
 
 
 def test_an_empty_data_directory_says_how_to_fill_it(browser: Browser, tmp_path: Path) -> None:
-    with running_dashboard(tmp_path) as (url, _), visit(browser, url) as seen:
-        expect(seen.page.get_by_text("croupier nightly --config croupier.toml")).to_be_visible()
-        expect(seen.page.get_by_text("croupier demo")).to_be_visible()
+    with running_dashboard(tmp_path) as (url, _):
+        with visit(browser, url) as seen:
+            expect(seen.page.get_by_text("croupier nightly --config croupier.toml")).to_be_visible()
+            expect(seen.page.get_by_text("croupier demo")).to_be_visible()
+        with visit(browser, f"{url}/judge-pairs") as seen:
+            expect(seen.page.get_by_text("No loop of this dashboard has auditors.")).to_be_visible()
+            expect(seen.page.get_by_text("croupier dashboard --config")).to_be_visible()
 
 
 @pytest.mark.parametrize("stop", ["sigterm", "ctrl-c"])

@@ -184,6 +184,7 @@ def test_every_control_is_operated_by_keyboard(browser: Browser, served: Served,
         assert operated > 0
 
 
+@pytest.mark.slow  # the fields of other pages are filled in by keyboard too
 def test_a_decision_is_found_by_keyboard(browser: Browser, served: Served) -> None:
     with opened(browser, served, "decision", "One decision") as seen:
         write(seen.page, "Decision id", "visit-000007")
@@ -225,6 +226,7 @@ def judgements(served: Served) -> list[Judgement]:
     return [each for each in served.server.events() if isinstance(each, Judgement)]
 
 
+@pytest.mark.slow  # it has a dashboard of its own, and nothing but kinds that others operate
 def test_another_champion_is_asked_for_by_keyboard(browser: Browser, served: Served) -> None:
     told = DashboardSettings(
         trusted_header="X-Forwarded-User", overrides_for=("ada",), service=served.server.url
@@ -258,6 +260,7 @@ def overrides(served: Served) -> list[Override]:
     return [each for each in served.server.events() if isinstance(each, Override)]
 
 
+@pytest.mark.slow  # as the one above
 def test_a_password_is_given_by_keyboard(
     browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +294,14 @@ _UNREACHED = """() => [...document.querySelectorAll(
 }).filter(each => each.dataset.reached !== 'yes').map(each => each.outerHTML.slice(0, 200))"""
 
 
-@pytest.mark.parametrize("path", ["", "generations", "judge-pairs"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "generations",
+        pytest.param("", marks=pytest.mark.slow),
+        pytest.param("judge-pairs", marks=pytest.mark.slow),
+    ],
+)
 def test_every_control_is_reached_by_tab_and_shows_that_it_is(
     browser: Browser, served: Served, path: str
 ) -> None:

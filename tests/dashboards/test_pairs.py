@@ -20,7 +20,6 @@ from tests.service.running import Server, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Browser, Page
 
@@ -183,14 +182,6 @@ def test_what_was_not_recorded_is_said_and_kept(
             settle(seen.page)
             assert pair_shown(seen.page) == pair
     assert len(judged(server)) == before
-
-
-def test_a_dashboard_without_auditors_says_how_to_have_some(
-    browser: Browser, tmp_path: Path
-) -> None:
-    with running_dashboard(tmp_path) as (url, _), visit(browser, f"{url}/judge-pairs") as seen:
-        expect(seen.page.get_by_text("No loop of this dashboard has auditors.")).to_be_visible()
-        expect(seen.page.get_by_text("croupier dashboard --config")).to_be_visible()
 
 
 def test_settings_come_as_json() -> None:

@@ -285,8 +285,15 @@ def test_a_cluster_that_is_not_there(client: str) -> None:
     assert threads() == before
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("away", ["killed", "suspended"])
+@pytest.mark.parametrize(
+    ("client", "away"),
+    [
+        ("kafka-python", "killed"),
+        ("confluent-kafka", "suspended"),
+        pytest.param("kafka-python", "suspended", marks=pytest.mark.slow),
+        pytest.param("confluent-kafka", "killed", marks=pytest.mark.slow),
+    ],
+)
 def test_a_broker_that_goes_away_and_comes_back(
     fragile: Cluster, topic_prefix: str, client: str, away: str
 ) -> None:

@@ -217,7 +217,7 @@ def test_a_nightly_job_sinks_beside_a_group(
     added = 0
     with (
         running(kafka_config, lake, rows=10) as member,
-        traffic(log, mixed_events(1500, seed=8)) as writing,
+        traffic(log, mixed_events(600, seed=8)) as writing,
     ):
         while writing.is_alive():
             with Lake(lake).lock():
@@ -234,7 +234,7 @@ def test_forgetting_waits_for_no_group_and_breaks_no_batch(
     log: KafkaLog, kafka_config: KafkaConfig, tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"
-    kept = [decision(f"d{number}") for number in range(1500)]
+    kept = [decision(f"d{number}") for number in range(600)]
     with running(kafka_config, lake, rows=10), traffic(log, list(kept)) as writing:
         while writing.is_alive():
             Lake(lake).delete("decisions", "decision_id LIKE '%7'")

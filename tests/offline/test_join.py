@@ -344,14 +344,7 @@ def delayed(draw: st.DrawFn) -> tuple[Loop, list[list[Event]]]:
     return Loop("shop", config, events), parts
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(
-    delayed(),
-    st.lists(st.integers(0, 10), min_size=6, max_size=6).map(sorted),
-    st.sampled_from([3, 20_000]),
-    st.sampled_from([1, 5, 1_000_000]),
-)
-def test_nothing_late_is_dropped_however_it_arrives(
+def nothing_late_is_dropped(
     arriving: tuple[Loop, list[list[Event]]], days: list[int], batch: int, held: int
 ) -> None:
     """Any sinks and joins between them come to the same current interactions as one of each.
@@ -380,6 +373,32 @@ def test_nothing_late_is_dropped_however_it_arrives(
         version = nightly.version("interactions")
         assert join(nightly, "shop", loop.config, last).revised == 0
         assert nightly.version("interactions") == version
+
+
+_HOWEVER_IT_ARRIVES = given(
+    delayed(),
+    st.lists(st.integers(0, 10), min_size=6, max_size=6).map(sorted),
+    st.sampled_from([3, 20_000]),
+    st.sampled_from([1, 5, 1_000_000]),
+)
+_TOLD_AS_FOUND = [Phase.explicit, Phase.reuse, Phase.generate]
+
+
+@settings(max_examples=6, deadline=None, phases=_TOLD_AS_FOUND)
+@_HOWEVER_IT_ARRIVES
+def test_nothing_late_is_dropped_however_it_arrives(
+    arriving: tuple[Loop, list[list[Event]]], days: list[int], batch: int, held: int
+) -> None:
+    nothing_late_is_dropped(arriving, days, batch, held)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, phases=_TOLD_AS_FOUND)
+@_HOWEVER_IT_ARRIVES
+def test_nothing_late_is_dropped_by_many_more(
+    arriving: tuple[Loop, list[list[Event]]], days: list[int], batch: int, held: int
+) -> None:
+    nothing_late_is_dropped(arriving, days, batch, held)
 
 
 def current(lake: Lake) -> pl.DataFrame:

@@ -133,14 +133,21 @@ def test_what_an_earlier_log_brought_counts(log: KafkaLog, tmp_path: Path, lake:
     assert rows(lake.root, "decisions")["decision_id"].n_unique() == 20
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("commits", "after"),
+    [
+        ((1, 4), False),
+        ((2, 9), True),
+        *(pytest.param((1, 2, 4, 7, 9), each, marks=pytest.mark.slow) for each in (False, True)),
+    ],
+)
 def test_a_crash_at_any_commit_changes_nothing(
-    log: KafkaLog, tmp_path: Path, *, after: bool
+    log: KafkaLog, tmp_path: Path, *, commits: tuple[int, ...], after: bool
 ) -> None:
     append(log, mixed_events(60, seed=3))
     whole = Lake(tmp_path / "whole")
     sink(log, whole)
-    for commit in (1, 2, 4, 7, 9):
+    for commit in commits:
         root = tmp_path / str(commit)
         with pytest.raises(CrashError):
             sink(log, CrashingLake(root, commit, after=after), batch=4)

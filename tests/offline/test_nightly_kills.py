@@ -260,7 +260,8 @@ def killed_at(place: Place, moment: int) -> None:
 @pytest.mark.parametrize(
     ("count", "seed"),
     [
-        pytest.param(3, 1, marks=pytest.mark.timeout(1800)),
+        pytest.param(1, 1, marks=pytest.mark.timeout(1800)),
+        pytest.param(3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
         pytest.param(10, 2, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
         pytest.param(30, 3, marks=[pytest.mark.slow, pytest.mark.timeout(7200)]),
     ],

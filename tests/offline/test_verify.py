@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -28,22 +29,37 @@ CONFIG = LoopConfig(attribution_window="12 h", log_retention="7 d")
 LATER = EPOCH_US + 400 * DAY
 
 
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty days of all kinds of events, repeated ones too, joined night by night."""
+    root = tmp_path_factory.mktemp("nights")
+    lake = Lake(root / "lake")
+    events = mixed_events(480, seed=4)
+    with SqliteEventLog(root / "log", synchronous="normal") as log:
+        for start in range(0, 480, 60):
+            append(log, events[start : start + 60])
+            sink(log, lake, batch=20)
+            join(lake, "shop", CONFIG, EPOCH_US + (start + 60) * DAY // 24)
+    return root
+
+
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteEventLog]:
+def log(nights: Path, tmp_path: Path) -> Iterator[SqliteEventLog]:
+    shutil.copytree(nights / "log", tmp_path / "log")
     with SqliteEventLog(tmp_path / "log", synchronous="normal") as opened:
         yield opened
 
 
 @pytest.fixture
-def lake(log: SqliteEventLog, tmp_path: Path) -> Lake:
-    """Twenty days of all kinds of events, repeated ones too, joined night by night."""
-    lake = Lake(tmp_path / "lake")
-    events = mixed_events(480, seed=4)
-    for start in range(0, 480, 60):
-        append(log, events[start : start + 60])
-        sink(log, lake, batch=20)
-        join(lake, "shop", CONFIG, EPOCH_US + (start + 60) * DAY // 24)
-    return lake
+def lake(nights: Path, tmp_path: Path) -> Lake:
+    shutil.copytree(nights / "lake", tmp_path / "lake")
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[SqliteEventLog]:
+    with SqliteEventLog(tmp_path / "empty", synchronous="normal") as opened:
+        yield opened
 
 
 def verified(lake: Lake, log: SqliteEventLog) -> LoopVerification:
@@ -89,9 +105,13 @@ def test_a_reward_that_was_altered_is_found(lake: Lake, log: SqliteEventLog) -> 
     assert verified(lake, log).wrong == 1
 
 
-def test_a_guardrail_that_was_altered_is_found(log: SqliteEventLog, tmp_path: Path) -> None:
+def test_a_guardrail_that_was_altered_is_found(empty: SqliteEventLog, tmp_path: Path) -> None:
     """But not that interactions have none that were joined before it was configured."""
-    lake, guarded = Lake(tmp_path / "lake"), LoopConfig(guardrails={"refund": Guardrail()})
+    log, lake, guarded = (
+        empty,
+        Lake(tmp_path / "lake"),
+        LoopConfig(guardrails={"refund": Guardrail()}),
+    )
     for number in range(6):
         name, at = f"d{number}", EPOCH_US + number * DAY
         told = {"refund": 1.0} if number % 2 else {}

@@ -43,7 +43,7 @@ ACTIONS = [{"id": name, "features": {"size": len(name)}} for name in ("a", "bb",
 ONE_PROCESS: tuple[str, ...] = ()
 SEVERAL: tuple[str, ...] = ("--workers", "2")
 SERVERS = [ONE_PROCESS, SEVERAL]
-KILLS = [5, pytest.param(50, marks=pytest.mark.slow)]
+KILLS = [3, pytest.param(50, marks=pytest.mark.slow)]
 
 
 @dataclass

@@ -379,7 +379,7 @@ def test_a_flood_ends_in_503_and_bounded_memory(
         with locked_log(server):
             flood = stack.enter_context(Flood(server))
             # Some seconds of it, in which everything fills up that can.
-            wait_until(lambda: sum(a.status == 503 for a, _ in list(flood.answers)) > 300)
+            wait_until(lambda: sum(a.status == 503 for a, _ in list(flood.answers)) > 150)
         wait_until(partial(recovered, server))
         before = len(flood.answers)
         wait_until(lambda: any(a.status == 200 for a, _ in list(flood.answers)[before:]))
