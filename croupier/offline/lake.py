@@ -319,10 +319,6 @@ _PARTITIONS: dict[TableName, list[str]] = {
 _ALL_VERSIONS: tuple[TableName, ...] = ("interactions", "generations")
 _KEEP_VERSIONS = {"delta.enableExpiredLogCleanup": "false"}
 
-# Whoever opens a table reads every commit since its last checkpoint; with Delta's own hundred of
-# them that takes longer than what there is to write.
-_CHECKPOINTS = {"delta.checkpointInterval": "20"}
-
 # Beyond delta-rs's own attempts, of which there are 15 to a write.
 _ATTEMPTS = 8
 _FIRST_PAUSE_S = 0.02
@@ -861,7 +857,7 @@ class Lake:
                 mode="error" if making else mode,
                 schema_mode="merge",
                 partition_by=_PARTITIONS[table],
-                configuration=_CHECKPOINTS | (_KEEP_VERSIONS if table in _ALL_VERSIONS else {}),
+                configuration=_KEEP_VERSIONS if table in _ALL_VERSIONS else None,
                 commit_properties=CommitProperties(app_transactions=transactions),
             )
         except DeltaError as error:

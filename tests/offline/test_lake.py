@@ -188,22 +188,22 @@ def test_replacing_leaves_older_versions_readable(lake: Lake) -> None:
 
 
 def test_versions_and_progress_outlive_delta_s_retention(lake: Lake) -> None:
-    """Delta drops commits of more than 30 days whenever it writes a checkpoint, every 20th.
+    """Delta drops commits of more than 30 days whenever it writes a checkpoint, every 100th.
 
     A generation names the version of the interactions that it learned from, and has to be
     reproducible after that time too.
     """
-    for version in range(21):
+    for version in range(101):
         lake.append("interactions", interactions(1), app="me", progress=version)
-        if version == 18:
+        if version == 98:
             long_ago = time.time() - 400 * 86_400
             for file in (lake.root / "interactions" / "_delta_log").iterdir():
                 os.utime(file, (long_ago, long_ago))
     written = {file.name for file in (lake.root / "interactions" / "_delta_log").iterdir()}
     assert any("checkpoint" in name for name in written)
-    for version in (0, 7, 20):
+    for version in (0, 57, 100):
         assert len(lake.scan_version("interactions", version, "shop").collect()) == version + 1
-    assert lake.progress("interactions", "me") == 20
+    assert lake.progress("interactions", "me") == 100
 
 
 def test_one_process_writes_at_a_time(lake: Lake) -> None:
