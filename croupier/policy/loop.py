@@ -136,7 +136,9 @@ class LoopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"{self.exploration.__struct_config__.tag}"
             )
         require_range(self.reward_min, self.reward_max)
-        if self.exploration == _DEFAULT_EXPLORATION:
+        # Not one that is equal to it: what is given is taken as it is.
+        given = self.exploration is not _DEFAULT_EXPLORATION
+        if not given and (self.reward_min, self.reward_max) != (0.0, 1.0):
             exploration = _default_exploration(self.reward_min, self.reward_max)
             msgspec.structs.force_setattr(self, "exploration", exploration)
         if not self.reward_min <= self.default_reward <= self.reward_max:

@@ -73,9 +73,13 @@ def test_explores_as_much_by_default_whatever_the_range_of_the_reward() -> None:
         wide.exploration.pmf(spread, training_rows=100),
         chances.pmf(Estimates(estimates, spread.deviation), training_rows=100),
     )
+    assert msgspec.structs.replace(LoopConfig(), reward_max=4.0).exploration == SquareCB(
+        gamma_scale=25.0, optimism=0.01, reward_max=4.0
+    )
     # What is given is taken as it is.
-    given = {"exploration": {"kind": "squarecb"}, "reward_max": 15}
-    assert msgspec.convert(given, LoopConfig).exploration == SquareCB()
+    for chosen in (SquareCB(), SquareCB(gamma_scale=100.0, optimism=0.01)):
+        table = {"exploration": msgspec.to_builtins(chosen), "reward_max": 15}
+        assert msgspec.convert(table, LoopConfig).exploration == chosen
 
 
 @pytest.mark.parametrize(
