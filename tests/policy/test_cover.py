@@ -255,6 +255,6 @@ class TestLoop:
         assert pmf.min() >= 1.0 / math.sqrt(4 * 100) - 1e-12
 
     def test_names_the_two_that_do_not_fit(self) -> None:
-        message = "exploration cover needs an oracle that estimates members; vowpal_wabbit does not"
+        message = "exploration cover needs an oracle that estimates members; auto does not"
         with pytest.raises(msgspec.ValidationError, match=message):
             msgspec.convert({"exploration": {"kind": "cover"}}, LoopConfig)

@@ -683,7 +683,7 @@ class TestLoop:
     @pytest.mark.parametrize(
         ("oracle", "message"),
         [
-            ({}, "thompson needs an oracle that estimates covariance; vowpal_wabbit does not"),
+            ({}, "thompson needs an oracle that estimates covariance; auto does not"),
             ({"oracle": {"kind": "bootstrap"}}, "thompson .* covariance; bootstrap does not"),
             ({"oracle": {"kind": "cover"}}, "thompson .* covariance; cover does not"),
         ],

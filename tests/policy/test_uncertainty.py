@@ -85,7 +85,7 @@ class TestEveryPmf:
         with pytest.raises(ScoringError, match=f"does not estimate.*{missing}"):
             exploration.pmf(np.zeros(3), training_rows=1, baseline=0)
         table = msgspec.to_builtins(exploration)
-        with pytest.raises(msgspec.ValidationError, match=f"{missing}.*vowpal_wabbit does not"):
+        with pytest.raises(msgspec.ValidationError, match=f"{missing}.*auto does not"):
             msgspec.convert({"exploration": table}, LoopConfig)
 
     @pytest.mark.parametrize(
