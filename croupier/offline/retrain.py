@@ -413,6 +413,7 @@ def _continued(
     merging = _merged(oracle, lessons, spread)
     if merging is None:
         cast("OnlineOracle", oracle).partial_fit(lessons.rows)
+    oracle.settle()
     # A champion that can't go on stays as it is.
     oracle.calibration_ = ()
     return lessons.count, oracle, merging

@@ -220,6 +220,11 @@ class AutoOracle(EncodedOracle):
         self._ridge = ridge
         return self
 
+    def settle(self) -> None:
+        """Get ready as what it has become."""
+        if self.estimator_ is not None:
+            self.estimator_.settle()
+
     def do_without_kernel(self) -> None:
         """Encode and score in Python alone from now on, whatever it has become."""
         super().do_without_kernel()

@@ -101,6 +101,9 @@ class EncodedOracle(ABC):
             If files are missing, damaged or don't fit together.
         """
 
+    def settle(self) -> None:  # noqa: B027 - most have nothing to do
+        """Get ready to be asked often, once there is nothing to learn for the time being."""
+
     def do_without_kernel(self) -> None:
         """Encode and score in Python alone from now on, to see what the kernel is worth."""
         self._encoder = FeatureEncoder(self.config.encoder, compiled=False)

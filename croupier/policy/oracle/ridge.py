@@ -262,6 +262,14 @@ class RidgeOracle(TableOracle):
         deviation = np.sqrt(variance) if "deviation" in needs else None
         return Estimates(mean, deviation, covariance)
 
+    def settle(self) -> None:
+        """Work out the covariance: a variance is then had from a decision's own columns alone.
+
+        It makes no difference but for rounding and time. Whoever is fitted or saved has done so.
+        """
+        if self._covariance is None and len(self.columns_) <= _KEPT:
+            self._covariance = self.root_ @ self.root_.T
+
     def goes_with(self, other: object) -> bool:
         """Whether both are fitted, with one configuration."""
         return (
@@ -286,13 +294,15 @@ class RidgeOracle(TableOracle):
         unmet = np.setdiff1d(self.columns_, other.columns_)
         between._add(unmet, self._parts[self._slots[unmet]])
         between.weights_[:] = (1.0 - step) * self.weights_ + step * other.weights_
-        between._keep_covariance()
+        between.settle()
         return between
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """The columns that occurred, their weights and the root of their covariance."""
         if self.weights_ is None:
             raise not_fitted()
+        # What is read back is asked as what was saved, bit for bit.
+        self.settle()
         columns = self.columns_
         arrays: dict[str, NDArray[Any]] = {
             "index": columns.astype(np.uint32),
@@ -326,7 +336,7 @@ class RidgeOracle(TableOracle):
         self._slots[columns] = np.arange(len(columns))
         self.weights_ = np.zeros(len(self._slots))
         self.weights_[columns] = value
-        self._keep_covariance()
+        self.settle()
 
     def _restore_prior(self, arrays: Mapping[str, NDArray[Any]], columns: int) -> None:
         parts, precisions = arrays["parts"], arrays["precisions"].astype(np.float64, casting="safe")
@@ -351,11 +361,6 @@ class RidgeOracle(TableOracle):
         self._slots = np.full(table, _NO_COLUMN, dtype=np.int32)
         self._covariance = None
 
-    def _keep_covariance(self) -> None:
-        """Work out the covariance: a variance is then had from a decision's own columns alone."""
-        if len(self.columns_) <= _KEPT:
-            self._covariance = self.root_ @ self.root_.T
-
     def _fit_in_blocks(self, designs: Iterable[Design]) -> None:
         """Go on where :meth:`fit_moments` gave up, with its prior and columns."""
 
@@ -372,7 +377,7 @@ class RidgeOracle(TableOracle):
         except GenerationError:
             self.weights_ = None
             raise
-        self._keep_covariance()
+        self.settle()
 
     def _add(self, columns: NDArray[np.int64], parts: NDArray[np.uint8]) -> None:
         """Give new columns a place, with nothing known of them but the prior."""
