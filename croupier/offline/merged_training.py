@@ -28,6 +28,7 @@ from croupier.policy.oracle.merging import merged, teach
 from croupier.policy.oracle.moments import (
     Moments,
     TooManyColumnsError,
+    UnsuitedError,
     moments_of,
     require_room,
 )
@@ -132,14 +133,14 @@ def learn_merged(
     assert isinstance(oracle, RidgeOracle | AutoOracle), "nothing else is merged"
     ridge = oracle.config.ridge if isinstance(oracle, AutoOracle) else oracle.config
     try:
-        moments = _summed(ridge, rows, merging[0], engine)
-    except TooManyColumnsError:
+        fitted = oracle.fit_moments(_summed(ridge, rows, merging[0], engine))
+    except UnsuitedError:
         if not isinstance(oracle, AutoOracle):
             raise
         beyond = VowpalWabbitOracle(oracle.config.vowpal_wabbit, random_state=oracle.random_state)
         oracle.adopt(_learn_in_rounds(beyond, rows, merging, engine))
         return merging
-    return (merging[0], 1) if oracle.fit_moments(moments) else None
+    return (merging[0], 1) if fitted else None
 
 
 def _can_be_merged(oracle: Oracle) -> bool:

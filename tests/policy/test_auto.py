@@ -112,6 +112,32 @@ class TestFit:
         oracle = AutoOracle(config()).fit([clock] * 3)
         assert np.isfinite(oracle.score(clock.context, clock.actions)).all()
 
+    @pytest.mark.parametrize("size", [1e3, 1e12])
+    def test_is_not_a_ridge_regression_of_features_of_different_sizes(self, size: float) -> None:
+        """Beside an income, a flag would be taken for nothing."""
+        rng = np.random.default_rng(0)
+        rows = [
+            TrainingRow(
+                context={"income": size * float(rng.random()), "flag": float(flag)},
+                actions=[Action("a")],
+                chosen=0,
+                propensity=1.0,
+                reward=float(flag),
+            )
+            for flag in rng.integers(2, size=400)
+        ]
+        at_once = AutoOracle(config()).fit(rows)
+        row_by_row = AutoOracle(config()).partial_fit([])
+        for row in rows:
+            row_by_row.partial_fit([row])
+        for oracle in (at_once, row_by_row):
+            assert oracle.became_ == BEYOND
+            scores = [
+                oracle.score({"income": size / 2.0, "flag": flag}, [Action("a")])[0]
+                for flag in (0.0, 1.0)
+            ]
+            assert scores[1] - scores[0] > 0.5
+
 
 class TestOnline:
     @given(

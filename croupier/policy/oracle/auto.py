@@ -10,7 +10,7 @@ from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError
 from croupier.policy.oracle.base import OracleConfigBase, check_rows
 from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
-from croupier.policy.oracle.moments import TooManyColumnsError
+from croupier.policy.oracle.moments import UnsuitedError
 from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
 from croupier.policy.oracle.tables import require_way
 from croupier.policy.oracle.vowpal_wabbit import VowpalWabbitConfig, VowpalWabbitOracle
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ("AutoConfig", "AutoOracle", "Became", "OutgrownError")
 
 _BECAME_FILE = "became.json"
+# A hundred features of a size of 3, or one of 30.
+_LARGEST_NORM = 1000.0
 
 
 class AutoConfig(OracleConfigBase, frozen=True, tag="auto"):
@@ -108,9 +110,9 @@ class Became(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutgrownError(GenerationError):
-    """More columns occur than a ridge regression has room for, and nothing else has learned along.
+    """What is learned is not for a ridge regression any more, and nothing else has learned along.
 
-    What was learned stays as it was; only a fit of all rows can go beyond.
+    Only a fit of all rows can go beyond.
     """
 
 
@@ -120,10 +122,12 @@ class AutoOracle(EncodedOracle):
     A ridge regression makes the most of every row and knows how sure it is, but takes memory with
     the square of its columns and time with their third power; Vowpal Wabbit's takes what comes. So
     deviations are estimated as long as it is the former: for explorations that want them, and don't
-    need them.
+    need them. Features must be of about the same size for a ridge regression: beside an income, a
+    flag would be taken for nothing. Vowpal Wabbit's takes them in any units.
 
     What is estimated is that of a :class:`~croupier.policy.oracle.RidgeOracle` taught the same rows
-    if at most `max_columns` columns occur in them, and otherwise that of a
+    if at most `max_columns` columns occur in them, and features that are small (a mean squared norm
+    of up to 1000, of the context's and of the action's), and otherwise that of a
     :class:`~croupier.policy.oracle.VowpalWabbitOracle`, which knows nothing of the other. Of what
     is fitted at once only the one learns; from nothing and taught row by row, Vowpal Wabbit's
     learns along from the first row on.
@@ -170,16 +174,25 @@ class AutoOracle(EncodedOracle):
         fitted: RidgeOracle | VowpalWabbitOracle
         try:
             fitted = self._new_ridge().fit(rows)
-        except TooManyColumnsError:
+            _require_even(fitted)
+        except GenerationError:
+            # Whatever a ridge regression can't, the other one may.
             fitted = self._new_beyond().fit(rows)
         self._become(fitted)
         return self
 
     def fit_moments(self, moments: Moments) -> bool:
-        """As :meth:`~croupier.policy.oracle.RidgeOracle.fit_moments`, to be a ridge regression."""
+        """As :meth:`~croupier.policy.oracle.RidgeOracle.fit_moments`, to be a ridge regression.
+
+        Raises
+        ------
+        UnsuitedError
+            If it is to be Vowpal Wabbit's.
+        """
         ridge = self._new_ridge()
         fitted = ridge.fit_moments(moments)
         if fitted:
+            _require_even(ridge)
             self._become(ridge)
         return fitted
 
@@ -192,7 +205,8 @@ class AutoOracle(EncodedOracle):
         """Learn from further interactions, each of them once.
 
         With no rows, an oracle that was not fitted starts as a ridge regression from its prior.
-        Once more columns have occurred than that has room for, it is dropped for good.
+        Once more columns have occurred than that has room for, or large features, it is dropped
+        for good.
 
         Raises
         ------
@@ -211,7 +225,8 @@ class AutoOracle(EncodedOracle):
         if ridge is not None:
             try:
                 ridge.partial_fit(rows)
-            except TooManyColumnsError as error:
+                _require_even(ridge)
+            except UnsuitedError as error:
                 if not along:
                     raise OutgrownError(f"{error}, or fit it anew") from error
                 ridge = None
@@ -310,3 +325,22 @@ class AutoOracle(EncodedOracle):
 
     def _new_beyond(self) -> VowpalWabbitOracle:
         return VowpalWabbitOracle(self.config.vowpal_wabbit, random_state=self.random_state)
+
+
+def _require_even(ridge: RidgeOracle) -> None:
+    """Refuse a ridge regression of large features, beside which small ones are taken for nothing.
+
+    Where features are of one size and many, there are too many columns as well.
+
+    Raises
+    ------
+    UnsuitedError
+        If the mean squared norm of the context's features or the action's is large.
+    """
+    norm = float(ridge.norms_[1:3].max())
+    # Written so that NaN is large.
+    if not norm <= _LARGEST_NORM:
+        raise UnsuitedError(
+            f"expected features of about the same size, with a mean squared norm of at most "
+            f"{_LARGEST_NORM:g}, got {norm:g}; scale them down"
+        )

@@ -25,12 +25,23 @@ if TYPE_CHECKING:
     from croupier.policy.oracle.base import TrainingRow
     from croupier.policy.oracle.design import Design
 
-__all__ = ("Moments", "TooManyColumnsError", "designs_of", "moments_of", "require_room")
+__all__ = (
+    "Moments",
+    "TooManyColumnsError",
+    "UnsuitedError",
+    "designs_of",
+    "moments_of",
+    "require_room",
+)
 
 _ROWS_AT_ONCE = 4096
 
 
-class TooManyColumnsError(GenerationError):
+class UnsuitedError(GenerationError):
+    """Rows are not for a ridge regression."""
+
+
+class TooManyColumnsError(UnsuitedError):
     """More columns occur than a ridge regression may have."""
 
 

@@ -126,6 +126,8 @@ class RidgeOracle(TableOracle):
         S on these, shape (m, m).
     precisions_
         Of the prior, for the columns of each of the encoder's parts, shape (4,).
+    norms_
+        Mean squared norms of these parts over the rows, shape (4,); 0 without a prior of parts.
 
     References
     ----------
@@ -146,6 +148,11 @@ class RidgeOracle(TableOracle):
         self._norms = _Norms()
         # Of what doesn't learn row by row, which would have to keep it up to date.
         self._covariance: NDArray[np.float64] | None = None
+
+    @property
+    def norms_(self) -> NDArray[np.float64]:
+        """Mean squared norms of the parts, shape (PARTS,)."""
+        return self._norms.means()
 
     def fit(self, rows: Sequence[TrainingRow]) -> RidgeOracle:
         """Learn from interactions; their order makes no difference beyond rounding.
@@ -535,9 +542,13 @@ class _Norms:
         self._used = self._weight
         return True
 
+    def means(self) -> NDArray[np.float64]:
+        """Mean squared norms, shape (PARTS,); 0 before there are rows."""
+        return self._sums / self._weight if self._weight else np.zeros(PARTS)
+
     def precisions(self, l2: float) -> NDArray[np.float64]:
         """``l2`` times the mean squared norm of every part; ``l2`` where there is nothing yet."""
-        mean = self._sums / self._weight
+        mean = self.means()
         # Of numbers next to nothing, the square is nothing.
         return np.where(l2 * mean > _TINY, l2 * mean, l2)
 
