@@ -22,13 +22,13 @@ import numpy as np
 
 from croupier.offline.engine import LOCAL, Engine
 from croupier.policy.encoding import FeatureEncoder
+from croupier.policy.errors import GenerationError
 from croupier.policy.oracle import AutoOracle, RidgeOracle, VowpalWabbitOracle
 from croupier.policy.oracle.base import checked
 from croupier.policy.oracle.merging import merged, teach
 from croupier.policy.oracle.moments import (
     Moments,
     TooManyColumnsError,
-    UnsuitedError,
     moments_of,
     require_room,
 )
@@ -134,7 +134,7 @@ def learn_merged(
     ridge = oracle.config.ridge if isinstance(oracle, AutoOracle) else oracle.config
     try:
         fitted = oracle.fit_moments(_summed(ridge, rows, merging[0], engine))
-    except UnsuitedError:
+    except GenerationError:
         if not isinstance(oracle, AutoOracle):
             raise
         beyond = VowpalWabbitOracle(oracle.config.vowpal_wabbit, random_state=oracle.random_state)

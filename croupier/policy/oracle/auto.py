@@ -10,7 +10,6 @@ from croupier.policy.encoding import EncoderConfig
 from croupier.policy.errors import GenerationError
 from croupier.policy.oracle.base import OracleConfigBase, check_rows
 from croupier.policy.oracle.encoded import EncodedOracle, not_fitted
-from croupier.policy.oracle.moments import UnsuitedError
 from croupier.policy.oracle.ridge import RidgeConfig, RidgeOracle
 from croupier.policy.oracle.tables import require_way
 from croupier.policy.oracle.vowpal_wabbit import VowpalWabbitConfig, VowpalWabbitOracle
@@ -186,7 +185,7 @@ class AutoOracle(EncodedOracle):
 
         Raises
         ------
-        UnsuitedError
+        GenerationError
             If it is to be Vowpal Wabbit's.
         """
         ridge = self._new_ridge()
@@ -226,7 +225,7 @@ class AutoOracle(EncodedOracle):
             try:
                 ridge.partial_fit(rows)
                 _require_even(ridge)
-            except UnsuitedError as error:
+            except GenerationError as error:
                 if not along:
                     raise OutgrownError(f"{error}, or fit it anew") from error
                 ridge = None
@@ -334,13 +333,13 @@ def _require_even(ridge: RidgeOracle) -> None:
 
     Raises
     ------
-    UnsuitedError
+    GenerationError
         If the mean squared norm of the context's features or the action's is large.
     """
     norm = float(ridge.norms_[1:3].max())
     # Written so that NaN is large.
     if not norm <= _LARGEST_NORM:
-        raise UnsuitedError(
+        raise GenerationError(
             f"expected features of about the same size, with a mean squared norm of at most "
             f"{_LARGEST_NORM:g}, got {norm:g}; scale them down"
         )

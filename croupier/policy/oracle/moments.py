@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = (
     "Moments",
     "TooManyColumnsError",
-    "UnsuitedError",
     "designs_of",
     "moments_of",
     "require_room",
@@ -37,11 +36,7 @@ __all__ = (
 _ROWS_AT_ONCE = 4096
 
 
-class UnsuitedError(GenerationError):
-    """Rows are not for a ridge regression."""
-
-
-class TooManyColumnsError(UnsuitedError):
+class TooManyColumnsError(GenerationError):
     """More columns occur than a ridge regression may have."""
 
 
