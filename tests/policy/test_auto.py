@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from croupier.policy.encoding import EncoderConfig
+from croupier.policy.encoding import EncoderConfig, FeatureEncoder
 from croupier.policy.errors import GenerationError, InvalidInputError, NotEnoughDataError
 from croupier.policy.events import Action
 from croupier.policy.exploration import SquareCB
@@ -28,6 +28,7 @@ from croupier.policy.oracle import (
     load_oracle,
     make_online_oracle,
 )
+from croupier.policy.oracle.moments import moments_of
 from tests.policy.training import random_request, random_rows
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ class TestFit:
             )
             for flag in rng.integers(2, size=400)
         ]
+        moments = moments_of(FeatureEncoder(ENCODER), rows, most=1000, parts=True)
+        with pytest.raises(GenerationError, match="features of about the same size"):
+            AutoOracle(config()).fit_moments(moments)
         at_once = AutoOracle(config()).fit(rows)
         row_by_row = AutoOracle(config()).partial_fit([])
         for row in rows:
